@@ -1,0 +1,197 @@
+"""What kernels need and Python cannot say, each with a plain twin.
+
+The intrinsics borrow pointers into arrays, so Numba's bounds checks don't see them: callers check first, and with
+`FLOWSHUNT_BOUNDSCHECK=1` the twins are compiled instead, whose accesses are checked. All integers are int64; loads
+are zero-extended except 64-bit ones, which keep their bit pattern.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from flowshunt.jit.kernel import BOUNDSCHECK, JIT, kernel
+
+_MASK64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> np.int64:
+    value &= _MASK64
+    return np.int64(value - (1 << 64) if value >> 63 else value)
+
+
+# --- twins -----------------------------------------------------------------------------------------------------------
+
+
+def _mix_twin(a: Any, b: Any) -> np.int64:
+    product = (int(a) & _MASK64) * (int(b) & _MASK64)
+    return _signed(product ^ (product >> 64))
+
+
+def _prefetch_twin(array: Any, index: Any, byte: Any) -> None:
+    return
+
+
+def _load_acquire_twin(array: Any, index: Any) -> Any:
+    return array[index]
+
+
+def _store_release_twin(array: Any, index: Any, value: Any) -> None:
+    array[index] = value
+
+
+def _load_be16_twin(data: Any, at: Any) -> Any:
+    return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
+
+
+def _load_be32_twin(data: Any, at: Any) -> Any:
+    return (
+        (np.int64(data[at]) << 24)
+        | (np.int64(data[at + 1]) << 16)
+        | (np.int64(data[at + 2]) << 8)
+        | np.int64(data[at + 3])
+    )
+
+
+def _load_be64_twin(data: Any, at: Any) -> Any:
+    word = np.int64(0)
+    for i in range(8):
+        word = (word << 8) | np.int64(data[at + i])
+    return word
+
+
+def _store_be16_twin(data: Any, at: Any, value: Any) -> None:
+    data[at] = (value >> 8) & 0xFF
+    data[at + 1] = value & 0xFF
+
+
+def _store_be32_twin(data: Any, at: Any, value: Any) -> None:
+    for i in range(4):
+        data[at + i] = (value >> (24 - 8 * i)) & 0xFF
+
+
+def _store_be64_twin(data: Any, at: Any, value: Any) -> None:
+    for i in range(8):
+        data[at + i] = (value >> (56 - 8 * i)) & 0xFF
+
+
+# --- intrinsics ------------------------------------------------------------------------------------------------------
+
+
+def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    struct = context.make_array(array_type)(context, builder, array)
+    return cgutils.get_item_pointer(
+        context, builder, array_type, struct, [index], wraparound=False, boundscheck=False
+    )
+
+
+def _big_endian(bits: int, store: bool) -> Any:
+    """An intrinsic for an unaligned big-endian access of `bits` bits in a 1-D uint8 array."""
+    word = ir.IntType(bits)
+
+    def load_codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _element(context, builder, signature.args[0], *arguments)
+        value = builder.load(builder.bitcast(pointer, word.as_pointer()), align=1)
+        swapped = builder.bswap(value)
+        return swapped if bits == 64 else builder.zext(swapped, ir.IntType(64))
+
+    def store_codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _element(context, builder, signature.args[0], arguments[0], arguments[1])
+        value = arguments[2] if bits == 64 else builder.trunc(arguments[2], word)
+        builder.store(builder.bswap(value), builder.bitcast(pointer, word.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    def load(typing_context: Any, data: Any, at: Any) -> Any:
+        return types.int64(data, types.int64), load_codegen
+
+    def put(typing_context: Any, data: Any, at: Any, value: Any) -> Any:
+        return types.void(data, types.int64, types.int64), store_codegen
+
+    return intrinsic(put if store else load)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _mix(typing_context: Any, a: Any, b: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide, narrow = ir.IntType(128), ir.IntType(64)
+        product = builder.mul(*(builder.zext(value, wide) for value in arguments))
+        high = builder.lshr(product, ir.Constant(wide, 64))
+        return builder.trunc(builder.xor(product, high), narrow)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing_context: Any, array: Any, index: Any, byte: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        array_type = signature.args[0]
+        if array_type.ndim == 1:
+            pointer = _element(context, builder, array_type, arguments[0], arguments[1])
+        else:
+            struct = context.make_array(array_type)(context, builder, arguments[0])
+            zero = context.get_constant(types.intp, 0)
+            indices = [arguments[1]] + [zero] * (array_type.ndim - 1)
+            pointer = cgutils.get_item_pointer(
+                context, builder, array_type, struct, indices, wraparound=False, boundscheck=False
+            )
+        address = builder.gep(builder.bitcast(pointer, byte_pointer), [arguments[2]])
+        signature_type = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, signature_type, "llvm.prefetch.p0")
+        builder.call(function, [address, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
+    size = array.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _element(context, builder, signature.args[0], *arguments)
+        return builder.load_atomic(pointer, ordering="acquire", align=size)
+
+    return array.dtype(array, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    size = array.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _element(context, builder, signature.args[0], arguments[0], arguments[1])
+        builder.store_atomic(arguments[2], pointer, ordering="release", align=size)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), codegen
+
+
+def _choose(real: Any, twin: Any, pointer: bool = True) -> Any:
+    if not JIT:
+        return twin
+    return kernel(twin) if BOUNDSCHECK and pointer else real
+
+
+mix = _choose(_mix, _mix_twin, pointer=False)
+"""`mix(a, b)`: the two halves of the unsigned 128-bit product of two int64 bit patterns, xored (wyhash's step)."""
+prefetch = _choose(_prefetch, _prefetch_twin)
+"""`prefetch(array, index, byte)`: ask for the cache line that holds byte `byte` of `array[index]`. Never faults."""
+load_acquire = _choose(_load_acquire, _load_acquire_twin)
+"""`load_acquire(array, index)`: atomic load; later reads are not moved before it."""
+store_release = _choose(_store_release, _store_release_twin)
+"""`store_release(array, index, value)`: atomic store; earlier writes are not moved behind it."""
+load_be16 = _choose(_big_endian(16, store=False), _load_be16_twin)
+"""`load_be16(data, at)`: network-order uint16 at byte `at` of a uint8 array, as int64. `load_be32`, `load_be64` alike."""
+load_be32 = _choose(_big_endian(32, store=False), _load_be32_twin)
+load_be64 = _choose(_big_endian(64, store=False), _load_be64_twin)
+store_be16 = _choose(_big_endian(16, store=True), _store_be16_twin)
+"""`store_be16(data, at, value)`: the low 16 bits of `value`, network order. `store_be32`, `store_be64` alike."""
+store_be32 = _choose(_big_endian(32, store=True), _store_be32_twin)
+store_be64 = _choose(_big_endian(64, store=True), _store_be64_twin)
+
