@@ -1,101 +1,199 @@
 """Where compiled kernels are kept, and when they are stale.
 
-The driver is Numba's; ours are the place (the package's own directory, else the user's) and the stamp (the
-fingerprint of the whole call tree instead of one file's date).
+One file per entry point and type of processor, named after all that it depends on: the fingerprint of the call tree,
+the signature and the compiler's target. A file with the right name is never stale, so nothing has to be compared, and
+a newer one takes the place of the older.
+
+The files hold pickles and machine code. They are taken only from directories that nobody but their owner can write, the
+owner being this user or root; a digest in front of each tells damage from content.
 """
 
 from __future__ import annotations
 
+import functools
+import glob
+import hashlib
 import os
 import pickle
+import re
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import CacheImpl, CompileResultCacheImpl, FunctionCache
+from numba.core import serialize
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
 
+from flowshunt.base.log import logger
 from flowshunt.jit.fingerprint import fingerprint
+
+_log = logger(__name__)
+
+_DIGEST_SIZE = 32
+_TYPE_ANNOTATION = 6  # place in CompileResult._reduce(): a listing of the source for people, larger than the code
+_OTHERS_MAY_WRITE = 0o022
+
+
+def cache_directories() -> list[Path]:
+    """Where compiled kernels may be found, best first; those that cannot be trusted are left out.
+
+    `$FLOWSHUNT_CACHE_DIR` alone when it is set; else the package's own directory and the user's cache directory. The
+    latter has a folder for each installation.
+    """
+    chosen = os.environ.get("FLOWSHUNT_CACHE_DIR")
+    if chosen:
+        places = [Path(chosen)]
+    else:
+        package = Path(__file__).resolve().parent.parent
+        installation = hashlib.blake2b(str(package).encode(), digest_size=6).hexdigest()
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        places = [package / "__pycache__" / "kernels", user / "flowshunt" / "kernels" / installation]
+    return [place for place in places if _is_trusted(place)]
 
 
 def cache_directory() -> Path | None:
-    """The first writable of `$FLOWSHUNT_CACHE_DIR`, the package's own directory, the user's cache directory.
+    """The first of `cache_directories` that can be written.
 
-    None when none of them can be written: kernels then compile at every start.
+    None, with a warning in the log, when none of them can: kernels then compile at every start.
     """
-    chosen = os.environ.get("FLOWSHUNT_CACHE_DIR")
-    own = Path(__file__).resolve().parent.parent / "__pycache__" / "kernels"
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowshunt" / "kernels"
-    for candidate in [Path(chosen)] if chosen else [own, user]:
+    for candidate in cache_directories():
         if _is_writable(candidate):
             return candidate
+    _log.warning("no directory to keep compiled kernels in: they compile at every start (set FLOWSHUNT_CACHE_DIR)")
     return None
+
+
+def _is_trusted(directory: Path) -> bool:
+    """Whether the directory is there, or could be made, and only its owner, this user or root, can write to it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+        status = directory.stat()
+    except OSError:
+        return False
+    if status.st_uid in (0, os.geteuid()) and not status.st_mode & _OTHERS_MAY_WRITE:
+        return True
+    _log.warning("compile cache %s is left alone: others can write to it (owner %d)", directory, status.st_uid)
+    return False
 
 
 def _is_writable(directory: Path) -> bool:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             return True
     except OSError:
         return False
 
 
-class _Locator:
-    """Numba's locator protocol: path, stamp and a suffix that tells variants apart."""
-
-    directory: Path | None = None
-    variant = ""
-
-    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
-        self._py_func = py_func
-        self._py_file = py_file
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
-        return cls(py_func, py_file)
-
-    def ensure_cache_path(self) -> None:
-        Path(self.get_cache_path()).mkdir(parents=True, exist_ok=True)
-
-    def get_cache_path(self) -> str:
-        return str(self.directory)
-
-    def get_source_stamp(self) -> str:
-        return fingerprint(self._py_func)
-
-    def get_disambiguator(self) -> str:
-        return self.variant
+@functools.cache
+def _places() -> tuple[list[Path], Path | None]:
+    """Directories to read and the one to write, settled once per process."""
+    return cache_directories(), cache_directory()
 
 
-class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]
+class KernelCache(_Cache):  # type: ignore[misc]
+    """The cache of one entry point, in the form that Numba's dispatcher asks for.
 
-    def get_filename_base(self, fullname: str, abiflags: str) -> str:
-        return str(CacheImpl.get_filename_base(self, f"{self._locator._py_func.__module__}.{fullname}", abiflags))
+    `variant` tells apart kernels that are compiled differently from the same source.
+    """
 
+    def __init__(self, py_func: Callable[..., Any], variant: str) -> None:
+        name = re.sub(r"[^\w.]", "", f"{py_func.__module__}.{py_func.__qualname__}")
+        self._base = f"{name}.{sys.implementation.cache_tag}{variant and '-'}{variant}"
+        self._fingerprint = fingerprint(py_func)
+        self._enabled = True
 
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's function cache with our place and stamp; a damaged file counts as a miss."""
+    @property
+    def cache_path(self) -> str | None:
+        """The directory that is written to, for Numba's statistics."""
+        place = _places()[1]
+        return str(place) if place else None
 
-    _impl_class = _Impl
+    def enable(self) -> None:
+        """Load and save from now on."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Neither load nor save from now on."""
+        self._enabled = False
+
+    def flush(self) -> None:
+        """Remove what was saved for this entry point, in every version."""
+        place = _places()[1]
+        if place:
+            _remove(place.glob(f"{glob.escape(self._base)}.*"))
+
+    def holds(self, signature: Any, target_context: Any) -> bool:
+        """Whether an undamaged result for the signature is there."""
+        return self._read(self._file_name(signature, target_context.codegen())) is not None
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, pickle.UnpicklingError):
-            self.flush()
+        """The compile result for a signature; None when there is none or its file is damaged."""
+        target_context.refresh()
+        payload = self._read(self._file_name(sig, target_context.codegen())) if self._enabled else None
+        if payload is None:
             return None
+        return CompileResult._rebuild(target_context, *pickle.loads(payload))
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compile result and remove those it replaces. A full disk costs a warning, nothing else."""
+        place = _places()[1]
+        if place is None or not self._enabled:
+            return
+        if data.library.has_dynamic_globals or data.lifted:
+            _log.warning("%s cannot be cached: it refers to memory of this process", self._base)
+            return
+        reduced = list(data._reduce())
+        reduced[_TYPE_ANNOTATION] = ""
+        target = place / self._file_name(sig, data.codegen)
         try:
-            super().save_overload(sig, data)
-        except OSError:
-            self.disable()
+            _write(target, serialize.dumps(tuple(reduced)))
+        except OSError as error:
+            _log.warning("compiled kernel not kept: %s", error)
+            return
+        versions = place.glob(f"{glob.escape(self._processor_base(data.codegen))}.*")
+        _remove(version for version in versions if version != target)
+
+    def _processor_base(self, codegen: Any) -> str:
+        processor = hashlib.blake2b(repr(codegen.magic_tuple()).encode(), digest_size=4).hexdigest()
+        return f"{self._base}.{processor}"
+
+    def _file_name(self, signature: Any, codegen: Any) -> str:
+        content = hashlib.blake2b(f"{self._fingerprint}{signature!r}".encode(), digest_size=16).hexdigest()
+        return f"{self._processor_base(codegen)}.{content}.kernel"
+
+    def _read(self, name: str) -> bytes | None:
+        """The payload of the first undamaged file of that name."""
+        for directory in _places()[0]:
+            try:
+                content = (directory / name).read_bytes()
+            except OSError:  # not there, or not ours to read: the same to us
+                continue
+            digest, payload = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
+            if _digest(payload) == digest:
+                return payload
+            _log.warning("damaged compiled kernel %s: compiling it again", directory / name)
+        return None
 
 
-def open_cache(py_func: Callable[..., Any], variant: str) -> KernelCache | None:
-    """The cache of one entry point, or None when no directory can be written."""
-    _Locator.directory = _Locator.directory or cache_directory()
-    _Locator.variant = variant
-    return KernelCache(py_func) if _Locator.directory else None
+def _digest(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=_DIGEST_SIZE).digest()
+
+
+def _write(target: Path, payload: bytes) -> None:
+    """Write in one step: another process sees the whole file or none."""
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o644)
+            file.write(_digest(payload) + payload)
+        os.replace(temporary, target)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _remove(paths: Iterator[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
-from numba.core import types as nbtypes
 
-from flowshunt.jit.cache import KernelCache, open_cache
+from flowshunt.jit.cache import KernelCache
 
 JIT = not numba.config.DISABLE_JIT
 """Whether kernels are compiled; False with NUMBA_DISABLE_JIT=1."""
@@ -25,7 +25,8 @@ _ENTRY_POINTS: list[EntryPoint] = []
 class EntryPoint:
     """A kernel that Python calls: one signature, compiled or loaded at the first call, then never again.
 
-    Calling it with other types raises TypeError instead of compiling in the middle of traffic.
+    Called with other types (a float or an int32 for an int64, a strided or a read-only array), it raises TypeError
+    instead of compiling in the middle of traffic. With the JIT off it is the plain function.
     """
 
     def __init__(self, py_func: Callable[..., Any], example: Callable[[], Sequence[Any]]) -> None:
@@ -33,10 +34,10 @@ class EntryPoint:
         self.name = f"{py_func.__module__.removeprefix('flowshunt.')}.{py_func.__name__}"
         self._example = example
         self._call: Callable[..., Any] | None = None if JIT else py_func
-        self._cache: KernelCache | None = None
         self.__doc__ = py_func.__doc__
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run the kernel; see `prepare` for what the first call does besides."""
         call = self._call
         if call is None:
             call = self.prepare()
@@ -50,28 +51,28 @@ class EntryPoint:
         """Whether `prepare` would load instead of compile."""
         if self._call is not None:
             return True
-        dispatcher = self._dispatcher()
-        cache = self._cache
-        if cache is None:
-            return False
-        signature = nbtypes.void(*self.signature()).args
-        key = cache._index_key(signature, dispatcher.targetctx.codegen())
-        return key in cache._cache_file._load_index()
+        cache: KernelCache = self._dispatcher._cache
+        return cache.holds(self.signature(), self._dispatcher.targetctx)
 
     def prepare(self) -> Callable[..., Any]:
         """Load from the cache or compile; does nothing when that is done. Returns the callable."""
         if self._call is None:
-            dispatcher = self._dispatcher()
+            dispatcher = self._dispatcher
             dispatcher.compile(self.signature())
-            dispatcher.disable_compile()
+            # disable_compile() would make the dispatcher cast what does not fit, 2.7 to 2 for instance.
+            dispatcher._compile_for_args = self._refuse
             self._call = dispatcher
         return self._call
 
+    def _refuse(self, *arguments: Any) -> None:
+        expected = ", ".join(map(str, self.signature()))
+        found = ", ".join(str(numba.typeof(value)) for value in arguments)
+        raise TypeError(f"kernel {self.name} takes ({expected}), not ({found})")
+
+    @functools.cached_property
     def _dispatcher(self) -> Any:
         dispatcher = numba.njit(self.py_func, **_OPTIONS)
-        self._cache = self._cache or open_cache(self.py_func, "checked" if BOUNDSCHECK else "")
-        if self._cache is not None:
-            dispatcher._cache = self._cache
+        dispatcher._cache = KernelCache(self.py_func, "checked" if BOUNDSCHECK else "")
         return dispatcher
 
 

@@ -2,13 +2,13 @@
 
 The intrinsics borrow pointers into arrays, so Numba's bounds checks don't see them: callers check first, and with
 `FLOWSHUNT_BOUNDSCHECK=1` the twins are compiled instead, whose accesses are checked. All integers are int64; loads
-are zero-extended except 64-bit ones, which keep their bit pattern.
+are zero-extended except 64-bit ones, which keep their bit pattern. A twin raises IndexError where the intrinsic would
+leave the array, in front of it too.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
 
 import numpy as np
 from llvmlite import ir
@@ -25,7 +25,11 @@ def _signed(value: int) -> np.int64:
     return np.int64(value - (1 << 64) if value >> 63 else value)
 
 
-# --- twins -----------------------------------------------------------------------------------------------------------
+@kernel
+def _refuse_negative(at: Any) -> None:
+    # A negative index would count from the end here, and lie before the array for the intrinsic.
+    if at < 0:
+        raise IndexError("negative index")
 
 
 def _mix_twin(a: Any, b: Any) -> np.int64:
@@ -38,18 +42,22 @@ def _prefetch_twin(array: Any, index: Any, byte: Any) -> None:
 
 
 def _load_acquire_twin(array: Any, index: Any) -> Any:
+    _refuse_negative(index)
     return array[index]
 
 
 def _store_release_twin(array: Any, index: Any, value: Any) -> None:
+    _refuse_negative(index)
     array[index] = value
 
 
 def _load_be16_twin(data: Any, at: Any) -> Any:
+    _refuse_negative(at)
     return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
 
 
 def _load_be32_twin(data: Any, at: Any) -> Any:
+    _refuse_negative(at)
     return (
         (np.int64(data[at]) << 24)
         | (np.int64(data[at + 1]) << 16)
@@ -59,6 +67,7 @@ def _load_be32_twin(data: Any, at: Any) -> Any:
 
 
 def _load_be64_twin(data: Any, at: Any) -> Any:
+    _refuse_negative(at)
     word = np.int64(0)
     for i in range(8):
         word = (word << 8) | np.int64(data[at + i])
@@ -66,28 +75,26 @@ def _load_be64_twin(data: Any, at: Any) -> Any:
 
 
 def _store_be16_twin(data: Any, at: Any, value: Any) -> None:
+    _refuse_negative(at)
     data[at] = (value >> 8) & 0xFF
     data[at + 1] = value & 0xFF
 
 
 def _store_be32_twin(data: Any, at: Any, value: Any) -> None:
+    _refuse_negative(at)
     for i in range(4):
         data[at + i] = (value >> (24 - 8 * i)) & 0xFF
 
 
 def _store_be64_twin(data: Any, at: Any, value: Any) -> None:
+    _refuse_negative(at)
     for i in range(8):
         data[at + i] = (value >> (56 - 8 * i)) & 0xFF
 
 
-# --- intrinsics ------------------------------------------------------------------------------------------------------
-
-
 def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     struct = context.make_array(array_type)(context, builder, array)
-    return cgutils.get_item_pointer(
-        context, builder, array_type, struct, [index], wraparound=False, boundscheck=False
-    )
+    return cgutils.get_item_pointer(context, builder, array_type, struct, [index], wraparound=False, boundscheck=False)
 
 
 def _big_endian(bits: int, store: bool) -> Any:
@@ -187,11 +194,10 @@ load_acquire = _choose(_load_acquire, _load_acquire_twin)
 store_release = _choose(_store_release, _store_release_twin)
 """`store_release(array, index, value)`: atomic store; earlier writes are not moved behind it."""
 load_be16 = _choose(_big_endian(16, store=False), _load_be16_twin)
-"""`load_be16(data, at)`: network-order uint16 at byte `at` of a uint8 array, as int64. `load_be32`, `load_be64` alike."""
+"""`load_be16(data, at)`: network-order uint16 at byte `at` of a uint8 array, as int64; load_be32, load_be64 alike."""
 load_be32 = _choose(_big_endian(32, store=False), _load_be32_twin)
 load_be64 = _choose(_big_endian(64, store=False), _load_be64_twin)
 store_be16 = _choose(_big_endian(16, store=True), _store_be16_twin)
 """`store_be16(data, at, value)`: the low 16 bits of `value`, network order. `store_be32`, `store_be64` alike."""
 store_be32 = _choose(_big_endian(32, store=True), _store_be32_twin)
 store_be64 = _choose(_big_endian(64, store=True), _store_be64_twin)
-

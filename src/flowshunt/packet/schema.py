@@ -68,6 +68,8 @@ FIELDS: dict[str, Field] = {
     "nd_target": Field(W_ND_TARGET, 0, 128),
     "arp_sha": Field(W_ARP_SHA, 16, 48),  # also nd_sll
     "arp_tha": Field(W_ARP_THA, 16, 48),  # also nd_tll
+    "vlan2_tci": Field(W_ARP_SHA, 0, 16),  # the inner tag of two, kept for output
+    "vlan2_tpid": Field(W_ARP_THA, 0, 16),
     "in_port": Field(W_PORT, 32, 32),
     "ct_mark": Field(W_PORT, 0, 32),
     "ct_zone": Field(W_CT, 48, 16),
@@ -81,8 +83,6 @@ FIELDS: dict[str, Field] = {
     "ct_ipv6_dst": Field(W_CT_DST, 0, 128),
     "ct_tp_src": Field(W_CT_L4, 48, 16),
     "ct_tp_dst": Field(W_CT_L4, 32, 16),
-    "vlan2_tci": Field(W_CT_L4, 16, 16),  # the inner tag of two, kept for output
-    "vlan2_tpid": Field(W_CT_L4, 0, 16),
     **{f"reg{n}": Field(W_REG + n // 2, 32 - 32 * (n % 2), 32) for n in range(16)},
     **{f"xreg{n}": Field(W_REG + n, 0, 64) for n in range(8)},
     **{f"xxreg{n}": Field(W_REG + 2 * n, 0, 128) for n in range(4)},
@@ -102,11 +102,22 @@ ETH_VLAN = 0x8100
 ETH_IPV6 = 0x86DD
 ETH_QINQ = 0x88A8
 
+ETH_RARP = 0x8035
+ETH_QINQ_OLD = 0x9100
+"""A tag type of the time before 802.1ad."""
+ETH_NONE = 0x05FF
+"""eth_type of a frame that has none (802.3 with a length, unless SNAP names a type), as in Open vSwitch."""
+
+PROTO_HOP_BY_HOP = 0
 PROTO_ICMP = 1
 PROTO_IGMP = 2
 PROTO_TCP = 6
 PROTO_UDP = 17
+PROTO_ROUTING = 43
+PROTO_FRAGMENT = 44
+PROTO_AH = 51
 PROTO_ICMPV6 = 58
+PROTO_DESTINATION = 60
 PROTO_SCTP = 132
 PROTO_UDPLITE = 136
 
@@ -141,7 +152,7 @@ PACKET = np.dtype(
     ],
     align=True,
 )
-"""One packet of a batch; 72 bytes."""
+"""One packet of a batch; 64 bytes."""
 
 WSCALE_ABSENT = 0xFF
 

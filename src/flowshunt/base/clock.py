@@ -1,0 +1,59 @@
+"""Time, for the few modules that may ask for it.
+
+Everything that depends on time takes `now` (int64 milliseconds since the epoch; nanoseconds are named `_ns`). Whoever
+drives a switch reads a clock once per batch and passes the answer down: the system's for live ports, a `ManualClock`
+set from the packets for captures and in tests.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from flowshunt.base.errors import UsageError
+
+
+class Clock(Protocol):
+    """Where `now` comes from."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch; never less than the answer before."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock. When it is set back, time stands still until the clock has caught up."""
+
+    def __init__(self) -> None:
+        self._latest_ns = 0
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch; never less than the answer before."""
+        self._latest_ns = max(self._latest_ns, time.time_ns())
+        return self._latest_ns
+
+
+class ManualClock:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self, now_ns: int = 0) -> None:
+        self._now_ns = now_ns
+
+    def now_ns(self) -> int:
+        """The time it was last set to."""
+        return self._now_ns
+
+    def advance_to(self, now_ns: int) -> None:
+        """Move to `now_ns`; an earlier time leaves the clock where it is, as captures are not always in order."""
+        self._now_ns = max(self._now_ns, now_ns)
+
+    def advance(self, by_ns: int) -> None:
+        """Move on by `by_ns`. A negative step raises `UsageError` and changes nothing."""
+        if by_ns < 0:
+            raise UsageError(f"a clock cannot go back by {-by_ns} ns", hint="use a new ManualClock")
+        self._now_ns += by_ns
+
+
+def milliseconds(time_ns: int) -> int:
+    """Whole milliseconds of a time in nanoseconds, rounded down: the unit of `now`."""
+    return time_ns // 1_000_000

@@ -1,0 +1,155 @@
+"""The result of a run as one plain value: what the summary, the JSON and the tests look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowshunt.cli.replay import reasons
+from flowshunt.cli.replay.run import Outcome
+from flowshunt.cli.replay.tally import PortCount, Tally
+from flowshunt.conntrack.connection import Connection
+from flowshunt.conntrack.states import CS_INVALID, ct_state_text
+
+if TYPE_CHECKING:
+    from flowshunt.app import Switch
+
+
+@dataclass(frozen=True, slots=True)
+class PortReport:
+    """A switch port: its OpenFlow number, the file it read from, and its counters."""
+
+    name: str
+    number: int
+    source: str | None
+    count: PortCount
+
+
+@dataclass(frozen=True, slots=True)
+class RuleReport:
+    """A rule as flow text, without its table and priority, and how often it matched."""
+
+    table: int
+    priority: int
+    text: str
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything about a run but the connections themselves.
+
+    Mappings are in the order in which they are shown: the most frequent first, then by name.
+    """
+
+    outcome: Outcome
+    profile: str
+    default_rules: bool
+    packets: int
+    bytes: int
+    n_cut: int
+    """Packets of which the capture holds only the beginning."""
+    n_skipped: int
+    """Packets left out by the reader because their link type cannot be read."""
+    first_ns: int | None
+    last_ns: int | None
+    ct_states: Mapping[str, int]
+    """Packets by ct_state; `-` for those never tracked."""
+    invalid: Mapping[str, int]
+    """Passes through the tracker that ended as inv, by reason."""
+    drops: Mapping[str, int]
+    """Packets that left no port, by reason."""
+    verdicts: Mapping[str, int]
+    """Packets that could not be parsed to their end, by reason."""
+    n_output: int
+    """Packets that left at least one port."""
+    connections: Mapping[tuple[str, str], int]
+    """Living connections by protocol and state."""
+    counters: Mapping[str, int]
+    """Of switch and tracker, as they name them."""
+    ports: tuple[PortReport, ...]
+    rules: tuple[RuleReport, ...]
+    """Most packets first, then by table and priority."""
+
+    @property
+    def n_connections(self) -> int:
+        """Living connections."""
+        return sum(self.connections.values())
+
+    @property
+    def now_ms(self) -> int:
+        """The capture's clock at its last packet."""
+        return (self.last_ns or 0) // 1_000_000
+
+
+def connection_state(connection: Connection) -> str:
+    """The state under which the summary counts a connection: TCP's own, else whether there was an answer."""
+    return connection.state or ("answered" if connection.seen_reply else "unanswered")
+
+
+def count_connections(connections: Iterable[Connection]) -> dict[tuple[str, str], int]:
+    """Connections by protocol and state, largest protocol first, within it the largest state."""
+    counts = Counter((connection.protocol_name, connection_state(connection)) for connection in connections)
+    protocols: Counter[str] = Counter()
+    for (protocol, _), n in counts.items():
+        protocols[protocol] += n
+    return dict(sorted(counts.items(), key=lambda item: (-protocols[item[0][0]], item[0][0], -item[1], item[0][1])))
+
+
+def make_report(
+    switch: Switch,
+    tally: Tally,
+    outcome: Outcome,
+    *,
+    profile: str,
+    default_rules: bool,
+    sources: Mapping[str, str],
+    n_skipped: int = 0,
+) -> Report:
+    """Collect the state of `switch` and of `tally`, which is flushed; `sources` are file names by port name."""
+    from flowshunt.datapath import FATES
+
+    tally.flush()
+    counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
+    now_ms = (tally.last_ns or 0) // 1_000_000
+    fates = {name: int(tally.fates[index]) for index, name in enumerate(FATES)}
+    return Report(
+        outcome=outcome,
+        profile=profile,
+        default_rules=default_rules,
+        packets=tally.packets,
+        bytes=tally.bytes,
+        n_cut=tally.n_cut,
+        n_skipped=n_skipped,
+        first_ns=tally.first_ns,
+        last_ns=tally.last_ns,
+        ct_states=_ct_states(tally),
+        invalid=reasons.split(counters, "tracker.invalid-"),
+        drops=reasons.split(fates, "drop."),
+        verdicts=reasons.split(counters, "verdict."),
+        n_output=fates["output"],
+        connections=count_connections(switch.tracker.connections(now_ms)),
+        counters=dict(sorted(counters.items())),
+        ports=tuple(
+            PortReport(name, number, sources.get(name), tally.ports.get(number, PortCount()))
+            for name, number in sorted(switch.ports.items(), key=lambda item: item[1])
+        ),
+        rules=_rules(switch),
+    )
+
+
+def _ct_states(tally: Tally) -> dict[str, int]:
+    values = [value for value in range(256) if tally.ct_states[value]]
+    values.sort(key=lambda value: (-int(tally.ct_states[value]), value))
+    return {ct_state_text(value): int(tally.ct_states[value]) for value in values}
+
+
+def _rules(switch: Switch) -> tuple[RuleReport, ...]:
+    rules = [
+        RuleReport(entry.flow.table, entry.flow.priority, rule_text(entry.flow), entry.packets, entry.bytes)
+        for entry in switch.flows()
+    ]
+    return tuple(sorted(rules, key=lambda rule: (-rule.packets, rule.table, -rule.priority, rule.text)))

@@ -1,0 +1,62 @@
+"""Making a tracker's memory."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+
+from flowshunt.conntrack import schema as C
+from flowshunt.conntrack.memory import reserve
+from flowshunt.conntrack.states import N_TIMEOUTS
+from flowshunt.packet.schema import KEY_WORDS
+
+MAX_CAPACITY = 1 << 28
+
+
+def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: int | None = None) -> C.ConntrackArrays:
+    """Memory for up to `capacity` connections, empty, with a random hash key (or one made from `seed`, for tests).
+
+    Raises ValueError for a capacity outside `[1, MAX_CAPACITY]`, MemoryError when it cannot be reserved.
+    """
+    if not 1 <= capacity <= MAX_CAPACITY:
+        raise ValueError(f"capacity is {capacity}; it must be 1 to {MAX_CAPACITY}")
+    max_base = C.MIN_BUCKETS
+    while max_base * 5 < capacity * 2:  # room for two entries each, as NAT needs
+        max_base *= 2
+    state = np.zeros(1, C.STATE)
+    state["key"][0] = _hash_key(seed)
+    state["capacity"] = capacity
+    state["base"] = C.MIN_BUCKETS
+    state["max_base"] = max_base
+    state["check_checksums"] = 1
+    state["check_sequence"] = 1
+    state["loose"] = 1
+    return C.ConntrackArrays(
+        conns=reserve(C.CONNECTION, capacity),
+        buckets=reserve(np.int64, 2 * max_base, 8),
+        state=state,
+        events=np.zeros(n_events, C.EVENT),
+        timeouts=np.zeros((n_policies, N_TIMEOUTS), np.int64),
+        wheel=np.full(C.WHEEL_SLOTS, -1, np.int32),
+        free=reserve(np.int32, capacity),
+        slots=reserve(np.int64, capacity, C.N_SLOTS),
+        counters=np.zeros(len(C.COUNTERS), np.int64),
+        hashes=np.zeros(C.BATCH_MAX, np.int64),
+        packet_row=np.full(C.BATCH_MAX, -1, np.int64),
+        packet_generation=np.zeros(C.BATCH_MAX, np.int64),
+        packet_state=np.zeros(C.BATCH_MAX, np.int64),
+        packet_zone=np.zeros(C.BATCH_MAX, np.int64),
+        inner_key=np.zeros((1, KEY_WORDS), np.int64),
+    )
+
+
+def _hash_key(seed: int | None) -> np.ndarray:
+    if seed is not None:
+        return np.random.default_rng(seed).integers(-(1 << 63), (1 << 63) - 1, 6, np.int64)
+    return np.frombuffer(secrets.token_bytes(48), np.int64).copy()
+
+
+def example_arrays() -> C.ConntrackArrays:
+    """The smallest memory, for the types of entry points."""
+    return make_arrays(1, n_events=1, seed=0)

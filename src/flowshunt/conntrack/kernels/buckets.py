@@ -1,0 +1,170 @@
+"""The hash table: buckets of tagged entries that grow by doubling, a little at every insertion.
+
+An entry is `tag << 48 | zone << 32 | row + 1`, 0 when free; tag and bucket come from the tuple hash, which knows no
+zone, so that one prefetch serves a packet in every zone. A full bucket passes entries on to the next one and counts
+them in its last word; a search goes on exactly as far as that count says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack.kernels.tuples import hash_tuple, match_row
+from flowshunt.conntrack.schema import BUCKET_ENTRIES
+from flowshunt.jit import kernel, prefetch
+
+_PASSED = BUCKET_ENTRIES
+_ROW = 0xFFFFFFFF
+_GROW_AT = 5
+"""Average entries per bucket at which the table doubles."""
+
+
+@kernel
+def entry_tag(hashed: Any, zone: Any) -> Any:
+    """Upper half of an entry: 16 bits of the hash, 16 bits of zone."""
+    return ((hashed >> 48) & 0xFFFF) << 16 | zone
+
+
+@kernel
+def prefetch_bucket(t: Any, hashed: Any) -> Any:
+    """Ask for the bucket that `hashed` begins in."""
+    base = t.state["base"][0]
+    prefetch(t.buckets, base + (hashed & (base - 1)), 0)
+
+
+@kernel
+def prefetch_rows(t: Any, hashed: Any) -> Any:
+    """Ask for the connections that `hashed` may mean, in whatever zone; their bucket should be there already."""
+    base = t.state["base"][0]
+    bucket = base + (hashed & (base - 1))
+    tag = (hashed >> 48) & 0xFFFF
+    for j in range(BUCKET_ENTRIES):
+        entry = t.buckets[bucket, j]
+        if entry != 0 and (entry >> 48) & 0xFFFF == tag:
+            row = (entry & _ROW) - 1
+            prefetch(t.conns, row, 0)
+            prefetch(t.conns, row, 64)
+
+
+@kernel
+def _find_in(t: Any, base: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
+    index = hashed & (base - 1)
+    for _ in range(base):
+        bucket = base + index
+        for j in range(BUCKET_ENTRIES):
+            entry = t.buckets[bucket, j]
+            if (entry >> 32) & _ROW == tag and entry != 0:
+                row = (entry & _ROW) - 1
+                direction = match_row(t.conns, row, keys, k, word, turned)
+                if direction >= 0:
+                    return row << 1 | direction
+        if t.buckets[bucket, _PASSED] == 0:
+            break
+        index = (index + 1) & (base - 1)
+    return np.int64(-1)
+
+
+@kernel(inline=False)
+def _find_old(t: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
+    return _find_in(t, t.state["old_base"][0], hashed, tag, keys, k, word, turned)
+
+
+@kernel
+def find(t: Any, hashed: Any, zone: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
+    """Row << 1 | direction of the connection that the packet in keys[k] belongs to, or -1.
+
+    `word` and `turned` are the packet's tuple word and its reverse, zone included.
+    """
+    tag = entry_tag(hashed, zone)
+    found = _find_in(t, t.state["base"][0], hashed, tag, keys, k, word, turned)
+    if found < 0 and t.state["old_base"][0] != 0:
+        found = _find_old(t, hashed, tag, keys, k, word, turned)
+    return found
+
+
+@kernel
+def _put(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
+    index = hashed & (base - 1)
+    while True:
+        bucket = base + index
+        for j in range(BUCKET_ENTRIES):
+            if t.buckets[bucket, j] == 0:
+                t.buckets[bucket, j] = entry
+                return
+        t.buckets[bucket, _PASSED] += 1
+        index = (index + 1) & (base - 1)
+
+
+@kernel
+def _row_hash(t: Any, row: Any) -> Any:
+    c = t.conns
+    return hash_tuple(
+        t.state, c["source"][row, 0], c["source"][row, 1], c["destination"][row, 0], c["destination"][row, 1],
+        c["tuple"][row],
+    )  # fmt: skip
+
+
+@kernel(inline=False)
+def migrate(t: Any, n_buckets: Any) -> Any:
+    """Move up to `n_buckets` buckets of the old table into the current one; their counts stay until the end."""
+    state = t.state
+    old = state["old_base"][0]
+    for _ in range(n_buckets):
+        at = state["migrated"][0]
+        if at == old:
+            state["old_base"][0] = 0
+            return
+        for j in range(BUCKET_ENTRIES):
+            entry = t.buckets[old + at, j]
+            if entry != 0:
+                t.buckets[old + at, j] = 0
+                _put(t, state["base"][0], _row_hash(t, (entry & _ROW) - 1), entry)
+        state["migrated"][0] = at + 1
+
+
+@kernel
+def insert(t: Any, hashed: Any, zone: Any, row: Any) -> Any:
+    """Add an entry for a row that has none; grows the table by a step where that is due."""
+    state = t.state
+    base = state["base"][0]
+    if state["old_base"][0] != 0:
+        migrate(t, 2)
+    elif state["n_entries"][0] >= base * _GROW_AT and base < state["max_base"][0]:
+        state["old_base"][0] = base
+        state["migrated"][0] = 0
+        state["base"][0] = base * 2
+    _put(t, state["base"][0], hashed, entry_tag(hashed, zone) << 32 | (row + 1))
+    state["n_entries"][0] += 1
+
+
+@kernel
+def _take(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
+    """Remove `entry` from the table of `base` buckets; False when it is not there."""
+    home = hashed & (base - 1)
+    index = home
+    for _ in range(base):
+        bucket = base + index
+        for j in range(BUCKET_ENTRIES):
+            if t.buckets[bucket, j] == entry:
+                t.buckets[bucket, j] = 0
+                while home != index:
+                    t.buckets[base + home, _PASSED] -= 1
+                    home = (home + 1) & (base - 1)
+                return True
+        if t.buckets[bucket, _PASSED] == 0:
+            break
+        index = (index + 1) & (base - 1)
+    return False
+
+
+@kernel(inline=False)
+def remove(t: Any, row: Any) -> Any:
+    """Take the entry of `row` out of the table."""
+    hashed = _row_hash(t, row)
+    zone = (t.conns["tuple"][row] >> 16) & 0xFFFF
+    entry = entry_tag(hashed, zone) << 32 | (row + 1)
+    if not _take(t, t.state["base"][0], hashed, entry) and t.state["old_base"][0] != 0:
+        _take(t, t.state["old_base"][0], hashed, entry)
+    t.state["n_entries"][0] -= 1

@@ -1,0 +1,123 @@
+"""What each protocol says of a packet: may it begin a connection, and what does it do to an existing one.
+
+TCP has machines of its own, one per profile; UDP and all others know only whether the peer answered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack import states as S
+from flowshunt.conntrack.kernels import tcp, tcp_linux
+from flowshunt.jit import kernel
+from flowshunt.packet.schema import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, W_FLAGS
+
+_STREAM_AFTER_MS = 2000
+"""linux: a UDP flow answered for this long is a stream (nf_conntrack_proto_udp.c)."""
+
+
+@kernel(inline=False)
+def _tcp_valid_new(t: Any, packets: Any, i: Any, flags: Any) -> Any:
+    if t.state["linux"][0]:
+        return tcp_linux.valid_new(flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]), t.state["loose"][0])
+    return tcp.valid_new(flags)
+
+
+@kernel
+def valid_new(t: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, kind: Any) -> Any:
+    """Whether the packet may create a connection. An ICMP reply may not."""
+    if proto == PROTO_TCP:
+        return _tcp_valid_new(t, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
+    return kind & 1 == 0
+
+
+@kernel(inline=False)
+def _tcp_create(t: Any, row: Any, packets: Any, i: Any, flags: Any) -> Any:
+    seq = np.int64(packets["seq"][i])
+    ack = np.int64(packets["ack"][i])
+    window = np.int64(packets["window"][i])
+    wscale = np.int64(packets["wscale"][i])
+    length = np.int64(packets["l3_end"][i]) - np.int64(packets["payload"][i])
+    if t.state["linux"][0]:
+        return tcp_linux.create(t.conns, row, flags, seq, ack, window, wscale, length)
+    return tcp.create(t.conns, row, flags, seq, ack, window, wscale, length)
+
+
+@kernel
+def create(t: Any, row: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any) -> Any:
+    """Fill the protocol's part of a new row. Returns the timeout class."""
+    t.conns["state"][row] = 0
+    if proto == PROTO_TCP:
+        return _tcp_create(t, row, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
+    if t.state["linux"][0]:
+        if proto == PROTO_UDP:
+            return S.T_LINUX_UDP
+        return S.T_LINUX_ICMP if proto == PROTO_ICMP or proto == PROTO_ICMPV6 else S.T_LINUX_GENERIC
+    if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        return S.T_ICMP_FIRST
+    return S.T_UDP_FIRST if proto == PROTO_UDP else S.T_OTHER_FIRST
+
+
+@kernel(inline=False)
+def _tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any) -> Any:
+    seq = np.int64(packets["seq"][i])
+    ack = np.int64(packets["ack"][i])
+    window = np.int64(packets["window"][i])
+    wscale = np.int64(packets["wscale"][i])
+    length = np.int64(packets["l3_end"][i]) - np.int64(packets["payload"][i])
+    own = np.int64(t.conns["flags"][row])
+    check = t.state["check_sequence"][0] != 0 and own & (S.F_SEQ_CHECK_OFF | S.F_LIBERAL) == 0
+    if t.state["linux"][0]:
+        return tcp_linux.update(t.conns, row, d, flags, seq, ack, window, wscale, length, check)
+    return tcp.update(t.conns, row, d, flags, seq, ack, window, wscale, length, check)
+
+
+@kernel
+def _other_update(conns: Any, row: Any, d: Any, first_class: Any) -> Any:
+    state = np.int64(conns["state"][row])
+    if d == 1:
+        state = np.int64(S.OTHER_BIDIRECTIONAL)
+    elif state == S.OTHER_FIRST:
+        state = np.int64(S.OTHER_MULTIPLE)
+    conns["state"][row] = state
+    result = S.UPDATE_VALID if state == S.OTHER_BIDIRECTIONAL else S.UPDATE_VALID_NEW
+    return result | (first_class + state) << 8
+
+
+@kernel
+def _icmp_update(conns: Any, row: Any, d: Any) -> Any:
+    if d == 1:
+        conns["state"][row] = S.ICMP_REPLY
+    if conns["state"][row] == S.ICMP_REPLY:
+        return S.UPDATE_VALID | S.T_ICMP_REPLY << 8
+    return S.UPDATE_VALID_NEW | S.T_ICMP_FIRST << 8
+
+
+@kernel
+def _linux_update(t: Any, row: Any, d: Any, proto: Any, now: Any) -> Any:
+    """linux: est once a reply was seen; UDP becomes a stream, with the longer timeout, after a while."""
+    flags = np.int64(t.conns["flags"][row])
+    answered = d == 1 or flags & S.F_SEEN_REPLY != 0
+    result = S.UPDATE_VALID if answered else S.UPDATE_VALID_NEW
+    if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        return result | S.T_LINUX_ICMP << 8
+    if proto != PROTO_UDP:
+        return result | S.T_LINUX_GENERIC << 8
+    if flags & S.F_SEEN_REPLY and now - t.conns["start_ms"][row] > _STREAM_AFTER_MS:
+        t.conns["flags"][row] = flags | S.F_ASSURED
+        return result | S.T_LINUX_UDP_STREAM << 8
+    return result | S.T_LINUX_UDP << 8
+
+
+@kernel
+def update(t: Any, row: Any, d: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, now: Any) -> Any:
+    """Judge a packet of an existing connection: `states.UPDATE_* | timeout class << 8 | STATE_CHANGED`."""
+    if proto == PROTO_TCP:
+        return _tcp_update(t, row, d, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
+    if t.state["linux"][0]:
+        return _linux_update(t, row, d, proto, now)
+    if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        return _icmp_update(t.conns, row, d)
+    return _other_update(t.conns, row, d, S.T_UDP_FIRST if proto == PROTO_UDP else S.T_OTHER_FIRST)

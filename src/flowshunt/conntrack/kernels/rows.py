@@ -1,0 +1,124 @@
+"""Rows of the connection table: taken, timed, announced, given back.
+
+Expiry is a wheel of doubly linked lists. A connection sits in the slot of the time it had when it was last put there;
+a longer life is noticed only when that slot comes due, so packets that extend a life touch nothing here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack.kernels.buckets import remove
+from flowshunt.conntrack.schema import C_REMOVED, EVENT_DESTROYED, N_SLOTS, WHEEL_SHIFT, WHEEL_SLOTS
+from flowshunt.conntrack.states import F_LIVE
+from flowshunt.jit import kernel
+
+
+@kernel(inline=False)
+def emit_event(t: Any, row: Any, kind: Any, reason: Any, direction: Any, in_port: Any, now: Any) -> Any:
+    """Append an event about `row`, when anyone listens. The caller has made sure that there is room."""
+    if t.state["events_on"][0] == 0:
+        return
+    n = t.state["n_events"][0]
+    e = t.events
+    e["time_ms"][n] = now
+    for half in range(2):
+        e["source"][n, half] = t.conns["source"][row, half]
+        e["destination"][n, half] = t.conns["destination"][row, half]
+    e["tuple"][n] = t.conns["tuple"][row]
+    e["row"][n] = row
+    e["generation"][n] = t.conns["generation"][row]
+    e["in_port"][n] = in_port
+    e["mark"][n] = t.conns["mark"][row]
+    e["kind"][n] = kind
+    e["reason"][n] = reason
+    e["direction"][n] = direction
+    e["state"][n] = t.conns["peer"][row, direction]
+    for slot in range(N_SLOTS):
+        e["slots"][n, slot] = t.slots[row, slot] if kind == EVENT_DESTROYED and t.state["slots_on"][0] else 0
+    t.state["n_events"][0] = n + 1
+
+
+@kernel
+def _link(t: Any, row: Any) -> Any:
+    tick = t.state["wheel_tick"][0]
+    ahead = (t.conns["expires_ms"][row] >> WHEEL_SHIFT) + 1 - tick
+    slot = (tick + min(max(ahead, 1), WHEEL_SLOTS - 1)) & (WHEEL_SLOTS - 1)
+    head = np.int64(t.wheel[slot])
+    t.conns["slot"][row] = slot
+    t.conns["previous"][row] = -1
+    t.conns["next"][row] = head
+    if head >= 0:
+        t.conns["previous"][head] = row
+    t.wheel[slot] = row
+
+
+@kernel
+def _unlink(t: Any, row: Any) -> Any:
+    before = np.int64(t.conns["previous"][row])
+    after = np.int64(t.conns["next"][row])
+    if before >= 0:
+        t.conns["next"][before] = after
+    else:
+        t.wheel[np.int64(t.conns["slot"][row])] = after
+    if after >= 0:
+        t.conns["previous"][after] = before
+
+
+@kernel
+def start_timer(t: Any, row: Any, expires: Any) -> Any:
+    """Time a row that is in no slot yet."""
+    t.conns["expires_ms"][row] = expires
+    _link(t, row)
+
+
+@kernel(inline=False)
+def move_timer(t: Any, row: Any) -> Any:
+    """Put a row into the slot of its present expiry."""
+    _unlink(t, row)
+    _link(t, row)
+
+
+@kernel
+def set_timer(t: Any, row: Any, expires: Any) -> Any:
+    """Change when a row expires; only a shorter life has to move it."""
+    shorter = expires < t.conns["expires_ms"][row]
+    t.conns["expires_ms"][row] = expires
+    if shorter:
+        move_timer(t, row)
+
+
+@kernel
+def take_row(t: Any) -> Any:
+    """A free row, or -1 when the table is at its capacity."""
+    state = t.state
+    if state["n_live"][0] >= state["capacity"][0]:
+        return np.int64(-1)
+    state["n_live"][0] += 1
+    if state["n_free"][0] > 0:
+        n = state["n_free"][0] - 1
+        state["n_free"][0] = n
+        return np.int64(t.free[n])
+    row = state["n_fresh"][0]
+    state["n_fresh"][0] = row + 1
+    return row
+
+
+@kernel(inline=False)
+def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
+    """End a connection: out of the table and its slot, announced, counted; the row's generation moves on."""
+    emit_event(t, row, EVENT_DESTROYED, reason, 0, np.int64(t.conns["in_port"][row]), now)
+    remove(t, row)
+    _unlink(t, row)
+    t.conns["flags"][row] = np.int64(t.conns["flags"][row]) & ~F_LIVE & 0xFF
+    t.conns["generation"][row] = (np.int64(t.conns["generation"][row]) + 1) & 0xFFFFFFFF
+    if t.state["slots_on"][0]:
+        for slot in range(N_SLOTS):
+            t.slots[row, slot] = 0
+    n = t.state["n_free"][0]
+    t.free[n] = row
+    t.state["n_free"][0] = n + 1
+    t.state["n_live"][0] -= 1
+    t.counters[C_REMOVED + reason] += 1

@@ -1,0 +1,350 @@
+"""One packet through the tracker: the step that the batch loop and the datapath call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack import schema as C
+from flowshunt.conntrack import states as S
+from flowshunt.conntrack.kernels import protocols
+from flowshunt.conntrack.kernels.buckets import find, insert, prefetch_bucket
+from flowshunt.conntrack.kernels.rows import destroy, emit_event, set_timer, start_timer, take_row
+from flowshunt.conntrack.kernels.tuples import KIND_ICMP, hash_packet, tuple_word, turn_word
+from flowshunt.jit import kernel
+from flowshunt.packet.checksum import ip_checksum_ok, l4_checksum_ok
+from flowshunt.packet.icmp import ICMP_ERROR, ICMP_QUERY
+from flowshunt.packet.icmp import classify as classify_icmp
+from flowshunt.packet.quoted import parse_quoted
+from flowshunt.packet.schema import (
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    VERDICT_OK,
+    W_CT,
+    W_CT_DST,
+    W_CT_L4,
+    W_CT_LABEL,
+    W_CT_SRC,
+    W_L4,
+    W_NW_DST,
+    W_NW_SRC,
+    W_PORT,
+)
+
+COMMIT = 1
+FORCE = 2
+HASHED = 4
+"""`hashes[k]` is the packet's tuple hash already."""
+
+_QUERY = 0
+_ERROR = 1
+_U32 = 0xFFFFFFFF
+
+
+@kernel
+def forget(t: Any, k: Any) -> Any:
+    """Packet k of the batch was tracked nowhere (at its beginning, and after ct_clear)."""
+    t.packet_row[k] = -1
+
+
+@kernel
+def _write_state(keys: Any, k: Any, state: Any, zone: Any, mark: Any) -> Any:
+    keys[k, W_PORT] = keys[k, W_PORT] & ~_U32 | mark
+    keys[k, W_CT] = zone << 48 | state << 32
+
+
+@kernel
+def _write_invalid(keys: Any, k: Any, zone: Any) -> Any:
+    _write_state(keys, k, np.int64(S.CS_INVALID | S.CS_TRACKED), zone, np.int64(0))
+    for word in range(W_CT_LABEL, W_CT_LABEL + 2):
+        keys[k, word] = 0
+    for word in range(W_CT_SRC, W_CT_L4 + 1):
+        keys[k, word] = 0
+
+
+@kernel
+def _write_own_tuple(keys: Any, k: Any) -> Any:
+    """Original-direction tuple of a packet without a connection: its own."""
+    l4 = keys[k, W_L4]
+    keys[k, W_CT] |= ((l4 >> 24) & 0xFF) << 24
+    keys[k, W_CT_SRC] = keys[k, W_NW_SRC]
+    keys[k, W_CT_SRC + 1] = keys[k, W_NW_SRC + 1]
+    keys[k, W_CT_DST] = keys[k, W_NW_DST]
+    keys[k, W_CT_DST + 1] = keys[k, W_NW_DST + 1]
+    keys[k, W_CT_L4] = ((l4 >> 32) & _U32) << 32
+    keys[k, W_CT_LABEL] = 0
+    keys[k, W_CT_LABEL + 1] = 0
+
+
+@kernel
+def _original_ports(word: Any) -> Any:
+    """tp_src << 16 | tp_dst of the first packet of a tuple word: ports, or ICMP type and code."""
+    kind = word & KIND_ICMP
+    proto = (word >> 8) & 0xFF
+    if kind and proto == PROTO_ICMPV6:
+        return np.int64(128 << 16)
+    if kind:
+        return np.int64(8 << 16) if kind == 2 else (kind + 9) << 16
+    return (word >> 32) & _U32
+
+
+@kernel
+def write_fields(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> Any:
+    """Fill the ct fields of keys[k] from connection `row`."""
+    c = t.conns
+    word = c["tuple"][row]
+    _write_state(keys, k, state, zone, np.int64(c["mark"][row]))
+    keys[k, W_CT] |= ((word >> 8) & 0xFF) << 24
+    keys[k, W_CT_SRC] = c["source"][row, 0]
+    keys[k, W_CT_SRC + 1] = c["source"][row, 1]
+    keys[k, W_CT_DST] = c["destination"][row, 0]
+    keys[k, W_CT_DST + 1] = c["destination"][row, 1]
+    keys[k, W_CT_L4] = _original_ports(word) << 32
+    if c["flags"][row] & S.F_HAS_LABEL:
+        keys[k, W_CT_LABEL] = c["label"][row, 0]
+        keys[k, W_CT_LABEL + 1] = c["label"][row, 1]
+    else:
+        keys[k, W_CT_LABEL] = 0
+        keys[k, W_CT_LABEL + 1] = 0
+
+
+@kernel
+def _reject(t: Any, keys: Any, k: Any, zone: Any, counter: Any) -> Any:
+    t.counters[counter] += 1
+    _write_invalid(keys, k, zone)
+    return np.int64(-1)
+
+
+@kernel
+def classify(packets: Any, i: Any, keys: Any, k: Any) -> Any:
+    """What the tracker can do with a packet: 0 look it up, 1 it is an ICMP error, below 0: minus the counter."""
+    if packets["family"][i] == 0:
+        return np.int64(-C.C_NOT_IP)
+    l4 = keys[k, W_L4]
+    if l4 & 0xFF:
+        return np.int64(-C.C_FRAGMENT)
+    if packets["verdict"][i] != VERDICT_OK or packets["l4"][i] == 0:
+        return np.int64(-C.C_MALFORMED)
+    proto = (l4 >> 24) & 0xFF
+    if proto != PROTO_ICMP and proto != PROTO_ICMPV6:
+        return np.int64(_QUERY)
+    meaning = classify_icmp(proto, (l4 >> 48) & 0xFFFF)
+    if meaning == ICMP_ERROR:
+        return np.int64(_ERROR)
+    if meaning != ICMP_QUERY or (l4 >> 32) & 0xFFFF:
+        return np.int64(-C.C_ICMP_TYPE)
+    return np.int64(_QUERY)
+
+
+@kernel
+def packet_word(packets: Any, i: Any, keys: Any, k: Any) -> Any:
+    """Tuple word of packet i in keys[k], zone 0."""
+    return tuple_word(keys, k, np.int64(packets["family"][i]), np.int64(packets["icmp_id"][i]))
+
+
+@kernel
+def _checksums_ok(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
+    if t.state["check_checksums"][0] == 0:
+        return True
+    return ip_checksum_ok(data, packets, i) and l4_checksum_ok(data, packets, i, keys, k)
+
+
+@kernel(inline=False)
+def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, now: Any) -> Any:
+    """An ICMP error belongs to the connection of the packet that it quotes, against that packet's direction."""
+    if not parse_quoted(data, packets, i, t.inner_key, 0, i):
+        return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
+    word = packet_word(packets, i, t.inner_key, 0)
+    hashed = hash_packet(t.state, t.inner_key, 0, word)
+    word |= zone << 16
+    found = find(t, hashed, zone, t.inner_key, 0, word, turn_word(word))
+    row = found >> 1
+    if found < 0 or t.conns["expires_ms"][row] <= now:
+        return _reject(t, keys, k, zone, C.C_ICMP_UNKNOWN)
+    reply = np.int64(S.CS_REPLY if found & 1 == 0 else 0)
+    t.counters[C.C_RELATED] += 1
+    return _remember(t, keys, k, row, S.CS_RELATED | S.CS_TRACKED | reply, zone)
+
+
+@kernel
+def _remember(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> Any:
+    write_fields(t, keys, k, row, state, zone)
+    t.packet_row[k] = row
+    t.packet_generation[k] = t.conns["generation"][row]
+    t.packet_state[k] = state
+    t.packet_zone[k] = zone
+    return row
+
+
+@kernel
+def _count(t: Any, row: Any, d: Any, packets: Any, i: Any) -> Any:
+    t.conns["packets"][row, d] += 1
+    t.conns["bytes"][row, d] += np.int64(packets["l3_end"][i]) - np.int64(packets["l3"][i])
+
+
+@kernel(inline=False)
+def _insert(
+    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, hashed: Any, word: Any, proto: Any, now: Any
+) -> Any:
+    """Commit a new connection for the packet; -1 when the table is full."""
+    row = take_row(t)
+    if row < 0:
+        return row
+    c = t.conns
+    for half in range(2):
+        c["source"][row, half] = keys[k, W_NW_SRC + half]
+        c["destination"][row, half] = keys[k, W_NW_DST + half]
+        c["label"][row, half] = 0
+        c["packets"][row, half] = 0
+        c["bytes"][row, half] = 0
+        c["tcp_flags"][row, half] = 0
+    c["tuple"][row] = word
+    c["mark"][row] = 0
+    c["flags"][row] = S.F_LIVE
+    c["policy"][row] = 0
+    c["ext"][row] = 0
+    c["start_ms"][row] = now
+    c["in_port"][row] = packets["in_port"][i]
+    timeout = protocols.create(t, row, packets, i, keys, k, proto)
+    start_timer(t, row, now + t.timeouts[0, timeout])
+    insert(t, hashed, zone, row)
+    _count(t, row, np.int64(0), packets, i)
+    t.counters[C.C_INSERTED] += 1
+    emit_event(t, row, C.EVENT_CREATED, 0, 0, np.int64(packets["in_port"][i]), now)
+    return row
+
+
+@kernel
+def _track_new(
+    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, hashed: Any, word: Any, now: Any
+) -> Any:
+    proto = (word >> 8) & 0xFF
+    if not protocols.valid_new(t, packets, i, keys, k, proto, word & KIND_ICMP):
+        return _reject(t, keys, k, zone, C.C_FIRST_PACKET)
+    t.counters[C.C_NEW] += 1
+    state = np.int64(S.CS_NEW | S.CS_TRACKED)
+    if flags & COMMIT:
+        row = _insert(t, packets, i, keys, k, zone, hashed, word, proto, now)
+        if row < 0:
+            return _reject(t, keys, k, zone, C.C_FULL)
+        return _remember(t, keys, k, row, state, zone)
+    _write_state(keys, k, state, zone, np.int64(0))
+    _write_own_tuple(keys, k)
+    return np.int64(-1)
+
+
+@kernel
+def _first_reply(t: Any, row: Any, packets: Any, i: Any, now: Any) -> Any:
+    t.conns["flags"][row] = np.int64(t.conns["flags"][row]) | S.F_SEEN_REPLY
+    emit_event(t, row, C.EVENT_REPLY, 0, 1, np.int64(packets["in_port"][i]), now)
+
+
+@kernel
+def _update(t: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, word: Any, now: Any) -> Any:
+    """Take the packet into connection `row`: `states.UPDATE_*`, with timer, counters and events done."""
+    proto = (word >> 8) & 0xFF
+    verdict = protocols.update(t, row, d, packets, i, keys, k, proto, now)
+    result = verdict & S.RESULT_MASK
+    if result == S.UPDATE_INVALID or result == S.UPDATE_NEW:
+        return result
+    timeout = (verdict >> 8) & 0xFF
+    if timeout != S.KEEP_TIMER:
+        set_timer(t, row, now + t.timeouts[np.int64(t.conns["policy"][row]), timeout])
+    _count(t, row, d, packets, i)
+    if d == 1 and t.conns["flags"][row] & S.F_SEEN_REPLY == 0:
+        _first_reply(t, row, packets, i, now)
+    if verdict & S.STATE_CHANGED:
+        emit_event(t, row, C.EVENT_STATE, 0, d, np.int64(packets["in_port"][i]), now)
+    return result
+
+
+@kernel
+def _track_found(
+    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, hashed: Any, word: Any, found: Any, now: Any
+) -> Any:
+    row = found >> 1
+    d = found & 1
+    if t.conns["expires_ms"][row] <= now:
+        destroy(t, row, C.REASON_EXPIRED, now)
+        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
+    if flags & FORCE and d == 1:
+        destroy(t, row, C.REASON_FORCED, now)
+        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
+    result = _update(t, packets, i, keys, k, row, d, word, now)
+    if result == S.UPDATE_INVALID:
+        return _reject(t, keys, k, zone, C.C_TCP)
+    if result == S.UPDATE_NEW:
+        destroy(t, row, C.REASON_REPLACED, now)
+        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
+    t.counters[C.C_FOUND] += 1
+    state = np.int64(S.CS_NEW | S.CS_TRACKED)
+    if result == S.UPDATE_VALID:
+        state = np.int64(S.CS_ESTABLISHED | S.CS_TRACKED) | (S.CS_REPLY if d == 1 else 0)
+    return _remember(t, keys, k, row, state, zone)
+
+
+@kernel
+def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, now_ms: Any) -> Any:
+    """Send packet i of `packets`, parsed into keys[k], through the tracker in `zone`.
+
+    `flags`: COMMIT, FORCE, HASHED. `now_ms`: the packet's time; earlier times than one already seen count as that.
+    Sets the ct fields of keys[k]. Returns the connection's row, or -1 (new and not committed, invalid). There must be
+    room for EVENTS_PER_TRACK events. A packet that comes back to the zone where it was tracked last keeps its state,
+    as in Open vSwitch and Linux.
+    """
+    if now_ms > t.state["now_ms"][0]:
+        t.state["now_ms"][0] = now_ms
+    now = t.state["now_ms"][0]
+    row = np.int64(t.packet_row[k])
+    if (
+        row >= 0
+        and t.packet_zone[k] == zone
+        and t.packet_generation[k] == np.int64(t.conns["generation"][row])
+        and flags & FORCE == 0
+    ):
+        write_fields(t, keys, k, row, t.packet_state[k], zone)
+        return row
+    kind = classify(packets, i, keys, k)
+    if kind < 0:
+        return _reject(t, keys, k, zone, -kind)
+    if not _checksums_ok(t, data, packets, i, keys, k):
+        return _reject(t, keys, k, zone, C.C_CHECKSUM)
+    if kind == _ERROR:
+        return _track_error(t, data, packets, i, keys, k, zone, now)
+    word = packet_word(packets, i, keys, k)
+    hashed = t.hashes[k] if flags & HASHED else hash_packet(t.state, keys, k, word)
+    word |= zone << 16
+    found = find(t, hashed, zone, keys, k, word, turn_word(word))
+    if found < 0:
+        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
+    return _track_found(t, packets, i, keys, k, zone, flags, hashed, word, found, now)
+
+
+@kernel
+def hash_and_prefetch(t: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
+    """First stage of a batch: the packet's tuple hash into hashes[k], its bucket on the way."""
+    from_word = packet_word(packets, i, keys, k)
+    t.hashes[k] = hash_packet(t.state, keys, k, from_word)
+    prefetch_bucket(t, t.hashes[k])
+    forget(t, k)
+
+
+@kernel(inline=False)
+def set_mark(t: Any, row: Any, value: Any, mask: Any, now: Any) -> Any:
+    """Set the bits of `mask` in a connection's mark; an event tells when it changed."""
+    old = np.int64(t.conns["mark"][row])
+    new = (old & ~mask | value & mask) & _U32
+    if new != old:
+        t.conns["mark"][row] = new
+        emit_event(t, row, C.EVENT_MARK, 0, 0, np.int64(t.conns["in_port"][row]), now)
+
+
+@kernel(inline=False)
+def set_label(t: Any, row: Any, high: Any, low: Any, mask_high: Any, mask_low: Any) -> Any:
+    """Set the bits of the mask in a connection's 128-bit label."""
+    c = t.conns
+    c["label"][row, 0] = c["label"][row, 0] & ~mask_high | high & mask_high
+    c["label"][row, 1] = c["label"][row, 1] & ~mask_low | low & mask_low
+    if c["label"][row, 0] != 0 or c["label"][row, 1] != 0:
+        c["flags"][row] = np.int64(c["flags"][row]) | S.F_HAS_LABEL

@@ -1,0 +1,115 @@
+"""Tuples in the form that the table compares and hashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.jit import kernel, mix
+from flowshunt.packet.schema import (
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    PROTO_SCTP,
+    PROTO_TCP,
+    PROTO_UDP,
+    PROTO_UDPLITE,
+    W_L4,
+    W_NW_DST,
+    W_NW_SRC,
+)
+
+KIND_IPV6 = 0x80
+KIND_ICMP = 0x7F
+"""Bits of the tuple word's kind that are set for ICMP queries only; the lowest of them says reply."""
+
+_PORTS = 0xFFFFFFFF
+
+
+@kernel
+def has_ports(proto: Any) -> Any:
+    """Whether the protocol's tuple has ports."""
+    return proto == PROTO_TCP or proto == PROTO_UDP or proto == PROTO_SCTP or proto == PROTO_UDPLITE
+
+
+@kernel
+def icmp_kind(proto: Any, icmp_type: Any) -> Any:
+    """2 * service + is_reply for a query or its reply, 0 for every other ICMP or ICMPv6 type."""
+    if proto == PROTO_ICMPV6:
+        return 2 if icmp_type == 128 else (3 if icmp_type == 129 else 0)
+    if icmp_type == 8:
+        return 2
+    if icmp_type == 0:
+        return 3
+    if 13 <= icmp_type <= 18:
+        return 4 + (icmp_type - 13)
+    return 0
+
+
+@kernel
+def tuple_word(keys: Any, k: Any, family: Any, icmp_id: Any) -> Any:
+    """The tuple word of the packet in keys[k], zone 0: ports << 32 | protocol << 8 | kind."""
+    l4 = keys[k, W_L4]
+    proto = (l4 >> 24) & 0xFF
+    kind = np.int64(KIND_IPV6 if family == 6 else 0)
+    ports = np.int64(0)
+    if has_ports(proto):
+        ports = (l4 >> 32) & _PORTS
+    elif proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        kind |= icmp_kind(proto, (l4 >> 48) & 0xFFFF)
+        ports = icmp_id << 16 | icmp_id
+    return ports << 32 | proto << 8 | kind
+
+
+@kernel
+def turn_word(word: Any) -> Any:
+    """The tuple word of the other direction: ports exchanged, ICMP query and reply exchanged."""
+    turned = ((word >> 48) & 0xFFFF) << 32 | ((word >> 32) & 0xFFFF) << 48 | (word & _PORTS)
+    return turned ^ 1 if word & KIND_ICMP else turned
+
+
+@kernel
+def hash_tuple(state: Any, high_a: Any, low_a: Any, high_b: Any, low_b: Any, word: Any) -> Any:
+    """Keyed hash of a tuple, equal for both directions and for all zones.
+
+    Each endpoint is mixed by itself; the product of the two is symmetric. Without the key neither half can be aimed.
+    """
+    key = state["key"]
+    port_a = (word >> 48) & 0xFFFF
+    port_b = (word >> 32) & 0xFFFF
+    a = mix(mix(low_a ^ key[0, 0], high_a ^ key[0, 1]) ^ key[0, 2], port_a ^ key[0, 3])
+    b = mix(mix(low_b ^ key[0, 0], high_b ^ key[0, 1]) ^ key[0, 2], port_b ^ key[0, 3])
+    return mix(mix(a, b) ^ (word & 0xFF00 | (word & 0xFF) >> 1), key[0, 4])
+
+
+@kernel
+def hash_packet(state: Any, keys: Any, k: Any, word: Any) -> Any:
+    """`hash_tuple` of the packet in keys[k]."""
+    return hash_tuple(state, keys[k, W_NW_SRC], keys[k, W_NW_SRC + 1], keys[k, W_NW_DST], keys[k, W_NW_DST + 1], word)
+
+
+@kernel
+def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
+    """Direction of the packet in keys[k] on connection `row` (0, 1), or -1: another connection."""
+    source_high = keys[k, W_NW_SRC]
+    source_low = keys[k, W_NW_SRC + 1]
+    destination_high = keys[k, W_NW_DST]
+    destination_low = keys[k, W_NW_DST + 1]
+    own = conns["tuple"][row]
+    if (
+        own == word
+        and conns["source"][row, 1] == source_low
+        and conns["destination"][row, 1] == destination_low
+        and conns["source"][row, 0] == source_high
+        and conns["destination"][row, 0] == destination_high
+    ):
+        return 0
+    if (
+        own == turned
+        and conns["source"][row, 1] == destination_low
+        and conns["destination"][row, 1] == source_low
+        and conns["source"][row, 0] == destination_high
+        and conns["destination"][row, 0] == source_high
+    ):
+        return 1
+    return -1

@@ -1,0 +1,47 @@
+"""Memory for tables that grow without moving.
+
+A table is reserved at its maximum size; the system commits pages as they are first written. Kernels keep one array
+for life, and what was never used costs address space only.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+
+_HUGE = 1 << 21
+
+
+def reserve(dtype: Any, *shape: int) -> np.ndarray:
+    """A zeroed, page-aligned array of `shape` whose memory is committed on first touch.
+
+    Arrays of at least 2 MiB ask for huge pages, which random access needs to stay out of TLB misses.
+    Raises MemoryError when the address space cannot be reserved.
+    """
+    dtype = np.dtype(dtype)
+    n = int(np.prod(shape, dtype=np.int64))
+    size = max(n * dtype.itemsize, 1)
+    try:
+        region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
+    except OSError as error:
+        raise MemoryError(f"cannot reserve {size} bytes: {error.strerror}") from error
+    if size >= _HUGE:
+        region.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(region, dtype=dtype, count=n).reshape(shape)
+
+
+def release(array: np.ndarray, start: int, stop: int) -> None:
+    """Give the pages of rows `[start, stop)` of a reserved array back; they read as zero afterwards."""
+    region = array
+    while isinstance(region, np.ndarray):
+        region = region.base  # type: ignore[assignment]
+    if not isinstance(region, (mmap.mmap, memoryview)):
+        raise TypeError("not an array from reserve()")
+    owner = region.obj if isinstance(region, memoryview) else region
+    page = mmap.PAGESIZE
+    row = array.strides[0]
+    first, last = -(-start * row // page) * page, stop * row // page * page
+    if last > first:
+        owner.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -1,0 +1,190 @@
+"""The tracker's memory: connections, buckets, events, state.
+
+A connection is one 192-byte record in three cache lines: what identifies and times it, what every packet writes, and
+what is rarely touched. A packet of a tracked connection touches its bucket and the first two lines.
+
+The reply tuple of a connection without NAT is the original one turned round, so only that is stored; `ext` leaves
+room for an extension record (NAT, parent, helper).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+CONNECTION = np.dtype(
+    [
+        # line 1: identity and time
+        ("source", np.int64, 2),  # 128-bit form, high and low
+        ("destination", np.int64, 2),
+        ("tuple", np.int64),  # see `packet tuple word` below
+        ("expires_ms", np.int64),
+        ("mark", np.uint32),
+        ("generation", np.uint32),
+        ("state", np.uint8),  # of the protocol: states.OTHER_*, states.ICMP_*, linux: states.LINUX_*
+        ("flags", np.uint8),  # F_*
+        ("policy", np.uint16),  # timeout policy; 0: the profile's
+        ("ext", np.uint32),  # extension record + 1; 0: none
+        # line 2: written by every packet; index 0 is the original direction
+        ("packets", np.int64, 2),
+        ("bytes", np.int64, 2),
+        ("lo", np.uint32, 2),  # TCP: next sequence number sent (linux: highest end)
+        ("hi", np.uint32, 2),  # TCP: end of what may be sent (linux: maximum end)
+        ("window", np.uint32, 2),  # TCP: largest window advertised
+        ("wscale", np.uint8, 2),  # TCP: shift and WSCALE_* (linux: shift)
+        ("peer", np.uint8, 2),  # TCP: states.PEER_* (linux: LF_* flags)
+        ("tcp_flags", np.uint8, 2),  # flags seen
+        ("pad", np.uint16),
+        # line 3: rare
+        ("label", np.int64, 2),
+        ("start_ms", np.int64),
+        ("previous", np.int32),  # neighbours in the expiry slot; -1: none
+        ("next", np.int32),
+        ("in_port", np.uint32),
+        ("slot", np.uint16),  # expiry slot
+        ("pad2", np.uint16),
+        ("max_ack", np.uint32, 2),  # linux only, also the rest
+        ("last_seq", np.uint32),
+        ("last_ack", np.uint32),
+        ("last_end", np.uint32),
+        ("last_window", np.uint16),
+        ("last_index", np.uint8),  # low nibble: kind of the last packet, bit 4: its direction
+        ("last_flags", np.uint8),  # flags and window scale of the last SYN or SYN-ACK
+    ],
+    align=True,
+)
+
+EVENT = np.dtype(
+    [
+        ("time_ms", np.int64),
+        ("source", np.int64, 2),  # of the original direction
+        ("destination", np.int64, 2),
+        ("tuple", np.int64),
+        ("slots", np.int64, 4),  # DESTROYED: the private slots' last contents
+        ("row", np.uint32),
+        ("generation", np.uint32),
+        ("in_port", np.uint32),
+        ("mark", np.uint32),
+        ("kind", np.uint8),  # EVENT_*
+        ("reason", np.uint8),  # DESTROYED: REASON_*
+        ("direction", np.uint8),  # of the packet that caused it
+        ("state", np.uint8),  # STATE: of the sending TCP peer
+    ],
+    align=True,
+)
+"""One event, in the order in which they happened; 104 bytes."""
+
+EVENT_KINDS = ("created", "reply", "state", "mark", "destroyed")
+EVENT_CREATED, EVENT_REPLY, EVENT_STATE, EVENT_MARK, EVENT_DESTROYED = range(len(EVENT_KINDS))
+
+REASONS = ("expired", "flushed", "replaced", "forced")
+REASON_EXPIRED, REASON_FLUSHED, REASON_REPLACED, REASON_FORCED = range(len(REASONS))
+
+EVENTS_PER_TRACK = 4
+"""The most events that one pass of one packet through the tracker can cause."""
+
+BUCKET_ENTRIES = 7
+"""Entries of a bucket; its eighth word counts the entries that found it full and went on."""
+MIN_BUCKETS = 64
+BATCH_MAX = 256
+WHEEL_SLOTS = 4096
+WHEEL_SHIFT = 10
+"""An expiry slot covers 2**WHEEL_SHIFT milliseconds."""
+N_SLOTS = 4
+"""Private 64-bit slots per connection."""
+
+STATE = np.dtype(
+    [
+        ("key", np.int64, 6),  # of the tuple hash
+        ("now_ms", np.int64),  # latest time seen; time never runs backwards here
+        ("wheel_tick", np.int64),
+        ("capacity", np.int64),
+        ("n_live", np.int64),
+        ("n_fresh", np.int64),  # rows ever used
+        ("n_free", np.int64),  # length of the free stack
+        ("n_entries", np.int64),  # in buckets
+        ("base", np.int64),  # number of buckets, and index of the first
+        ("max_base", np.int64),
+        ("old_base", np.int64),  # buckets being emptied into the current ones; 0: none
+        ("migrated", np.int64),
+        ("n_events", np.int64),
+        ("linux", np.int64),  # profile
+        ("check_checksums", np.int64),
+        ("check_sequence", np.int64),
+        ("loose", np.int64),
+        ("events_on", np.int64),
+        ("slots_on", np.int64),
+    ]
+)
+
+COUNTERS = (
+    "found",
+    "new",
+    "inserted",
+    "related",
+    "full",
+    "removed-expired",
+    "removed-flushed",
+    "removed-replaced",
+    "removed-forced",
+    "invalid-not-ip",
+    "invalid-malformed",
+    "invalid-fragment",
+    "invalid-checksum",
+    "invalid-icmp-type",
+    "invalid-icmp-error",
+    "invalid-icmp-error-unknown",
+    "invalid-first-packet",
+    "invalid-tcp",
+)
+"""Names of the tracker's counters; the index is the place in `ConntrackArrays.counters`."""
+
+(
+    C_FOUND,
+    C_NEW,
+    C_INSERTED,
+    C_RELATED,
+    C_FULL,
+    C_REMOVED,
+    _,
+    _,
+    _,
+    C_NOT_IP,
+    C_MALFORMED,
+    C_FRAGMENT,
+    C_CHECKSUM,
+    C_ICMP_TYPE,
+    C_ICMP_ERROR,
+    C_ICMP_UNKNOWN,
+    C_FIRST_PACKET,
+    C_TCP,
+) = range(len(COUNTERS))
+
+
+class ConntrackArrays(NamedTuple):
+    """All memory of one tracker, as kernels get it.
+
+    `conns`: CONNECTION (capacity,). `buckets`: int64 (2 * max buckets, 8); the table of n buckets lies in rows
+    `[n, 2n)`. `state`: STATE (1,). `events`: EVENT (n,). `timeouts`: int64 (policies, N_TIMEOUTS), milliseconds.
+    `wheel`: int32 (WHEEL_SLOTS,), first row of each expiry slot or -1. `free`: int32 (capacity,), a stack.
+    `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `packet_state`, `packet_zone`:
+    int64 (BATCH_MAX,) and `packet_row`, `packet_generation`, per packet of a batch: its tuple hash, and where it was
+    tracked last. `inner_key`: a flow key for the packet quoted in an ICMP error.
+    """
+
+    conns: np.ndarray
+    buckets: np.ndarray
+    state: np.ndarray
+    events: np.ndarray
+    timeouts: np.ndarray
+    wheel: np.ndarray
+    free: np.ndarray
+    slots: np.ndarray
+    counters: np.ndarray
+    hashes: np.ndarray
+    packet_row: np.ndarray
+    packet_generation: np.ndarray
+    packet_state: np.ndarray
+    packet_zone: np.ndarray
+    inner_key: np.ndarray

@@ -1,0 +1,116 @@
+"""From a row of the table to an immutable `Connection`, and from a `Tuple` back to key words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack import states as S
+from flowshunt.conntrack.connection import Connection, Tuple
+from flowshunt.packet.schema import KEY_WORDS, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, W_NW_DST, W_NW_SRC
+
+_KIND_IPV6 = 0x80
+_KIND_ICMP = 0x7F
+_MASK64 = (1 << 64) - 1
+_WSCALE_KNOWN, _WSCALE_UNKNOWN, _WSCALE_SHIFT = 0x80, 0x40, 0x0F
+# ICMP type by the tuple word's kind: a query and its reply side by side.
+_ICMP_TYPES = {2: 8, 3: 0, 4: 13, 5: 14, 6: 15, 7: 16, 8: 17, 9: 18}
+_ICMPV6_TYPES = {2: 128, 3: 129}
+
+
+def _address(high: int, low: int, is_ipv6: bool) -> IPv4Address | IPv6Address:
+    return IPv6Address((high & _MASK64) << 64 | low & _MASK64) if is_ipv6 else IPv4Address(low & 0xFFFFFFFF)
+
+
+def tuples(source: Any, destination: Any, word: int) -> tuple[Tuple, Tuple]:
+    """Original and reply tuple of a record's `source`, `destination` (pairs of int64) and tuple word."""
+    is_ipv6 = bool(word & _KIND_IPV6)
+    protocol, kind = (word >> 8) & 0xFF, word & _KIND_ICMP
+    a = _address(int(source[0]), int(source[1]), is_ipv6)
+    b = _address(int(destination[0]), int(destination[1]), is_ipv6)
+    if protocol in (PROTO_ICMP, PROTO_ICMPV6):
+        types = _ICMP_TYPES if protocol == PROTO_ICMP else _ICMPV6_TYPES
+        identifier = (word >> 48) & 0xFFFF
+        return (
+            Tuple(a, b, icmp_type=types.get(kind, 0), icmp_code=0, icmp_id=identifier),
+            Tuple(b, a, icmp_type=types.get(kind ^ 1, 0), icmp_code=0, icmp_id=identifier),
+        )
+    ports = (word >> 48) & 0xFFFF, (word >> 32) & 0xFFFF
+    return Tuple(a, b, *ports), Tuple(b, a, *reversed(ports))
+
+
+def connection(record: Any, row: int, now_ms: int, linux: bool) -> Connection:
+    """The snapshot of one CONNECTION record, `timeout_ms` counted from `now_ms`."""
+    word = int(record["tuple"]) & _MASK64
+    original, reply = tuples(record["source"], record["destination"], word)
+    protocol, flags = (word >> 8) & 0xFF, int(record["flags"])
+    states: tuple[str, str] | None = None
+    state: str | None = None
+    wscale: tuple[int | None, int | None] = (None, None)
+    liberal = (False, False)
+    if protocol == PROTO_TCP and linux:
+        state = S.LINUX_NAMES[int(record["state"])]
+        states = state, state
+    elif protocol == PROTO_TCP:
+        peers = [int(peer) for peer in record["peer"]]
+        states = S.PEER_NAMES[peers[0]], S.PEER_NAMES[peers[1]]
+        state = S.PEER_NAMES[max(peers)]
+        scales = [int(scale) for scale in record["wscale"]]
+        wscale = tuple(scale & _WSCALE_SHIFT if scale & _WSCALE_KNOWN else None for scale in scales)  # type: ignore[assignment]
+        liberal = tuple(bool(scale & _WSCALE_UNKNOWN) for scale in scales)  # type: ignore[assignment]
+    label = record["label"] if flags & S.F_HAS_LABEL else (0, 0)
+    return Connection(
+        id=row,
+        generation=int(record["generation"]),
+        family=6 if word & _KIND_IPV6 else 4,
+        protocol=protocol,
+        original=original,
+        reply=reply,
+        zone=(word >> 16) & 0xFFFF,
+        mark=int(record["mark"]),
+        label=(int(label[0]) & _MASK64) << 64 | int(label[1]) & _MASK64,
+        profile="linux" if linux else "default",
+        states=states,
+        state=state,
+        seen_reply=bool(flags & S.F_SEEN_REPLY),
+        assured=bool(flags & S.F_ASSURED),
+        timeout_ms=int(record["expires_ms"]) - now_ms,
+        start_ms=int(record["start_ms"]),
+        packets=(int(record["packets"][0]), int(record["packets"][1])),
+        bytes=(int(record["bytes"][0]), int(record["bytes"][1])),
+        in_port=int(record["in_port"]),
+        tcp_flags=(int(record["tcp_flags"][0]), int(record["tcp_flags"][1])),
+        wscale=wscale,
+        liberal=liberal,
+    )
+
+
+def connections(records: np.ndarray, rows: np.ndarray, now_ms: int, linux: bool) -> Iterator[Connection]:
+    """Snapshots of CONNECTION records (n,) whose row numbers are `rows` (n,)."""
+    for record, row in zip(records, rows, strict=True):
+        yield connection(record, int(row), now_ms, linux)
+
+
+def key_of(wanted: Tuple, protocol: int, zone: int) -> tuple[np.ndarray, int]:
+    """Key words (1, KEY_WORDS) and tuple word that find the connection of a tuple, either direction.
+
+    Raises ValueError for an ICMP type that is no query.
+    """
+    keys = np.zeros((1, KEY_WORDS), np.int64)
+    is_ipv6 = wanted.source.version == 6
+    for word, address in ((W_NW_SRC, wanted.source), (W_NW_DST, wanted.destination)):
+        keys[0, word : word + 2] = np.array([int(address) >> 64, int(address) & _MASK64], np.uint64).view(np.int64)
+    kind = _KIND_IPV6 if is_ipv6 else 0
+    ports = wanted.source_port << 16 | wanted.destination_port
+    if protocol in (PROTO_ICMP, PROTO_ICMPV6):
+        types = _ICMP_TYPES if protocol == PROTO_ICMP else _ICMPV6_TYPES
+        kinds = [kind for kind, icmp_type in types.items() if icmp_type == wanted.icmp_type]
+        if not kinds:
+            raise ValueError(f"ICMP type {wanted.icmp_type} is no query: use one of {sorted(types.values())}")
+        kind |= kinds[0]
+        ports = (wanted.icmp_id or 0) * 0x10001
+    word = ports << 32 | zone << 16 | protocol << 8 | kind
+    return keys, word - (1 << 64) if word >> 63 else word

@@ -1,0 +1,246 @@
+"""The facade of the tracker: what Python outside this package uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from flowshunt.base.errors import UsageError
+from flowshunt.conntrack import schema as C
+from flowshunt.conntrack.arrays import make_arrays
+from flowshunt.conntrack.connection import Connection, Tuple
+from flowshunt.conntrack.kernels import entry
+from flowshunt.conntrack.kernels.step import COMMIT, FORCE
+from flowshunt.conntrack.memory import release
+from flowshunt.conntrack.snapshot import connections, key_of
+from flowshunt.conntrack.states import F_LIVE
+from flowshunt.conntrack.timeouts import timeout_table
+from flowshunt.packet.schema import KEY_WORDS, Batch
+
+DEFAULT_CAPACITY = 3_000_000
+PROFILES = ("default", "linux")
+
+_SLICE_ROWS = 2048
+"""Rows that a dump or flush handles at a time: well under a millisecond."""
+_SWEEP_BUDGET = 512
+
+Observer = Callable[[np.ndarray], None]
+Destructor = Callable[[int], None]
+
+
+class Tracker:
+    """A connection tracker.
+
+        >>> from flowshunt import Tracker
+        >>> from flowshunt.ports.capture import open_capture
+        >>> tracker = Tracker(profile="default")
+        >>> for batch in open_capture("some.pcap").batches(4096):
+        ...     states = tracker.track(batch, zone=0, commit=True)  # ct_state of each packet
+        >>> for connection in tracker.connections():
+        ...     print(connection.original, connection.state, connection.packets)
+
+    One thread uses a tracker. Everything it hands out is a copy.
+    """
+
+    def __init__(
+        self,
+        profile: str = "default",
+        *,
+        check_checksums: bool = True,
+        check_sequence: bool = True,
+        max_connections: int = DEFAULT_CAPACITY,
+        batch_size: int = C.BATCH_MAX,
+        seed: int | None = None,
+    ) -> None:
+        """Make an empty tracker.
+
+        `profile`: `default` judges as Open vSwitch's userspace tracker, `linux` as nf_conntrack. `max_connections`:
+        beyond it new connections are invalid; address space is reserved, memory only used as they come. `seed` fixes
+        the hash key, for repeatable tests. Raises UsageError for values out of range.
+        """
+        if profile not in PROFILES:
+            raise UsageError(f"unknown profile {profile!r}: use one of {', '.join(PROFILES)}")
+        if not 1 <= batch_size <= C.BATCH_MAX:
+            raise UsageError(f"batch size {batch_size} is out of range: use 1 to {C.BATCH_MAX}")
+        try:
+            self.arrays = make_arrays(max_connections, seed=seed)
+        except ValueError as error:
+            raise UsageError(f"max_connections: {error}") from error
+        self.profile = profile
+        self.batch_size = batch_size
+        self.arrays.timeouts[:] = timeout_table()
+        state = self.arrays.state
+        state["linux"] = profile == "linux"
+        state["check_checksums"] = check_checksums
+        state["check_sequence"] = check_sequence
+        self._keys = np.zeros((C.BATCH_MAX, KEY_WORDS), np.int64)
+        self._observers: list[Observer] = []
+        self._destructors: list[Destructor | None] = []
+        self._slot_names: list[str] = []
+        self._released = C.MIN_BUCKETS
+
+    def __len__(self) -> int:
+        """Connections in the table, expired ones that were not swept yet included."""
+        return int(self.arrays.state["n_live"][0])
+
+    @property
+    def now_ms(self) -> int:
+        """The latest time that the tracker saw."""
+        return int(self.arrays.state["now_ms"][0])
+
+    def track(self, batch: Batch, zone: int = 0, *, commit: bool = False, force: bool = False) -> np.ndarray:
+        """Send every packet of a batch through the tracker, in order, each at its own time.
+
+        Returns ct_state as uint16 (n,). Raises UsageError for a zone outside `[0, 65536)`. Observers are called
+        when the events fill up and at the end.
+        """
+        if not 0 <= zone < 1 << 16:
+            raise UsageError(f"zone {zone} is out of range: use 0 to 65535")
+        flags = (COMMIT if commit else 0) | (FORCE if force else 0)
+        n = len(batch.packets)
+        ct_state = np.zeros(n, np.uint16)
+        done = 0
+        while done < n:
+            done = entry.track_packets(
+                self.arrays, batch.data, batch.packets, self._keys, done, zone, flags, ct_state, self.batch_size
+            )
+            self.drain()
+        if n:
+            self.sweep(self.now_ms, budget=max(_SWEEP_BUDGET, 2 * n))
+        return ct_state
+
+    # --- listing ---------------------------------------------------------------------------------------------------
+
+    def connections(self, now_ms: int | None = None, zone: int | None = None) -> Iterator[Connection]:
+        """Snapshots of the connections that have not expired at `now_ms` (default: the latest time seen).
+
+        The table is read in slices; between two of them it may change, and a connection that lives throughout is
+        listed exactly once.
+        """
+        now = self.now_ms if now_ms is None else now_ms
+        records = np.zeros(_SLICE_ROWS, C.CONNECTION)
+        rows = np.zeros(_SLICE_ROWS, np.int64)
+        first = 0
+        while first < int(self.arrays.state["n_fresh"][0]):
+            n = entry.copy_rows(self.arrays, records, rows, first, _SLICE_ROWS, -1 if zone is None else zone, now)
+            yield from connections(records[:n], rows[:n], now, self.profile == "linux")
+            first += _SLICE_ROWS
+
+    def find(self, wanted: Tuple, protocol: int, zone: int = 0) -> Connection | None:
+        """The connection that has this tuple in either direction, or None."""
+        row = self._row(wanted, protocol, zone)
+        if row < 0:
+            return None
+        return next(connections(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms, self.profile == "linux"))
+
+    def _row(self, wanted: Tuple, protocol: int, zone: int) -> int:
+        try:
+            keys, word = key_of(wanted, protocol, zone)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        return int(entry.find_row(self.arrays, keys, word, self.now_ms)) >> 1
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def flush(self, zone: int | None = None, *, wanted: Tuple | None = None, protocol: int = 0) -> int:
+        """Remove all connections, those of a zone, or the one of a tuple (with its protocol). Returns how many."""
+        before = len(self)
+        if wanted is not None:
+            row = self._row(wanted, protocol, zone or 0)
+            if row >= 0:
+                self.drain()
+                entry.destroy_row(self.arrays, row)
+        else:
+            first = 0
+            while first >= 0:
+                first = entry.flush_rows(self.arrays, first, _SLICE_ROWS, -1 if zone is None else zone)
+                self.drain()
+        self.drain()
+        return before - len(self)
+
+    def sweep(self, now_ms: int, budget: int | None = None) -> int:
+        """Remove connections that have expired at `now_ms`, looking at up to `budget` entries (None: all that is due).
+
+        Returns how many were removed.
+        """
+        before = len(self)
+        while True:
+            left = entry.sweep(self.arrays, now_ms, _SWEEP_BUDGET if budget is None else budget)
+            self.drain()
+            if budget is not None or left > 0:
+                break
+        self._tidy()
+        return before - len(self)
+
+    def _tidy(self) -> None:
+        """Give back the memory of bucket tables that were outgrown."""
+        state = self.arrays.state[0]
+        if state["old_base"] == 0 and state["base"] > self._released:
+            release(self.arrays.buckets, self._released, int(state["base"]))
+            self._released = int(state["base"])
+
+    # --- observing (row A10) -----------------------------------------------------------------------------------------
+
+    def observe(self, observer: Observer) -> None:
+        """Have `observer(events)` called with every drained array of EVENT records, in order, losing none."""
+        self._observers.append(observer)
+        self.arrays.state["events_on"] = 1
+
+    def drain(self) -> np.ndarray:
+        """Hand the waiting events to the observers, and return them as a copy, EVENT (n,)."""
+        state = self.arrays.state
+        n = int(state["n_events"][0])
+        events = self.arrays.events[:n].copy()
+        state["n_events"] = 0
+        if n:
+            for observer in self._observers:
+                observer(events)
+            if self._destructors:
+                self._destroy_slots(events)
+        return events
+
+    def allocate_slot(self, name: str, destructor: Destructor | None = None) -> int:
+        """Reserve a private 64-bit integer per connection for a module. Returns the slot's number.
+
+        `destructor(value)` is called when a connection ends whose slot is not 0. Raises UsageError when the name is
+        taken or no slot is left.
+        """
+        if name in self._slot_names:
+            raise UsageError(f"private slot {name!r} is taken")
+        if len(self._slot_names) == C.N_SLOTS:
+            raise UsageError(f"no private slot left for {name!r}: {', '.join(self._slot_names)} hold all {C.N_SLOTS}")
+        self._slot_names.append(name)
+        self._destructors.append(destructor)
+        self.arrays.state["slots_on"] = 1
+        self.arrays.state["events_on"] = 1
+        return len(self._slot_names) - 1
+
+    def get_slot(self, slot: int, row: int, generation: int) -> int | None:
+        """A module's value for the connection (row, generation), or None when that connection is gone."""
+        return int(self.arrays.slots[row, slot]) if self._lives(row, generation) else None
+
+    def set_slot(self, slot: int, row: int, generation: int, value: int) -> bool:
+        """Set a module's value. Returns False, and sets nothing, when that connection is gone."""
+        if not self._lives(row, generation):
+            return False
+        self.arrays.slots[row, slot] = value
+        return True
+
+    def _lives(self, row: int, generation: int) -> bool:
+        record: Any = self.arrays.conns[row]
+        return int(record["generation"]) == generation and bool(int(record["flags"]) & F_LIVE)
+
+    def _destroy_slots(self, events: np.ndarray) -> None:
+        ended = events[events["kind"] == C.EVENT_DESTROYED]
+        for slot, destructor in enumerate(self._destructors):
+            if destructor is not None:
+                for value in ended["slots"][:, slot]:
+                    if value:
+                        destructor(int(value))
+
+    def statistics(self) -> dict[str, int]:
+        """Counters by name since the tracker was made, and `connections`, those in the table."""
+        counters = {name: int(value) for name, value in zip(C.COUNTERS, self.arrays.counters, strict=True)}
+        return {"connections": len(self), **counters}

@@ -1,0 +1,333 @@
+"""The datapath's memory: tables, subtables, rules, programs; ports and stations; what leaves.
+
+Two NamedTuples hold what rules and ports are made of (`TableArrays`, `PortArrays`), one what a batch needs while it runs
+(`WorkArrays`), one what comes out of it (`OutputArrays`). Everything of variable length (slots of a subtable, order of the
+subtables of a table, match words beyond the inline ones, programs) lies in chunks of one pool.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.packet.schema import HEADER_WORDS, KEY_WORDS, VERDICTS
+
+N_TABLES = 255
+"""Tables 0 to 254; 255 means "all tables" in OpenFlow, and "none" in instructions."""
+ALL_TABLES = 255
+
+INLINE_WORDS = 4
+"""Match words kept in the subtable and the rule themselves; most masks need no more."""
+BLOOM_WORDS = 8
+POOL_CLASSES = 40
+"""Chunks of the pool have 2**0 to 2**(POOL_CLASSES - 1) words."""
+
+TABLE = np.dtype(
+    [
+        ("order", np.int64),  # pool offset of its subtables: priority << 32 | subtable, highest first
+        ("n_subtables", np.int32),
+        ("order_class", np.int32),  # size class of that chunk; -1: none
+        ("lookups", np.int64),
+        ("matches", np.int64),
+    ],
+    align=True,
+)
+
+SUBTABLE = np.dtype(
+    [
+        # line 1
+        ("masks", np.int64, INLINE_WORDS),  # unused ones are 0, with word 0
+        ("words", np.uint8, INLINE_WORDS),
+        ("n_words", np.uint8),
+        ("table", np.uint8),
+        ("slots_class", np.uint8),
+        ("pad", np.uint8),
+        ("slots", np.int64),  # pool offset of the slots: hash << 32 | rule + 1, 0 when free
+        ("extra", np.int64),  # pool offset of word, mask pairs beyond INLINE_WORDS; 0: none
+        ("n_slots", np.int32),  # heads of chains; a chain is the rules of equal match
+        ("stale", np.int32),  # removals since the bloom words and max_priority were exact
+        # line 2: one bit per hash; a clear bit means that no rule has that hash
+        ("bloom", np.int64, BLOOM_WORDS),
+    ],
+    align=True,
+)
+"""All rules of one table with one mask; 128 bytes."""
+
+RULE = np.dtype(
+    [
+        ("values", np.int64, INLINE_WORDS),
+        ("hash", np.uint32),
+        ("priority", np.int32),
+        ("subtable", np.int32),  # -1: the record is free
+        ("next", np.int32),  # next lower priority of the same match, or next free record; -1: none
+        ("extra", np.int64),  # pool offset of the values beyond INLINE_WORDS; 0: none
+        ("program", np.int64),  # pool offset
+        ("packets", np.int64),
+        ("bytes", np.int64),
+        ("used_ms", np.int64),
+        ("created_ms", np.int64),
+        ("program_class", np.int32),
+        ("generation", np.uint32),  # counts the lives of this record
+        ("room", np.int64, 3),
+    ],
+    align=True,
+)
+"""One rule: match, program, counters; 128 bytes."""
+
+TABLE_STATE = np.dtype(
+    [
+        ("pool_used", np.int64),
+        ("pool_free", np.int64, POOL_CLASSES),  # first free chunk of each class; 0: none
+        ("free_rule", np.int64),  # first free record below n_rules; -1: none
+        ("n_rules", np.int64),  # records ever used
+        ("free_subtable", np.int64),
+        ("n_subtables", np.int64),
+        ("live_rules", np.int64),
+    ]
+)
+
+FLAG_NO_FLOOD = 1
+
+PORT = np.dtype(
+    [
+        ("number", np.uint32),
+        ("flags", np.uint32),  # FLAG_*
+        ("rx_packets", np.int64),
+        ("rx_bytes", np.int64),
+        ("tx_packets", np.int64),
+        ("tx_bytes", np.int64),
+        ("n_stations", np.int64),
+        ("vlan_mode", np.uint8),  # room for access and trunk ports
+        ("vlan_tag", np.uint16),
+        ("pad", np.uint32),
+    ],
+    align=True,
+)
+"""One port; ports lie densely, in the order in which they are flooded."""
+
+PORT_NUMBERS = 1 << 16
+PORT_IN_PORT = 0xFFF8
+PORT_NORMAL = 0xFFFA
+PORT_FLOOD = 0xFFFB
+PORT_ALL = 0xFFFC
+PORT_LOCAL = 0xFFFE
+PORT_NONE = 0xFFFF
+PORT_RESERVED_32 = 0xFFFFFF00
+"""From here on, a 32-bit port number is a reserved one of OpenFlow 1.1; its low 16 bits are the number used here."""
+
+STATION = np.dtype(
+    [
+        ("key", np.int64),  # MAC << 12 | VLAN; -1: free
+        ("used_ms", np.int64),
+        ("port", np.int32),  # port number
+        ("slot_hash", np.uint32),
+    ],
+    align=True,
+)
+"""A learned station."""
+
+FDB_STATE = np.dtype(
+    [
+        ("n_stations", np.int64),
+        ("hand", np.int64),  # where the search for a station to evict goes on
+        ("age_ms", np.int64),
+        ("forward_bpdu", np.int64),
+        ("learned", np.int64),
+        ("moved", np.int64),
+        ("evicted", np.int64),
+        ("expired", np.int64),
+    ]
+)
+
+TX = np.dtype(
+    [
+        ("data", np.int64),  # byte offset in the source
+        ("time_ns", np.int64),  # of the packet that it comes from
+        ("length", np.uint32),
+        ("port", np.uint32),
+        ("packet", np.int32),  # index in the batch
+        ("source", np.uint8),  # SOURCE_*
+    ],
+    align=True,
+)
+"""One frame to send; 32 bytes."""
+
+SOURCE_BATCH = 0
+SOURCE_TX_DATA = 1
+
+FATES = (
+    "output",
+    "drop.no-match",
+    "drop.action",
+    "drop.resubmit-depth",
+    "drop.resubmit-limit",
+    "drop.snapshot-limit",
+    "drop.ct-limit",
+    "drop.ttl",
+    "drop.output-in-port",
+    "drop.no-port",
+    "drop.reserved-multicast",
+    "drop.learned-on-in-port",
+    "drop.invalid-packet",
+)
+"""What became of a packet. A packet that left on any port is "output"; otherwise the last reason not to counts."""
+
+(
+    FATE_OUTPUT,
+    FATE_NO_MATCH,
+    FATE_ACTION,
+    FATE_DEPTH,
+    FATE_RESUBMITS,
+    FATE_SNAPSHOTS,
+    FATE_TRACKS,
+    FATE_TTL,
+    FATE_IN_PORT,
+    FATE_NO_PORT,
+    FATE_RESERVED,
+    FATE_SAME_PORT,
+    FATE_INVALID,
+) = range(len(FATES))
+
+MAX_DEPTH = 64
+"""Nested lookups that don't lead to a later table, and nested passes through the tracker."""
+MAX_RESUBMITS = 4096
+MAX_SNAPSHOTS = 512
+MAX_FRAMES = MAX_RESUBMITS + MAX_SNAPSHOTS + 8
+MAX_TRACKS = 128
+"""Passes of one packet through the tracker."""
+MAX_OUTPUTS = 4096
+"""Frames that one packet may cause; more are left out and counted."""
+MAX_OUTPUT_SIZE = 1 << 20
+"""Bytes of changed frames that one packet may cause."""
+HEADER_GROWTH = 64
+"""Most bytes by which a changed frame may be longer."""
+
+COUNTERS = (
+    "packets",
+    "bytes",
+    "frames-sent",
+    "frames-changed",
+    "skipped.in-port",
+    "skipped.no-port",
+    "skipped.output-limit",
+    "resubmits",
+    "tracked",
+)
+(
+    N_PACKETS,
+    N_BYTES,
+    N_SENT,
+    N_CHANGED,
+    N_SKIPPED_IN_PORT,
+    N_SKIPPED_NO_PORT,
+    N_SKIPPED_LIMIT,
+    N_RESUBMITS,
+    N_TRACKED,
+) = range(len(COUNTERS))
+
+FRAME_WORDS = 6
+
+
+class TableArrays(NamedTuple):
+    """Tables and rules. `tables`: TABLE (N_TABLES,), `subtables`: SUBTABLE (n,), `rules`: RULE (n,), `pool`: int64
+    (n,), of which word 0 is an END instruction, `state`: TABLE_STATE (1,).
+    """
+
+    tables: np.ndarray
+    subtables: np.ndarray
+    rules: np.ndarray
+    pool: np.ndarray
+    state: np.ndarray
+
+
+class PortArrays(NamedTuple):
+    """Ports and stations. `ports`: PORT (n,), `index`: int32 (PORT_NUMBERS,), place of each number in `ports` or -1.
+    `stations`: STATION (capacity,), `slots`: int32 (power of two >= 2 * capacity,), station + 1 or 0, `state`: FDB_STATE (1,).
+    """
+
+    ports: np.ndarray
+    index: np.ndarray
+    stations: np.ndarray
+    slots: np.ndarray
+    state: np.ndarray
+
+
+class WorkArrays(NamedTuple):
+    """Scratch memory of the loop, sized once.
+
+    `original`: int64 (batch size, KEY_WORDS), the keys as parsed. `keys`: int64 (1, KEY_WORDS), that of the packet that
+    runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS).
+    """
+
+    original: np.ndarray
+    keys: np.ndarray
+    snapshots: np.ndarray
+    frames: np.ndarray
+
+
+class OutputArrays(NamedTuple):
+    """What a batch causes. `tx`: TX (n,), `tx_data`: uint8 (m,), `sent`: int64 (2,), records and bytes used of those.
+    `fate`: uint8, `ct_state`: uint16, one per packet of the batch. `fates`, `verdicts`, `counters`: int64, totals by name.
+    """
+
+    tx: np.ndarray
+    tx_data: np.ndarray
+    sent: np.ndarray
+    fate: np.ndarray
+    ct_state: np.ndarray
+    fates: np.ndarray
+    verdicts: np.ndarray
+    counters: np.ndarray
+
+
+def make_tables(n_rules: int = 64, n_subtables: int = 16, n_words: int = 4096) -> TableArrays:
+    """Empty tables with room to begin with."""
+    state = np.zeros(1, TABLE_STATE)
+    state["pool_used"] = 4  # word 0: END; no chunk begins at 0, which means "none"
+    state["free_rule"] = -1
+    state["free_subtable"] = -1
+    tables = np.zeros(N_TABLES, TABLE)
+    tables["order_class"] = -1
+    return TableArrays(
+        tables, np.zeros(n_subtables, SUBTABLE), np.zeros(n_rules, RULE), np.zeros(n_words, np.int64), state
+    )
+
+
+def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) -> PortArrays:
+    """No stations, and room for `n_ports` ports."""
+    n_slots = 1 << (2 * n_stations - 1).bit_length()
+    state = np.zeros(1, FDB_STATE)
+    state["age_ms"] = age_ms
+    stations = np.zeros(n_stations, STATION)
+    stations["key"] = -1
+    return PortArrays(
+        np.zeros(n_ports, PORT), np.full(PORT_NUMBERS, -1, np.int32), stations, np.zeros(n_slots, np.int32), state
+    )
+
+
+def make_work(batch_size: int) -> WorkArrays:
+    """Scratch memory for chunks of `batch_size` packets."""
+    return WorkArrays(
+        np.zeros((batch_size, KEY_WORDS), np.int64),
+        np.zeros((1, KEY_WORDS), np.int64),
+        np.zeros((MAX_SNAPSHOTS + 1, KEY_WORDS), np.int64),
+        np.zeros((MAX_FRAMES, FRAME_WORDS), np.int64),
+    )
+
+
+def make_output(n_packets: int, n_frames: int = MAX_OUTPUTS, size: int = MAX_OUTPUT_SIZE) -> OutputArrays:
+    """Room for what `n_packets` packets cause, and totals of zero."""
+    return OutputArrays(
+        np.zeros(n_frames, TX),
+        np.zeros(size, np.uint8),
+        np.zeros(2, np.int64),
+        np.zeros(n_packets, np.uint8),
+        np.zeros(n_packets, np.uint16),
+        np.zeros(len(FATES), np.int64),
+        np.zeros(len(VERDICTS), np.int64),
+        np.zeros(len(COUNTERS), np.int64),
+    )
+
+
+PIPELINE_WORDS = KEY_WORDS - HEADER_WORDS

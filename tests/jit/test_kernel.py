@@ -1,0 +1,188 @@
+"""The decorator: what a kernel returns, refuses, and how it behaves with the JIT off or with bounds checked."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from flowshunt import jit
+from flowshunt.jit import EntryPoint, entry_points, kernel
+
+RECORD = np.dtype([("count", np.int64), ("port", np.uint16), ("sums", np.int64, 2)], align=True)
+
+
+class Arrays(NamedTuple):
+    values: np.ndarray
+    records: np.ndarray
+
+
+def arrays(n: int = 4) -> Arrays:
+    return Arrays(np.arange(n, dtype=np.int64), np.zeros(n, RECORD))
+
+
+@kernel
+def add(a, b):
+    return (a + b) & 0xFFFF
+
+
+@kernel(inline=False)
+def total(t, n):
+    result = np.int64(0)
+    for i in range(n):
+        result = add(result, t.values[i])
+    return result
+
+
+@kernel(example=lambda: (arrays(), 1))
+def run(t, n):
+    """Sum the first n values into every record."""
+    for i in range(n):
+        t.records["count"][i] += total(t, n)
+        t.records["port"][i] = (np.int64(t.records["port"][i]) - 1) & 0xFFFF
+        t.records["sums"][i, 1] = t.values[i] << 62
+    return n
+
+
+def test_an_entry_point_changes_records_in_place_and_returns_a_number():
+    t = arrays(3)
+    assert run(t, 3) == 3
+    assert t.records["count"].tolist() == [3, 3, 3]
+    assert t.records["port"].tolist() == [0xFFFF] * 3
+    assert t.records["sums"][:, 1].tolist() == [0, 1 << 62, -(1 << 63)]
+
+
+def test_an_entry_point_keeps_its_name_and_docstring_and_is_listed():
+    assert isinstance(run, EntryPoint)
+    assert run.name.endswith("test_kernel.run")
+    assert run.__doc__ == "Sum the first n values into every record."
+    assert run in entry_points()
+
+
+def test_an_inner_kernel_is_not_listed():
+    assert not any(entry.name.endswith((".add", ".total")) for entry in entry_points())
+
+
+@pytest.mark.needs_jit
+def test_preparing_twice_gives_the_same_callable():
+    assert run.prepare() is run.prepare()
+    assert run.is_cached()
+
+
+@pytest.mark.needs_jit
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param((arrays(), 2.7), id="a float for an integer"),
+        pytest.param((arrays(), np.uint64(2)), id="an unsigned integer"),
+        pytest.param((arrays(), None), id="nothing"),
+        pytest.param((arrays()._replace(values=np.zeros(4, np.int32)), 2), id="an array of narrower items"),
+        pytest.param((arrays()._replace(values=np.zeros(8, np.int64)[::2]), 2), id="a strided array"),
+        pytest.param((tuple(arrays()), 2), id="a plain tuple"),
+        pytest.param((arrays(),), id="an argument too few"),
+    ],
+)
+def test_other_types_are_refused_instead_of_compiled(arguments):
+    compiled = len(run.prepare().signatures)
+    with pytest.raises(TypeError, match=r"takes|expected"):
+        run(*arguments)
+    assert len(run.prepare().signatures) == compiled
+
+
+@pytest.mark.needs_jit
+def test_a_read_only_array_is_refused():
+    t = arrays()
+    t.values.flags.writeable = False
+    with pytest.raises(TypeError, match="readonly"):
+        run(t, 1)
+
+
+OUT_OF_BOUNDS = """
+    import numpy as np
+    from flowshunt.jit import kernel, load_be32, store_be16
+
+    @kernel
+    def inner(data, at):
+        return load_be32(data, at)
+
+    @kernel(example=lambda: (np.zeros(8, np.uint8), 0))
+    def read(data, at):
+        return inner(data, at)
+
+    @kernel(example=lambda: (np.zeros(8, np.uint8), 0))
+    def plain(data, at):
+        return data[at]
+
+    @kernel(example=lambda: (np.zeros(8, np.uint8), 0))
+    def write(data, at):
+        store_be16(data, at, 1)
+        return 0
+
+    def outcome(kernel, at):
+        try:
+            return int(kernel(np.zeros(8, np.uint8), at))
+        except IndexError:
+            return "IndexError"
+
+    print([outcome(k, at) for k in (read, plain, write) for at in (0, 7, 8, -1)])
+"""
+
+
+@pytest.mark.parametrize("jit_off", [None, "1"], ids=["compiled", "plain"])
+def test_the_checked_variant_raises_where_an_access_leaves_the_array(run_python, jit_off):
+    done = run_python("-c", textwrap.dedent(OUT_OF_BOUNDS), FLOWSHUNT_BOUNDSCHECK="1", NUMBA_DISABLE_JIT=jit_off)
+    error = "IndexError"
+    # An ordinary index of -1 is the last element, as everywhere in Python; a primitive has no such thing.
+    assert done.stdout.strip() == str([0, error, error, error, 0, 0, error, 0, 0, error, error, error])
+
+
+SAME_RESULTS = """
+    import numpy as np
+    from flowshunt.jit import kernel, load_be16, mix, store_be64
+
+    DTYPE = np.dtype([("seq", np.uint32), ("state", np.uint8), ("sum", np.int64)], align=True)
+
+    @kernel
+    def step(table, data, i):
+        seq = np.int64(table["seq"][i]) + load_be16(data, i * 8)
+        table["seq"][i] = seq & 0xFFFFFFFF
+        table["state"][i] = (np.int64(table["state"][i]) - 1) & 0xFF
+        table["sum"][i] ^= mix(seq << 33, table["sum"][i] ^ i)
+        store_be64(data, i * 8, table["sum"][i])
+
+    @kernel(example=lambda: (np.zeros(1, DTYPE), np.zeros(8, np.uint8), 0, 0))
+    def run(table, data, n, rounds):
+        for _ in range(rounds):
+            for i in range(n):
+                step(table, data, i)
+        return n
+
+    table = np.zeros(16, DTYPE)
+    table["seq"] = np.random.default_rng(1).integers(0, 2**32, 16)
+    data = np.random.default_rng(2).integers(0, 256, 128).astype(np.uint8)
+    run(table, data, 16, 50)
+    print(table.tolist(), data.tolist())
+"""
+
+
+def test_a_kernel_gives_the_same_results_with_the_jit_on_off_and_checked(run_python):
+    script = ("-W", "error", "-c", textwrap.dedent(SAME_RESULTS))
+    compiled = run_python(*script).stdout
+    assert len(compiled) > 500
+    assert run_python(*script, NUMBA_DISABLE_JIT="1").stdout == compiled
+    assert run_python(*script, FLOWSHUNT_BOUNDSCHECK="1").stdout == compiled
+
+
+def test_the_switches_say_how_kernels_run(run_python):
+    script = ("-c", "from flowshunt import jit; print(jit.JIT, jit.BOUNDSCHECK)")
+    assert run_python(*script).stdout == "True False\n"
+    assert run_python(*script, NUMBA_DISABLE_JIT="1").stdout == "False False\n"
+    assert run_python(*script, FLOWSHUNT_BOUNDSCHECK="1").stdout == "True True\n"
+    assert run_python(*script, FLOWSHUNT_BOUNDSCHECK="0").stdout == "True False\n"
+
+
+@pytest.mark.parametrize("name", jit.__all__)
+def test_everything_the_package_promises_is_there(name):
+    assert getattr(jit, name) is not None
