@@ -151,9 +151,18 @@ def test_linux_states_are_translated_for_dpctl(linux: str, ovs: str) -> None:
     assert f"state_orig={ovs},state_reply={ovs}," in dpctl.line(connection, more=True)
 
 
-@pytest.mark.parametrize(("ovs", "linux"), [("FIN_WAIT_1", "FIN_WAIT"), ("CLOSED", "CLOSE"), ("CLOSING", "FIN_WAIT")])
+@pytest.mark.parametrize(
+    ("ovs", "linux"),
+    [("FIN_WAIT_1", "FIN_WAIT"), ("CLOSED", "CLOSE"), ("CLOSING", "FIN_WAIT"), ("FIN_WAIT_2", "TIME_WAIT")],
+)
 def test_states_of_open_vswitch_are_translated_for_conntrack(ovs: str, linux: str) -> None:
     assert f" 86399 {linux} src=" in conntrack8.line(established(state=ovs))
+
+
+def test_dpctl_line_merges_the_states_that_open_vswitch_merges() -> None:
+    connection = established(state="FIN_WAIT_2", states=("FIN_WAIT_2", "FIN_WAIT_2"))
+    assert dpctl.line(connection).endswith("protoinfo=(state=TIME_WAIT)")
+    assert "state_orig=FIN_WAIT_2,state_reply=FIN_WAIT_2" in dpctl.line(connection, more=True)
 
 
 def test_sctp_states_are_printed_as_they_are() -> None:

@@ -25,7 +25,7 @@ _SET_ASIDE = ("nohook", "untracked", "DROPPED", "short")
 
 @dataclass(frozen=True)
 class Answer:
-    """`state` is None where the reference has none: `held`, `nohook`, `untracked`, `DROPPED`, `short` (of its driver)."""
+    """`state` is None where the reference has none: `held`, or set aside (nohook, untracked, DROPPED, short)."""
 
     state: str | None
     fragment: bool = False
@@ -176,9 +176,6 @@ def compare(reference: Reference, states: list[str]) -> Result:
 
 def compare_tables(reference: Reference, entries: set[Entry]) -> tuple[int, int, list[Entry], list[Entry]]:
     """(equal, all, only in the reference, only in `entries`); all counts each entry of either side once."""
-    missing, extra = reference.table - entries, entries - reference.table
-    return len(reference.table & entries), len(reference.table | entries), sorted_entries(missing), sorted_entries(extra)
-
-
-def sorted_entries(entries: set[Entry]) -> list[Entry]:
-    return sorted(entries, key=repr)
+    missing = sorted(reference.table - entries, key=repr)
+    extra = sorted(entries - reference.table, key=repr)
+    return len(reference.table & entries), len(reference.table | entries), missing, extra

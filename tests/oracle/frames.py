@@ -18,7 +18,10 @@ AUTHENTICATION, FRAGMENT = 51, 44
 
 @dataclass(frozen=True)
 class Datagram:
-    """An IP packet: `l4` is its payload without padding, `fragment` says that it is one of several pieces."""
+    """An IP packet: `l4` is its payload without padding, `fragment` says that it is one of several pieces.
+
+    `size` counts its bytes from the IP header on, `tags` the VLAN tags before it.
+    """
 
     family: int
     protocol: int
@@ -28,6 +31,7 @@ class Datagram:
     fragment: bool = False
     header: bytes = b""
     tags: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,8 @@ def dissect_ipv4(packet: bytes, tags: int = 0, *, quoted: bool = False) -> Datag
     elif total > len(packet) or total < header_size:
         return None
     fragment = struct.unpack_from("!H", packet, 6)[0] & 0x3FFF != 0
-    return Datagram(
-        4, packet[9], packet[12:16], packet[16:20], packet[header_size:total], fragment, packet[:header_size], tags
-    )
+    l4, header = packet[header_size:total], packet[:header_size]
+    return Datagram(4, packet[9], packet[12:16], packet[16:20], l4, fragment, header, tags, total)
 
 
 def dissect_ipv6(packet: bytes, tags: int = 0, *, quoted: bool = False) -> Datagram | None:
@@ -107,7 +110,7 @@ def dissect_ipv6(packet: bytes, tags: int = 0, *, quoted: bool = False) -> Datag
         if len(rest) < step:
             return None
         protocol, rest = rest[0], rest[step:]
-    return Datagram(6, protocol, packet[8:24], packet[24:40], rest, fragment, packet[:40], tags)
+    return Datagram(6, protocol, packet[8:24], packet[24:40], rest, fragment, packet[:40], tags, 40 + size)
 
 
 def parse_tcp(l4: bytes) -> Tcp | None:

@@ -120,24 +120,29 @@ class Naive:
         self.sack = sack
         self.table: dict[Key, Connection] = {}
         self.most_tags = 2
+        self.now_ms = 0
 
     def track(
         self, frame: bytes, now_ms: int, *, zone: int = 0, commit: bool = True, force: bool = False,
         mark: tuple[int, int] | None = None, label: tuple[int, int] | None = None,
     ) -> Verdict:  # fmt: skip
-        """One packet through ct(); `mark` and `label` are (value, mask), set when it commits."""
+        """One packet through ct(); `mark` and `label` are (value, mask), set when it commits.
+
+        An earlier time than one already seen counts as that one.
+        """
         datagram = dissect(frame, self.most_tags)
         if datagram is None or datagram.fragment:
             return INVALID
         if self.linux and datagram.tags > 1:
             return INVALID
+        self.now_ms = now_ms = max(now_ms, self.now_ms)
         verdict = self._track(datagram, now_ms, zone, commit, force)
         connection = verdict.connection
         if connection is not None:
             d = int(verdict.reply)
-            if "rel" not in verdict.state:
+            if "est" in verdict.state or "new" in verdict.state:
                 connection.packets[d] += 1
-                connection.bytes[d] += len(frame)
+                connection.bytes[d] += datagram.size
             if (commit or force) and self.table.get(connection.key) is connection:
                 if mark is not None:
                     connection.mark = (connection.mark & ~mark[1]) | (mark[0] & mark[1])
@@ -316,7 +321,6 @@ class Naive:
     def _follow_linux(
         self, connection: Connection, reply: bool, key: Key, datagram: Datagram, now: int, commit: bool
     ) -> Verdict:
-        seconds: float | None
         if connection.tcp is not None:
             segment = parse_tcp(datagram.l4)
             assert segment is not None

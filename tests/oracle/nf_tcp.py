@@ -107,7 +107,7 @@ def before(a: int, b: int) -> bool:
 
 
 def after(a: int, b: int) -> bool:
-    return signed(a - b) > 0
+    return before(b, a)
 
 
 def kind_of(flags: int) -> int:
@@ -154,7 +154,6 @@ def follow(s: State, d: int, segment: Tcp, *, sack: bool = True, check: bool = T
     """
     old, kind, end = s.state, kind_of(segment.flags), segment_end(segment)
     new = TABLE[d][kind][old]
-    mine, other = s.seen[d], s.seen[1 - d]
     skip_window = False
     if new == SYN_SENT and old >= TIME_WAIT:
         if any(seen.close_init for seen in s.seen) or (s.last_dir == d and s.last_index == K_RST):
@@ -162,10 +161,7 @@ def follow(s: State, d: int, segment: Tcp, *, sack: bool = True, check: bool = T
         new = IG
     if new == IG:
         if (
-            kind == K_SYNACK
-            and s.last_index == K_SYN
-            and s.last_dir != d
-            and segment.ack == s.last_end
+            kind == K_SYNACK and s.last_index == K_SYN and s.last_dir != d and segment.ack == s.last_end
         ):  # answers a SYN that was let through: the ends agree, so take over their numbers
             old, new = SYN_SENT, SYN_RECV
             s.last_challenge = False
@@ -173,20 +169,13 @@ def follow(s: State, d: int, segment: Tcp, *, sack: bool = True, check: bool = T
                 s.last_end, s.last_end, s.last_win or 1, 0, s.last_scale, s.last_wscale, s.last_sack_perm
             )
             s.seen[d] = Seen()
-            mine, other = s.seen[d], s.seen[1 - d]
         else:
             remember_ignored(s, d, kind, segment, old)
             return IGNORE, None
     elif new == IV:
         return INVALID, None
     elif new == TIME_WAIT:
-        if (
-            old == LAST_ACK
-            and kind == K_ACK
-            and s.last_dir != d
-            and s.last_index == K_SYN
-            and s.last_challenge
-        ):
+        if old == LAST_ACK and kind == K_ACK and s.last_dir != d and s.last_index == K_SYN and s.last_challenge:
             s.last_challenge = False
             return IGNORE, None
     elif new == SYN_SENT2:
@@ -326,9 +315,8 @@ def in_window(s: State, d: int, kind: int, segment: Tcp, end: int, use_sack: boo
     if after(end, mine.end):
         mine.end = end
         mine.unacked = True
-    if flags & ACK:
-        if not mine.maxack_set or after(ack, mine.maxack):
-            mine.maxack, mine.maxack_set = ack, True
+    if flags & ACK and (not mine.maxack_set or after(ack, mine.maxack)):
+        mine.maxack, mine.maxack_set = ack, True
     if other.maxwin and after(end, mine.maxend):
         other.maxwin = other.maxwin + end - mine.maxend & 0xFFFFFFFF
     if after(sack + win, other.maxend - 1):

@@ -43,6 +43,7 @@ def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: 
         slots=reserve(np.int64, capacity, C.N_SLOTS),
         counters=np.zeros(len(C.COUNTERS), np.int64),
         hashes=np.zeros(C.BATCH_MAX, np.int64),
+        candidates=np.full(C.BATCH_MAX, -1, np.int64),
         packet_row=np.full(C.BATCH_MAX, -1, np.int64),
         packet_generation=np.zeros(C.BATCH_MAX, np.int64),
         packet_state=np.zeros(C.BATCH_MAX, np.int64),

@@ -1,7 +1,7 @@
 """The tracker's memory: connections, buckets, events, state.
 
 A connection is one 192-byte record in three cache lines: what identifies and times it, what every packet writes, and
-what is rarely touched. A packet of a tracked connection touches its bucket and the first two lines.
+what is rarely touched. A packet of a tracked connection reads its bucket and the first two lines, and writes the second.
 
 The reply tuple of a connection without NAT is the original one turned round, so only that is stored; `ext` leaves
 room for an extension record (NAT, parent, helper).
@@ -15,11 +15,11 @@ import numpy as np
 
 CONNECTION = np.dtype(
     [
-        # line 1: identity and time
+        # line 1: identity, read by every packet
         ("source", np.int64, 2),  # 128-bit form, high and low
         ("destination", np.int64, 2),
         ("tuple", np.int64),  # see `packet tuple word` below
-        ("expires_ms", np.int64),
+        ("window", np.uint32, 2),  # TCP: largest window advertised, by direction
         ("mark", np.uint32),
         ("generation", np.uint32),
         ("state", np.uint8),  # of the protocol: states.OTHER_*, states.ICMP_*, linux: states.LINUX_*
@@ -29,9 +29,9 @@ CONNECTION = np.dtype(
         # line 2: written by every packet; index 0 is the original direction
         ("packets", np.int64, 2),
         ("bytes", np.int64, 2),
+        ("expires_ms", np.int64),
         ("lo", np.uint32, 2),  # TCP: next sequence number sent (linux: highest end)
         ("hi", np.uint32, 2),  # TCP: end of what may be sent (linux: maximum end)
-        ("window", np.uint32, 2),  # TCP: largest window advertised
         ("wscale", np.uint8, 2),  # TCP: shift and WSCALE_* (linux: shift)
         ("peer", np.uint8, 2),  # TCP: states.PEER_* (linux: LF_* flags)
         ("tcp_flags", np.uint8, 2),  # flags seen
@@ -78,8 +78,8 @@ EVENT = np.dtype(
 EVENT_KINDS = ("created", "reply", "state", "mark", "destroyed")
 EVENT_CREATED, EVENT_REPLY, EVENT_STATE, EVENT_MARK, EVENT_DESTROYED = range(len(EVENT_KINDS))
 
-REASONS = ("expired", "flushed", "replaced", "forced")
-REASON_EXPIRED, REASON_FLUSHED, REASON_REPLACED, REASON_FORCED = range(len(REASONS))
+REASONS = ("expired", "flushed", "replaced", "forced", "closed")
+REASON_EXPIRED, REASON_FLUSHED, REASON_REPLACED, REASON_FORCED, REASON_CLOSED = range(len(REASONS))
 
 EVENTS_PER_TRACK = 4
 """The most events that one pass of one packet through the tracker can cause."""
@@ -128,6 +128,7 @@ COUNTERS = (
     "removed-flushed",
     "removed-replaced",
     "removed-forced",
+    "removed-closed",
     "invalid-not-ip",
     "invalid-malformed",
     "invalid-fragment",
@@ -150,6 +151,7 @@ COUNTERS = (
     _,
     _,
     _,
+    _,
     C_NOT_IP,
     C_MALFORMED,
     C_FRAGMENT,
@@ -168,9 +170,9 @@ class ConntrackArrays(NamedTuple):
     `conns`: CONNECTION (capacity,). `buckets`: int64 (2 * max buckets, 8); the table of n buckets lies in rows
     `[n, 2n)`. `state`: STATE (1,). `events`: EVENT (n,). `timeouts`: int64 (policies, N_TIMEOUTS), milliseconds.
     `wheel`: int32 (WHEEL_SLOTS,), first row of each expiry slot or -1. `free`: int32 (capacity,), a stack.
-    `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `packet_state`, `packet_zone`:
-    int64 (BATCH_MAX,) and `packet_row`, `packet_generation`, per packet of a batch: its tuple hash, and where it was
-    tracked last. `inner_key`: a flow key for the packet quoted in an ICMP error.
+    `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `candidates`, `packet_state`,
+    `packet_zone`, `packet_row`, `packet_generation`: int64 (BATCH_MAX,), per packet of a batch: its tuple hash, the row
+    that its bucket suggests (-1: none), and where it was tracked last. `inner_key`: a flow key for the packet quoted in an ICMP error.
     """
 
     conns: np.ndarray
@@ -183,6 +185,7 @@ class ConntrackArrays(NamedTuple):
     slots: np.ndarray
     counters: np.ndarray
     hashes: np.ndarray
+    candidates: np.ndarray
     packet_row: np.ndarray
     packet_generation: np.ndarray
     packet_state: np.ndarray

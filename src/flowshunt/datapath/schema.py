@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowshunt.packet.schema import HEADER_WORDS, KEY_WORDS, VERDICTS
+from flowshunt.conntrack.memory import reserve
+from flowshunt.packet.schema import KEY_WORDS, VERDICTS
 
 N_TABLES = 255
 """Tables 0 to 254; 255 means "all tables" in OpenFlow, and "none" in instructions."""
@@ -227,6 +228,27 @@ COUNTERS = (
 ) = range(len(COUNTERS))
 
 FRAME_WORDS = 6
+F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK = range(FRAME_WORDS)
+"""A frame: where to go on, in which table and depth; the key to go on with (-1: the present one); where the outputs of
+the list of actions began that goes on (-1: the list continues the present one's).
+"""
+
+MACHINE = np.dtype(
+    [
+        ("now_ms", np.int64),
+        ("size", np.int64),  # bytes that the packet counts for
+        ("resubmits", np.int64),
+        ("snapshots", np.int64),
+        ("tracks", np.int64),
+        ("fate", np.int64),  # the last reason not to output
+        ("dirty", np.int64),  # header fields were written
+        ("tx_start", np.int64),  # where the packet's outputs begin, records and bytes
+        ("size_start", np.int64),
+        ("tx_mark", np.int64),  # where those begin that a limit takes back
+        ("size_mark", np.int64),
+    ]
+)
+"""Registers of the interpreter that few instructions touch."""
 
 
 class TableArrays(NamedTuple):
@@ -257,13 +279,15 @@ class WorkArrays(NamedTuple):
     """Scratch memory of the loop, sized once.
 
     `original`: int64 (batch size, KEY_WORDS), the keys as parsed. `keys`: int64 (1, KEY_WORDS), that of the packet that
-    runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS).
+    runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
+    MACHINE (1,).
     """
 
     original: np.ndarray
     keys: np.ndarray
     snapshots: np.ndarray
     frames: np.ndarray
+    machine: np.ndarray
 
 
 class OutputArrays(NamedTuple):
@@ -281,8 +305,11 @@ class OutputArrays(NamedTuple):
     counters: np.ndarray
 
 
-def make_tables(n_rules: int = 64, n_subtables: int = 16, n_words: int = 4096) -> TableArrays:
-    """Empty tables with room to begin with."""
+def make_tables(n_rules: int = 1 << 22, n_subtables: int = 1 << 18, n_words: int = 1 << 27) -> TableArrays:
+    """Empty tables for up to `n_rules` rules and `n_subtables` masks. Memory is committed as it is used.
+
+    Raises MemoryError when the address space cannot be reserved.
+    """
     state = np.zeros(1, TABLE_STATE)
     state["pool_used"] = 4  # word 0: END; no chunk begins at 0, which means "none"
     state["free_rule"] = -1
@@ -290,7 +317,7 @@ def make_tables(n_rules: int = 64, n_subtables: int = 16, n_words: int = 4096) -
     tables = np.zeros(N_TABLES, TABLE)
     tables["order_class"] = -1
     return TableArrays(
-        tables, np.zeros(n_subtables, SUBTABLE), np.zeros(n_rules, RULE), np.zeros(n_words, np.int64), state
+        tables, reserve(SUBTABLE, n_subtables), reserve(RULE, n_rules), reserve(np.int64, n_words), state
     )
 
 
@@ -313,6 +340,7 @@ def make_work(batch_size: int) -> WorkArrays:
         np.zeros((1, KEY_WORDS), np.int64),
         np.zeros((MAX_SNAPSHOTS + 1, KEY_WORDS), np.int64),
         np.zeros((MAX_FRAMES, FRAME_WORDS), np.int64),
+        np.zeros(1, MACHINE),
     )
 
 
@@ -328,6 +356,3 @@ def make_output(n_packets: int, n_frames: int = MAX_OUTPUTS, size: int = MAX_OUT
         np.zeros(len(VERDICTS), np.int64),
         np.zeros(len(COUNTERS), np.int64),
     )
-
-
-PIPELINE_WORDS = KEY_WORDS - HEADER_WORDS

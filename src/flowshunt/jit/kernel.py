@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numba
 
@@ -20,6 +20,7 @@ BOUNDSCHECK = os.environ.get("FLOWSHUNT_BOUNDSCHECK", "") not in ("", "0")
 # _nrt=False: no reference counting of array arguments, which costs 4 to 12 times on inner calls.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "boundscheck": BOUNDSCHECK}
 _ENTRY_POINTS: list[EntryPoint] = []
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class EntryPoint:
@@ -45,6 +46,10 @@ class EntryPoint:
 
     def signature(self) -> tuple[Any, ...]:
         """The Numba types of the example arguments."""
+        return self._types
+
+    @functools.cached_property
+    def _types(self) -> tuple[Any, ...]:
         return tuple(numba.typeof(value) for value in self._example())
 
     def is_cached(self) -> bool:
@@ -76,6 +81,12 @@ class EntryPoint:
         return dispatcher
 
 
+@overload
+def kernel(function: _Function) -> _Function: ...
+@overload
+def kernel(*, inline: bool = True) -> Callable[[_Function], _Function]: ...
+@overload
+def kernel(*, example: Callable[[], Sequence[Any]]) -> Callable[[Callable[..., Any]], EntryPoint]: ...
 def kernel(
     function: Callable[..., Any] | None = None,
     *,

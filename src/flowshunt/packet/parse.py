@@ -54,6 +54,7 @@ MAX_TAGS = 2
 
 _MIN_ETH_TYPE = 0x0600
 _SNAP_ETHERNET = 0xAAAA03000000
+_LOW48 = 0xFFFFFFFFFFFF
 
 
 @kernel
@@ -142,7 +143,7 @@ def _tags(data: Any, frame: Any, keys: Any, k: Any, length: Any, eth_type: Any) 
         l3 += 4
     if eth_type >= _MIN_ETH_TYPE:
         return l3, eth_type, VERDICT_OK
-    if length - l3 >= 8 and load_be64(data, frame + l3) >> 16 == _SNAP_ETHERNET:
+    if length - l3 >= 8 and (load_be64(data, frame + l3) >> 16) & _LOW48 == _SNAP_ETHERNET:
         inner = load_be16(data, frame + l3 + 6)
         if inner >= _MIN_ETH_TYPE:
             return l3 + 8, inner, VERDICT_OK

@@ -44,9 +44,9 @@ class Port(Protocol):
     def receive(self, limit: int) -> Batch | None:
         """The next packets, at most `limit` (at least 1), in arrival order.
 
-        A live port never blocks and returns an empty batch when nothing has come; a port that ends (a capture) may block on
-        its file and returns None from its end on. The batch's arrays belong to the port, may be read and written by
-        the caller (parsing, rewriting in place), and are valid until the next call of `receive` or `close`.
+        A live port never blocks and returns an empty batch when nothing has come; a port that ends (a capture) may
+        block on its file and returns None from its end on. The batch's arrays belong to the port, may be read and
+        written by the caller (parsing, rewriting in place), and are valid until the next call of `receive` or `close`.
 
         Raises PortError (CaptureError for captures) when the port cannot go on, after everything before the failure has
         been returned by earlier calls; from then on it returns None.
@@ -55,10 +55,10 @@ class Port(Protocol):
     def transmit(self, data: np.ndarray, frames: np.ndarray) -> int:
         """Send frames in the order given; returns how many were taken, the first ones.
 
-        `data`: uint8 buffer. `frames`: structured array with at least the fields `data` (offset in the buffer), `length` and
-        `time_ns`: `PACKET` and the datapath's transmit records both do. Neither is changed or kept after the call. A
-        port that can take no more leaves the rest to the caller, who counts it as dropped; nothing is retried. Raises
-        PortError when the port cannot go on.
+        `data`: uint8 buffer. `frames`: structured array with at least the fields `data` (offset in the buffer),
+        `length` and `time_ns`: `PACKET` and the datapath's transmit records both do. Neither is changed or kept
+        after the call. A port that can take no more leaves the rest to the caller, who counts it as dropped;
+        nothing is retried. Raises PortError when the port cannot go on.
         """
 
     def close(self) -> None:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 
+from flowshunt.base.errors import UsageError
+
 STDOUT = "-"
 
 DEFAULT_FLOWS = """\
 table=0,priority=0,actions=ct(commit,table=1)
 table=1,priority=0,actions=normal
 """
-"""Rules of a run that was given none: every packet is tracked and committed, then forwarded as a learning switch does."""
+"""Rules of a run that was given none: all is tracked and committed, then forwarded as a learning switch does."""
 
 
 class Profile(StrEnum):
@@ -50,6 +52,8 @@ class ReplayOptions:
     """One capture per switch port."""
     inside: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks on the inner side of `capture`; none: inferred."""
+    sides: tuple[str, str] = ("inside", "outside")
+    """Names of the two ports of `capture`."""
     flow_files: tuple[str, ...] = ()
     flows: tuple[str, ...] = ()
     profile: Profile = Profile.DEFAULT
@@ -72,5 +76,28 @@ class ReplayOptions:
     @property
     def stdout_users(self) -> tuple[str, ...]:
         """Options whose output goes to standard output."""
-        users = (("--table", self.table is not None), ("--states", self.states == STDOUT), ("--json", self.json == STDOUT))
+        users = (
+            ("--table", self.table is not None),
+            ("--states", self.states == STDOUT),
+            ("--json", self.json == STDOUT),
+        )
         return tuple(name for name, uses in users if uses)
+
+    def check(self) -> None:
+        """Raise UsageError for options that do not go together."""
+        if self.capture is None and not self.ports:
+            raise UsageError("no capture given", hint="flowshunt replay CAPTURE, or --port NAME=FILE for each port")
+        if self.capture is not None and self.ports:
+            raise UsageError("CAPTURE and --port exclude each other", hint="give every capture its --port NAME=FILE")
+        if self.ports and self.inside:
+            raise UsageError("--inside is about the sides of one CAPTURE", hint="with --port the sides are known")
+        names = [port.name for port in self.ports] or list(self.sides)
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"two ports are called {name}", hint="give every port its own name")
+        if len(self.stdout_users) > 1:
+            users = " and ".join(self.stdout_users)
+            raise UsageError(f"{users} cannot share standard output", hint="send all but one to a file")
+        for port in self.write_ports:
+            if port.name not in names:
+                raise UsageError(f"--write-port: no port {port.name}", hint=f"the ports are {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -13,25 +14,39 @@ class Reason(NamedTuple):
 
 
 INVALID = {
-    "not-ip": Reason("neither IPv4 nor IPv6", "match ip and ipv6 in front of ct() to keep ARP and the like out"),
+    "not-ip": Reason("neither IPv4 nor IPv6", "send only ip and ipv6 through ct() to keep ARP and the like out"),
     "malformed": Reason("headers cut off or contradictory", "capture whole packets (tcpdump -s 0)"),
-    "fragment": Reason("IP fragment", "fragments are not reassembled yet"),
+    "fragment": Reason("IP fragment; fragments are not put together"),
     "checksum": Reason(
-        "wrong checksum", "captures on the sending host see checksums before the card fills them in: try --no-checksum"
+        "wrong checksum",
+        "a sender's own capture has them unfinished (its network card fills them in): use --no-checksum",
     ),
-    "icmp-type": Reason("ICMP message that no connection is made of (neighbour discovery, router adverts)"),
+    "icmp-type": Reason("ICMP message that opens no connection, such as neighbour discovery"),
     "icmp-error": Reason("ICMP error whose quoted packet cannot be read"),
     "icmp-error-unknown": Reason("ICMP error about a connection that is not in the table"),
-    "first-packet": Reason("cannot open a connection (SYN with FIN, RST, a reply nobody asked for)"),
-    "tcp": Reason("TCP outside the window or not in this state", "try --no-sequence-check if the capture has gaps"),
-    "full": Reason("new connection, but the table is full", "raise --max-connections"),
+    "first-packet": Reason("cannot open a connection: TCP flags that make no sense, or an ICMP reply nobody asked for"),
+    "tcp": Reason("TCP outside its window or out of order", "use --no-sequence-check if the capture has gaps"),
 }
 """Why the tracker calls a packet invalid, by counter."""
 
+FULL = Reason("the connection table was full", "raise --max-connections")
+
 DROPS = {
     "no-match": Reason("no rule matched", "add a rule with priority=0 for the rest"),
-    "action": Reason("the rule says so (drop, or no output)"),
-    "resubmit-depth": Reason("resubmit or goto_table too deep", "look for rules that resubmit in a circle"),
+    "action": Reason("the rule says so: drop, or no output in its actions"),
+    "resubmit-depth": Reason("resubmits nested too deep", "look for rules that resubmit in a circle"),
+    "resubmit-limit": Reason("too many resubmits", "look for rules that resubmit in a circle"),
+    "snapshot-limit": Reason("too many clones and ct(table=…) copies", "look for rules that resubmit in a circle"),
+    "ct-limit": Reason("too many passes through the tracker", "look for rules that return to ct() in a circle"),
+    "ttl": Reason("TTL or hop limit used up"),
+    "output-in-port": Reason(
+        "only output was the port that it came from",
+        "use in_port to send back; if both sides are on one port, tell them apart with --inside",
+    ),
+    "no-port": Reason("output to a port that does not exist", "add it with --port NAME=FILE"),
+    "reserved-multicast": Reason("link-local multicast, which switches do not forward (spanning tree, LACP, LLDP)"),
+    "learned-on-in-port": Reason("destination is on the port that it came from"),
+    "invalid-packet": Reason("too damaged to forward"),
 }
 """Why the switch let a packet go without an output, by counter."""
 
@@ -51,7 +66,7 @@ VERDICTS = {
 """What the parser stopped at, by counter."""
 
 
-def split(counters: dict[str, int], prefix: str) -> dict[str, int]:
+def split(counters: Mapping[str, int], prefix: str) -> dict[str, int]:
     """The counters that start with `prefix` and are not zero, without it, the largest first."""
     found = {name.removeprefix(prefix): n for name, n in counters.items() if name.startswith(prefix) and n}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

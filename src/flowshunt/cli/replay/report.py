@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,12 @@ from flowshunt.cli.replay import reasons
 from flowshunt.cli.replay.run import Outcome
 from flowshunt.cli.replay.tally import PortCount, Tally
 from flowshunt.conntrack.connection import Connection
-from flowshunt.conntrack.states import CS_INVALID, ct_state_text
+from flowshunt.conntrack.states import ct_state_text
+from flowshunt.datapath.schema import FATES
 
 if TYPE_CHECKING:
     from flowshunt.app import Switch
+    from flowshunt.ports.capture.sides import Sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class PortReport:
 
 @dataclass(frozen=True, slots=True)
 class RuleReport:
-    """A rule as flow text, without its table and priority, and how often it matched."""
+    """A rule as flow text, and how often it matched."""
 
     table: int
     priority: int
@@ -71,6 +73,8 @@ class Report:
     counters: Mapping[str, int]
     """Of switch and tracker, as they name them."""
     ports: tuple[PortReport, ...]
+    sides: Sides | None
+    """How the two sides of a single capture were told apart."""
     rules: tuple[RuleReport, ...]
     """Most packets first, then by table and priority."""
 
@@ -107,11 +111,10 @@ def make_report(
     profile: str,
     default_rules: bool,
     sources: Mapping[str, str],
+    sides: Sides | None = None,
     n_skipped: int = 0,
 ) -> Report:
     """Collect the state of `switch` and of `tally`, which is flushed; `sources` are file names by port name."""
-    from flowshunt.datapath import FATES
-
     tally.flush()
     counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
     now_ms = (tally.last_ns or 0) // 1_000_000
@@ -137,6 +140,7 @@ def make_report(
             PortReport(name, number, sources.get(name), tally.ports.get(number, PortCount()))
             for name, number in sorted(switch.ports.items(), key=lambda item: item[1])
         ),
+        sides=sides,
         rules=_rules(switch),
     )
 

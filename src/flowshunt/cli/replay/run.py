@@ -10,11 +10,10 @@ from enum import StrEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flowshunt.ports.api import CaptureError
-
 if TYPE_CHECKING:
     from flowshunt.app import Result
     from flowshunt.packet.schema import Batch
+    from flowshunt.ports.api import CaptureError
 
 
 class Source(Protocol):
@@ -28,8 +27,16 @@ class Source(Protocol):
     def size(self) -> int | None:
         """Bytes in all; None when nobody knows."""
 
+    @property
+    def errors(self) -> Sequence[CaptureError]:
+        """Damages met so far; complete when `receive` has returned None."""
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether it took packets beforehand that an interrupted run shall still have."""
+
     def receive(self, limit: int) -> Batch | None:
-        """The next packets, at most `limit`; None at the end. Raises CaptureError where the capture is damaged."""
+        """The next packets, at most `limit`; None at the end, which a damage is too."""
 
 
 class Processor(Protocol):
@@ -54,22 +61,26 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended; `damage` says where the capture could not be read any further."""
+    """How a run ended; `damages` say where captures could not be read any further."""
 
     ending: Ending
-    damage: CaptureError | None = None
+    damages: tuple[CaptureError, ...] = ()
 
 
 class Interrupts:
     """Ctrl-C as a wish to stop between two batches.
 
     Raised at any other moment, KeyboardInterrupt would leave the switch half-way through a batch. Only while the source
-    waits for data it is raised at once, for a pipe may stay silent for ever; a second one is always raised at once.
+    waits for data it is raised at once, for a pipe may stay silent for ever. A second one is always raised at once.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self._n = 0
         self._waiting = False
+
+    def requested(self) -> bool:
+        """Whether the user wants to stop."""
+        return self._n > 0
 
     @contextmanager
     def installed(self) -> Iterator[Interrupts]:
@@ -81,18 +92,20 @@ class Interrupts:
             signal.signal(signal.SIGINT, previous)
 
     def receive(self, source: Source, limit: int) -> Batch | None:
-        """`source.receive`, which an interrupt breaks off; None then."""
+        """`source.receive`, which the first interrupt breaks off; None then."""
         try:
             self._waiting = True
             return source.receive(limit)
         except KeyboardInterrupt:
+            if self._n > 1:
+                raise
             return None
         finally:
             self._waiting = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested, True
-        if again or self._waiting:
+        self._n += 1
+        if self._n > 1 or self._waiting:
             raise KeyboardInterrupt
 
 
@@ -111,21 +124,34 @@ def run(
     `progress(offset, packets)` is called after each batch. Errors of the switch and of consumers are passed on.
     """
     interrupts = interrupts or Interrupts()
+    ending = _loop(source, switch, consumers, interrupts, batch_size, limit, progress)
+    damages = tuple(source.errors)
+    return Outcome(Ending.DAMAGED if damages and ending is Ending.END else ending, damages)
+
+
+def _loop(
+    source: Source,
+    switch: Processor,
+    consumers: Sequence[Consumer],
+    interrupts: Interrupts,
+    batch_size: int,
+    limit: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Ending:
     n_packets = 0
-    while not interrupts.requested:
+    while not interrupts.requested() or source.is_holding:
         room = batch_size if limit is None else min(batch_size, limit - n_packets)
         if room == 0:
-            return Outcome(Ending.LIMIT)
-        try:
-            batch = interrupts.receive(source, room)
-        except CaptureError as damage:
-            return Outcome(Ending.DAMAGED, damage)
+            return Ending.LIMIT
+        batch = interrupts.receive(source, room)
+        if batch is None and interrupts.requested():
+            continue
         if batch is None:
-            return Outcome(Ending.INTERRUPTED if interrupts.requested else Ending.END)
+            return Ending.END
         result = switch.process(batch)
         n_packets += len(batch.packets)
         for consume in consumers:
             consume(batch, result)
         if progress:
             progress(source.offset, n_packets)
-    return Outcome(Ending.INTERRUPTED)
+    return Ending.INTERRUPTED

@@ -35,17 +35,23 @@ def prefetch_bucket(t: Any, hashed: Any) -> Any:
 
 
 @kernel
-def prefetch_rows(t: Any, hashed: Any) -> Any:
-    """Ask for the connections that `hashed` may mean, in whatever zone; their bucket should be there already."""
+def suggest_row(t: Any, hashed: Any) -> Any:
+    """A row whose entry has the tag of `hashed`, in whatever zone, and on its way into the cache; -1: none in sight.
+
+    Second stage of a batch: the bucket should be there already. Looks at every entry, since a branch on the place of
+    the match could not be predicted.
+    """
     base = t.state["base"][0]
     bucket = base + (hashed & (base - 1))
     tag = (hashed >> 48) & 0xFFFF
+    row = np.int64(-1)
     for j in range(BUCKET_ENTRIES):
         entry = t.buckets[bucket, j]
-        if entry != 0 and (entry >> 48) & 0xFFFF == tag:
-            row = (entry & _ROW) - 1
-            prefetch(t.conns, row, 0)
-            prefetch(t.conns, row, 64)
+        row = (entry & _ROW) - 1 if (entry >> 48) & 0xFFFF == tag else row
+    if row >= 0:
+        prefetch(t.conns, row, 0)
+        prefetch(t.conns, row, 64)
+    return row
 
 
 @kernel

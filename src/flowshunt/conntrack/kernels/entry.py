@@ -9,13 +9,18 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.arrays import example_arrays
-from flowshunt.conntrack.kernels.buckets import find, migrate, prefetch_rows
+from flowshunt.conntrack.kernels.buckets import find, migrate
 from flowshunt.conntrack.kernels.rows import destroy, move_timer
-from flowshunt.conntrack.kernels.step import HASHED, hash_and_prefetch, set_label, set_mark, track
+from flowshunt.conntrack.kernels.step import HASHED, hash_and_prefetch, set_label, set_mark, suggest, track
 from flowshunt.conntrack.kernels.tuples import hash_packet, turn_word
 from flowshunt.jit import kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT
+
+SUGGEST_BEHIND = 16
+"""Packets between the first stage (parse, hash, ask for the bucket) and the second (ask for the connection)."""
+TRACK_BEHIND = 32
+"""Packets between the first stage and the last: far enough that memory has answered, near enough for the L1 cache."""
 
 _WHEEL_MASK = C.WHEEL_SLOTS - 1
 
@@ -28,15 +33,17 @@ def _example_keys() -> np.ndarray:
 def _track_chunk(
     t: Any, data: Any, packets: Any, keys: Any, first: Any, n: Any, zone: Any, flags: Any, ct_state: Any
 ) -> Any:
-    for k in range(n):
-        parse(data, packets, first + k, keys, k)
-        hash_and_prefetch(t, packets, first + k, keys, k)
-    for k in range(n):
-        prefetch_rows(t, t.hashes[k])
-    for k in range(n):
-        i = first + k
-        track(t, data, packets, i, keys, k, zone, flags | HASHED, packets["time_ns"][i] // 1_000_000)
-        ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
+    for step in range(n + TRACK_BEHIND):
+        if step < n:
+            parse(data, packets, first + step, keys, step)
+            hash_and_prefetch(t, packets, first + step, keys, step)
+        if SUGGEST_BEHIND <= step < n + SUGGEST_BEHIND:
+            suggest(t, step - SUGGEST_BEHIND)
+        if step >= TRACK_BEHIND:
+            k = step - TRACK_BEHIND
+            i = first + k
+            track(t, data, packets, i, keys, k, zone, flags | HASHED, packets["time_ns"][i] // 1_000_000)
+            ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
 
 
 @kernel(

@@ -14,11 +14,14 @@ from flowshunt.conntrack.kernels import tcp, tcp_linux
 from flowshunt.jit import kernel
 from flowshunt.packet.schema import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, W_FLAGS
 
+PROTO_NONE = 59
+"""IPv6: no next header. linux does not track it."""
+
 _STREAM_AFTER_MS = 2000
 """linux: a UDP flow answered for this long is a stream (nf_conntrack_proto_udp.c)."""
 
 
-@kernel(inline=False)
+@kernel
 def _tcp_valid_new(t: Any, packets: Any, i: Any, flags: Any) -> Any:
     if t.state["linux"][0]:
         return tcp_linux.valid_new(flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]), t.state["loose"][0])
@@ -30,19 +33,26 @@ def valid_new(t: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, kind:
     """Whether the packet may create a connection. An ICMP reply may not."""
     if proto == PROTO_TCP:
         return _tcp_valid_new(t, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
-    return kind & 1 == 0
+    return kind & 1 == 0 and (proto != PROTO_NONE or t.state["linux"][0] == 0)
 
 
 @kernel(inline=False)
+def _linux_tcp_create(conns: Any, row: Any, packets: Any, i: Any, flags: Any, length: Any) -> Any:
+    return tcp_linux.create(
+        conns, row, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length,
+    )  # fmt: skip
+
+
+@kernel
 def _tcp_create(t: Any, row: Any, packets: Any, i: Any, flags: Any) -> Any:
-    seq = np.int64(packets["seq"][i])
-    ack = np.int64(packets["ack"][i])
-    window = np.int64(packets["window"][i])
-    wscale = np.int64(packets["wscale"][i])
     length = np.int64(packets["l3_end"][i]) - np.int64(packets["payload"][i])
     if t.state["linux"][0]:
-        return tcp_linux.create(t.conns, row, flags, seq, ack, window, wscale, length)
-    return tcp.create(t.conns, row, flags, seq, ack, window, wscale, length)
+        return _linux_tcp_create(t.conns, row, packets, i, flags, length)
+    return tcp.create(
+        t.conns, row, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length,
+    )  # fmt: skip
 
 
 @kernel
@@ -61,27 +71,36 @@ def create(t: Any, row: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any
 
 
 @kernel(inline=False)
+def _linux_tcp_update(conns: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any, length: Any, check: Any) -> Any:
+    return tcp_linux.update(
+        conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length, check,
+    )  # fmt: skip
+
+
+@kernel
 def _tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any) -> Any:
-    seq = np.int64(packets["seq"][i])
-    ack = np.int64(packets["ack"][i])
-    window = np.int64(packets["window"][i])
-    wscale = np.int64(packets["wscale"][i])
     length = np.int64(packets["l3_end"][i]) - np.int64(packets["payload"][i])
     own = np.int64(t.conns["flags"][row])
     check = t.state["check_sequence"][0] != 0 and own & (S.F_SEQ_CHECK_OFF | S.F_LIBERAL) == 0
     if t.state["linux"][0]:
-        return tcp_linux.update(t.conns, row, d, flags, seq, ack, window, wscale, length, check)
-    return tcp.update(t.conns, row, d, flags, seq, ack, window, wscale, length, check)
+        return _linux_tcp_update(t.conns, row, d, packets, i, flags, length, check)
+    return tcp.update(
+        t.conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length, check,
+    )  # fmt: skip
 
 
 @kernel
 def _other_update(conns: Any, row: Any, d: Any, first_class: Any) -> Any:
-    state = np.int64(conns["state"][row])
+    before = np.int64(conns["state"][row])
+    state = before
     if d == 1:
         state = np.int64(S.OTHER_BIDIRECTIONAL)
     elif state == S.OTHER_FIRST:
         state = np.int64(S.OTHER_MULTIPLE)
-    conns["state"][row] = state
+    if state != before:
+        conns["state"][row] = state
     result = S.UPDATE_VALID if state == S.OTHER_BIDIRECTIONAL else S.UPDATE_VALID_NEW
     return result | (first_class + state) << 8
 

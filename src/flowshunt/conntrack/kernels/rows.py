@@ -16,11 +16,15 @@ from flowshunt.conntrack.states import F_LIVE
 from flowshunt.jit import kernel
 
 
-@kernel(inline=False)
+@kernel
 def emit_event(t: Any, row: Any, kind: Any, reason: Any, direction: Any, in_port: Any, now: Any) -> Any:
     """Append an event about `row`, when anyone listens. The caller has made sure that there is room."""
-    if t.state["events_on"][0] == 0:
-        return
+    if t.state["events_on"][0]:
+        _append_event(t, row, kind, reason, direction, in_port, now)
+
+
+@kernel(inline=False)
+def _append_event(t: Any, row: Any, kind: Any, reason: Any, direction: Any, in_port: Any, now: Any) -> Any:
     n = t.state["n_events"][0]
     e = t.events
     e["time_ms"][n] = now

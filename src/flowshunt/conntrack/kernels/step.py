@@ -9,9 +9,9 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import protocols
-from flowshunt.conntrack.kernels.buckets import find, insert, prefetch_bucket
+from flowshunt.conntrack.kernels.buckets import find, insert, prefetch_bucket, suggest_row
 from flowshunt.conntrack.kernels.rows import destroy, emit_event, set_timer, start_timer, take_row
-from flowshunt.conntrack.kernels.tuples import KIND_ICMP, hash_packet, tuple_word, turn_word
+from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word, turn_word
 from flowshunt.jit import kernel
 from flowshunt.packet.checksum import ip_checksum_ok, l4_checksum_ok
 from flowshunt.packet.icmp import ICMP_ERROR, ICMP_QUERY
@@ -21,6 +21,7 @@ from flowshunt.packet.schema import (
     PROTO_ICMP,
     PROTO_ICMPV6,
     VERDICT_OK,
+    W_ARP_SHA,
     W_CT,
     W_CT_DST,
     W_CT_L4,
@@ -35,10 +36,11 @@ from flowshunt.packet.schema import (
 COMMIT = 1
 FORCE = 2
 HASHED = 4
-"""`hashes[k]` is the packet's tuple hash already."""
+"""`hashes[k]` and `candidates[k]` are the packet's, from the stages before."""
 
 _QUERY = 0
 _ERROR = 1
+_ENDED = -2
 _U32 = 0xFFFFFFFF
 
 
@@ -117,9 +119,9 @@ def _reject(t: Any, keys: Any, k: Any, zone: Any, counter: Any) -> Any:
 
 
 @kernel
-def classify(packets: Any, i: Any, keys: Any, k: Any) -> Any:
+def classify(packets: Any, i: Any, keys: Any, k: Any, linux: Any) -> Any:
     """What the tracker can do with a packet: 0 look it up, 1 it is an ICMP error, below 0: minus the counter."""
-    if packets["family"][i] == 0:
+    if packets["family"][i] == 0 or (linux and keys[k, W_ARP_SHA] & 0xFFFF):  # linux does not see two VLAN tags
         return np.int64(-C.C_NOT_IP)
     l4 = keys[k, W_L4]
     if l4 & 0xFF:
@@ -127,14 +129,23 @@ def classify(packets: Any, i: Any, keys: Any, k: Any) -> Any:
     if packets["verdict"][i] != VERDICT_OK or packets["l4"][i] == 0:
         return np.int64(-C.C_MALFORMED)
     proto = (l4 >> 24) & 0xFF
-    if proto != PROTO_ICMP and proto != PROTO_ICMPV6:
-        return np.int64(_QUERY)
-    meaning = classify_icmp(proto, (l4 >> 48) & 0xFFFF)
+    if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        return _classify_icmp(proto, (l4 >> 48) & 0xFFFF, (l4 >> 32) & 0xFFFF, linux)
+    if not linux and has_ports(proto) and ((l4 >> 48) & 0xFFFF == 0 or (l4 >> 32) & 0xFFFF == 0):
+        return np.int64(-C.C_MALFORMED)
+    return np.int64(_QUERY)
+
+
+@kernel
+def _classify_icmp(proto: Any, icmp_type: Any, code: Any, linux: Any) -> Any:
+    meaning = classify_icmp(proto, icmp_type)
     if meaning == ICMP_ERROR:
         return np.int64(_ERROR)
-    if meaning != ICMP_QUERY or (l4 >> 32) & 0xFFFF:
-        return np.int64(-C.C_ICMP_TYPE)
-    return np.int64(_QUERY)
+    if meaning == ICMP_QUERY and (code == 0 or linux):
+        return np.int64(_QUERY)
+    if linux and proto == PROTO_ICMP and (icmp_type == 17 or icmp_type == 18):
+        return np.int64(_QUERY)
+    return np.int64(-C.C_ICMP_TYPE)
 
 
 @kernel
@@ -156,6 +167,8 @@ def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zon
     if not parse_quoted(data, packets, i, t.inner_key, 0, i):
         return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
     word = packet_word(packets, i, t.inner_key, 0)
+    if t.state["linux"][0] == 0 and has_ports((word >> 8) & 0xFF) and not ((word >> 48) & 0xFFFF and (word >> 32) & 0xFFFF):
+        return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
     hashed = hash_packet(t.state, t.inner_key, 0, word)
     word |= zone << 16
     found = find(t, hashed, zone, t.inner_key, 0, word, turn_word(word))
@@ -183,7 +196,7 @@ def _count(t: Any, row: Any, d: Any, packets: Any, i: Any) -> Any:
     t.conns["bytes"][row, d] += np.int64(packets["l3_end"][i]) - np.int64(packets["l3"][i])
 
 
-@kernel(inline=False)
+@kernel
 def _insert(
     t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, hashed: Any, word: Any, proto: Any, now: Any
 ) -> Any:
@@ -246,11 +259,14 @@ def _update(t: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, w
     proto = (word >> 8) & 0xFF
     verdict = protocols.update(t, row, d, packets, i, keys, k, proto, now)
     result = verdict & S.RESULT_MASK
-    if result == S.UPDATE_INVALID or result == S.UPDATE_NEW:
-        return result
     timeout = (verdict >> 8) & 0xFF
     if timeout != S.KEEP_TIMER:
-        set_timer(t, row, now + t.timeouts[np.int64(t.conns["policy"][row]), timeout])
+        expires = now + t.timeouts[np.int64(t.conns["policy"][row]), timeout]
+        if result == S.UPDATE_INVALID:  # linux: an invalid packet may shorten a life, never lengthen it
+            expires = min(expires, t.conns["expires_ms"][row])
+        set_timer(t, row, expires)
+    if result == S.UPDATE_INVALID or result == S.UPDATE_NEW:
+        return result
     _count(t, row, d, packets, i)
     if d == 1 and t.conns["flags"][row] & S.F_SEEN_REPLY == 0:
         _first_reply(t, row, packets, i, now)
@@ -260,28 +276,56 @@ def _update(t: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, w
 
 
 @kernel
-def _track_found(
-    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, hashed: Any, word: Any, found: Any, now: Any
+def _meet(
+    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, word: Any, found: Any, now: Any
 ) -> Any:
+    """Take the packet into the connection that it belongs to. Returns its row, -1 (invalid), or _ENDED.
+
+    _ENDED: that connection was over (or overruled by force) and is destroyed; the packet may begin another.
+    """
     row = found >> 1
     d = found & 1
+    reason = np.int64(-1)
     if t.conns["expires_ms"][row] <= now:
-        destroy(t, row, C.REASON_EXPIRED, now)
-        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
-    if flags & FORCE and d == 1:
-        destroy(t, row, C.REASON_FORCED, now)
-        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
-    result = _update(t, packets, i, keys, k, row, d, word, now)
-    if result == S.UPDATE_INVALID:
-        return _reject(t, keys, k, zone, C.C_TCP)
-    if result == S.UPDATE_NEW:
-        destroy(t, row, C.REASON_REPLACED, now)
-        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
+        reason = np.int64(C.REASON_EXPIRED)
+    elif flags & FORCE and d == 1:
+        reason = np.int64(C.REASON_FORCED)
+    else:
+        result = _update(t, packets, i, keys, k, row, d, word, now)
+        if result == S.UPDATE_VALID:
+            state = np.int64(S.CS_ESTABLISHED | S.CS_TRACKED) | (S.CS_REPLY if d == 1 else 0)
+            return _accept(t, keys, k, row, state, zone, now)
+        if result == S.UPDATE_VALID_NEW:
+            return _accept(t, keys, k, row, np.int64(S.CS_NEW | S.CS_TRACKED), zone, now)
+        if result == S.UPDATE_INVALID:
+            t.counters[C.C_TCP] += 1
+            write_fields(t, keys, k, row, np.int64(S.CS_INVALID | S.CS_TRACKED), zone)
+            return np.int64(-1)
+        reason = np.int64(C.REASON_REPLACED)
+    destroy(t, row, reason, now)
+    return np.int64(_ENDED)
+
+
+@kernel
+def _accept(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any, now: Any) -> Any:
     t.counters[C.C_FOUND] += 1
-    state = np.int64(S.CS_NEW | S.CS_TRACKED)
-    if result == S.UPDATE_VALID:
-        state = np.int64(S.CS_ESTABLISHED | S.CS_TRACKED) | (S.CS_REPLY if d == 1 else 0)
-    return _remember(t, keys, k, row, state, zone)
+    _remember(t, keys, k, row, state, zone)
+    if t.conns["flags"][row] & S.F_DYING:  # linux: this packet was its last
+        destroy(t, row, C.REASON_CLOSED, now)
+        return np.int64(-1)
+    return row
+
+
+@kernel
+def _look_up(t: Any, keys: Any, k: Any, hashed: Any, word: Any, zone: Any, flags: Any) -> Any:
+    """`find`, beginning with the row that the packet's bucket suggested."""
+    turned = turn_word(word)
+    row = t.candidates[k]
+    if flags & HASHED and row >= 0 and t.conns["flags"][row] & S.F_LIVE:
+        direction = match_row(t.conns, row, keys, k, word, turned)
+        if direction >= 0:
+            return row << 1 | direction
+    return find(t, hashed, zone, keys, k, word, turned)
 
 
 @kernel
@@ -305,7 +349,7 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
     ):
         write_fields(t, keys, k, row, t.packet_state[k], zone)
         return row
-    kind = classify(packets, i, keys, k)
+    kind = classify(packets, i, keys, k, t.state["linux"][0])
     if kind < 0:
         return _reject(t, keys, k, zone, -kind)
     if not _checksums_ok(t, data, packets, i, keys, k):
@@ -315,10 +359,13 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
     word = packet_word(packets, i, keys, k)
     hashed = t.hashes[k] if flags & HASHED else hash_packet(t.state, keys, k, word)
     word |= zone << 16
-    found = find(t, hashed, zone, keys, k, word, turn_word(word))
-    if found < 0:
-        return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
-    return _track_found(t, packets, i, keys, k, zone, flags, hashed, word, found, now)
+    found = _look_up(t, keys, k, hashed, word, zone, flags)
+    met = np.int64(_ENDED)
+    if found >= 0:
+        met = _meet(t, packets, i, keys, k, zone, flags, word, found, now)
+    if met != _ENDED:
+        return met
+    return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
 
 
 @kernel
@@ -328,6 +375,12 @@ def hash_and_prefetch(t: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
     t.hashes[k] = hash_packet(t.state, keys, k, from_word)
     prefetch_bucket(t, t.hashes[k])
     forget(t, k)
+
+
+@kernel
+def suggest(t: Any, k: Any) -> Any:
+    """Second stage of a batch: the row that packet k may belong to into candidates[k], on its way into the cache."""
+    t.candidates[k] = suggest_row(t, t.hashes[k])
 
 
 @kernel(inline=False)

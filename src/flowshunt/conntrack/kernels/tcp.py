@@ -146,8 +146,9 @@ def _first_from_peer(conns: Any, row: Any, d: Any, flags: Any, seq: Any, end: An
                 window = (window + (1 << shift) - 1) >> shift
                 other_shift = other_scale & WSCALE_SHIFT
             else:
-                # The peer does not scale, so neither side does: restore the window of the SYN.
-                conns["window"][row, o] = (np.int64(conns["window"][row, o]) << (other_scale & WSCALE_SHIFT)) & _U32
+                # The peer does not scale, so neither side does: restore the window of the SYN. Open vSwitch keeps it
+                # in 16 bits, and so do we.
+                conns["window"][row, o] = (np.int64(conns["window"][row, o]) << (other_scale & WSCALE_SHIFT)) & 0xFFFF
                 conns["wscale"][row, o] = 0
     elif other_scale & WSCALE_KNOWN and np.int64(conns["wscale"][row, d]) & WSCALE_KNOWN:
         other_shift = other_scale & WSCALE_SHIFT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flowshunt.conntrack.connection import Connection, Tuple, address_text
+from flowshunt.conntrack.connection import Connection, Tuple, address_text, combined_tcp_state
 
 PROTOCOLS = {
     1: "icmp",
@@ -19,7 +19,7 @@ PROTOCOLS = {
 """Protocols that Open vSwitch calls by name; the others are numbers."""
 
 _TCP = 6
-_STATES = {"FIN_WAIT": "FIN_WAIT_1", "CLOSE": "CLOSED", "SYN_SENT2": "SYN_SENT"}
+_STATES = {"FIN_WAIT": "FIN_WAIT_1", "CLOSE": "CLOSED", "SYN_SENT2": "SYN_SENT", "NONE": "CLOSED"}
 
 
 def line(connection: Connection, *, more: bool = False, statistics: bool = False) -> str:
@@ -51,7 +51,8 @@ def _rest(connection: Connection, more: bool) -> list[str]:
     if connection.label:
         parts.append(f"labels=0x{connection.label:x}")
     if connection.state is not None and connection.protocol == _TCP:
-        parts.append(f"protoinfo=({_peers(connection) if more else f'state={_state(connection.state)}'})")
+        state = _peers(connection) if more else f"state={combined_tcp_state(*_states(connection))}"
+        parts.append(f"protoinfo=({state})")
     if connection.helper is not None:
         parts.append(f"helper={connection.helper}")
     if more and connection.parent_tuple is not None:
@@ -59,13 +60,15 @@ def _rest(connection: Connection, more: bool) -> list[str]:
     return parts
 
 
-def _state(name: str) -> str:
-    return _STATES.get(name, name)
+def _states(connection: Connection) -> tuple[str, str]:
+    """Of the two peers, in Open vSwitch's words. The Linux profile knows one state for both."""
+    original, reply = connection.states or (connection.state or "", connection.state or "")
+    return _STATES.get(original, original), _STATES.get(reply, reply)
 
 
 def _peers(connection: Connection) -> str:
-    original, reply = connection.states or (connection.state or "", connection.state or "")
-    words = [f"state_orig={_state(original)}", f"state_reply={_state(reply)}"]
+    original, reply = _states(connection)
+    words = [f"state_orig={original}", f"state_reply={reply}"]
     shifts = [shift or 0 for shift in connection.wscale]
     if any(shifts):
         words += [f"wscale_orig={shifts[0]}", f"wscale_reply={shifts[1]}"]

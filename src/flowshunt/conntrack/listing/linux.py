@@ -22,7 +22,7 @@ PROTOCOLS = {
 _WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 _GRE = 47
 _FAMILIES = {4: ("ipv4", 2), 6: ("ipv6", 10)}
-_STATES = {"CLOSED": "CLOSE", "FIN_WAIT_1": "FIN_WAIT", "CLOSING": "FIN_WAIT"}
+_STATES = {"CLOSED": "CLOSE", "FIN_WAIT_1": "FIN_WAIT", "CLOSING": "FIN_WAIT", "FIN_WAIT_2": "TIME_WAIT"}
 
 
 def family_words(connection: Connection) -> str:
@@ -40,7 +40,8 @@ def time_and_state(connection: Connection) -> list[str]:
     """Seconds left and the state, where there is one; nothing for an offloaded connection.
 
     Its packets pass the tracker by, so Linux shows neither. The state is in Linux's words, whatever the profile: the
-    two-peer machine says CLOSING while one FIN waits for its ACK, which Linux calls FIN_WAIT.
+    two-peer machine says CLOSING while one FIN waits for its ACK, which Linux calls FIN_WAIT, and FIN_WAIT_2 when both
+    are acknowledged, which Linux calls TIME_WAIT.
     """
     if connection.offload is not None:
         return []

@@ -5,3 +5,24 @@ kernel of `pcap` or `pcapng` goes over the record headers there and fills `PACKE
 `linktypes` writes an Ethernet header in front of packets that have none. `reader` holds that together and hands out
 batches. `merge` interleaves several readers by time, `sides` tells the two directions of a link apart, `writer` writes.
 """
+
+from flowshunt.ports.capture.linktypes import link_type_name
+from flowshunt.ports.capture.merge import Merge, merge
+from flowshunt.ports.capture.port import CapturePort
+from flowshunt.ports.capture.reader import CaptureReader, open_capture
+from flowshunt.ports.capture.sides import SideInference, Sides, infer_sides
+from flowshunt.ports.capture.writer import PcapngWriter, PcapWriter
+
+__all__ = [
+    "CapturePort",
+    "CaptureReader",
+    "Merge",
+    "PcapWriter",
+    "PcapngWriter",
+    "SideInference",
+    "Sides",
+    "infer_sides",
+    "link_type_name",
+    "merge",
+    "open_capture",
+]

@@ -1,7 +1,7 @@
 """The bytes of a capture file, plain or decompressed, in bounded pieces.
 
-`open_source` looks at the first bytes, not at the name. Decompression hands out everything before a damage: gzip data are
-fed again byte by byte where they went wrong, zstd data go block by block anyway.
+`open_source` looks at the first bytes, not at the name. Decompression hands out everything before a damage: gzip
+data are fed again byte by byte where they went wrong, zstd data go block by block anyway.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ZSTD_BLOCK_LIMIT = 1 << 17  # RFC 8878, 3.1.1.2.4: Block_Maximum_Size
 _OTHERS = {b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"\x04\x22\x4d\x18": "lz4", b"PK\x03\x04": "zip"}
 
 
-class CompressionDamage(Exception):
+class CompressionError(Exception):
     """Compressed data that cannot be decompressed further; all that came before has been handed out."""
 
     def __init__(self, problem: str, expected: str) -> None:
@@ -69,6 +69,7 @@ class RawFile:
         return n
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -91,7 +92,7 @@ class Source:
         return self._file.position
 
     def read_into(self, target: memoryview) -> int:
-        """Fill at most all of `target`; returns the number of bytes, 0 only at the end. Raises CompressionDamage."""
+        """Fill at most all of `target`; returns the number of bytes, 0 only at the end. Raises CompressionError."""
         if self._pieces is None:
             return self._file.read_into(target)
         while not self._piece:
@@ -105,6 +106,7 @@ class Source:
         return n
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -141,7 +143,7 @@ def _gunzip(file: RawFile) -> Iterator[bytes]:
         if start == _GZIP_MAGIC:
             yield from _gunzip_member(file)
         elif start.strip(b"\0"):
-            raise CompressionDamage("bytes that are not gzip after the gzip data", "another gzip member or the end")
+            raise CompressionError("bytes that are not gzip after the gzip data", "another gzip member or the end")
         else:
             file.read(len(start))
 
@@ -158,7 +160,7 @@ def _gunzip_member(file: RawFile) -> Iterator[bytes]:
         file.read(len(data) - len(inflate.unconsumed_tail) - len(inflate.unused_data))
         yield piece
         if not data and not piece and not inflate.eof:  # with output left over, a call without input still gives some
-            raise CompressionDamage("gzip data end early", "the rest of the gzip data")
+            raise CompressionError("gzip data end early", "the rest of the gzip data")
 
 
 def _inflate_to_damage(inflate: zlib._Decompress, data: bytes) -> Iterator[bytes]:
@@ -167,9 +169,9 @@ def _inflate_to_damage(inflate: zlib._Decompress, data: bytes) -> Iterator[bytes
         try:
             piece = inflate.decompress(data[at : at + 1])
         except zlib.error as error:
-            raise CompressionDamage(f"damaged gzip data ({error})", "valid gzip data") from error
+            raise CompressionError(f"damaged gzip data ({error})", "valid gzip data") from error
         yield piece
-    raise CompressionDamage("damaged gzip data", "valid gzip data")
+    raise CompressionError("damaged gzip data", "valid gzip data")
 
 
 # --- zstd ------------------------------------------------------------------------------------------------------------
@@ -184,8 +186,8 @@ def _is_skippable(start: bytes) -> bool:
 
 
 def _unzstd(file: RawFile) -> Iterator[bytes]:
-    """RFC 8878: frames one after the other. Each block goes to the decoder alone, so its output is bounded and comes out
-    before a damage behind it."""
+    """RFC 8878: frames one after the other. Each block goes to the decoder alone, so its output is bounded and
+    comes out before a damage behind it."""
     while start := file.peek(4):
         if start == _ZSTD_MAGIC:
             yield from _unzstd_frame(file)
@@ -194,7 +196,7 @@ def _unzstd(file: RawFile) -> Iterator[bytes]:
             while left:
                 left -= len(_exactly(file, min(left, _PIECE)))
         else:
-            raise CompressionDamage("bytes that are not zstd after the zstd data", "another zstd frame or the end")
+            raise CompressionError("bytes that are not zstd after the zstd data", "another zstd frame or the end")
 
 
 def _unzstd_frame(file: RawFile) -> Iterator[bytes]:
@@ -204,14 +206,14 @@ def _unzstd_frame(file: RawFile) -> Iterator[bytes]:
         size = zstandard.frame_header_size(header)
         has_checksum = zstandard.get_frame_parameters(header).has_checksum
     except zstandard.ZstdError as error:
-        raise CompressionDamage(f"damaged zstd frame header ({error})", "a zstd frame header") from error
+        raise CompressionError(f"damaged zstd frame header ({error})", "a zstd frame header") from error
     yield _decode(decode, _exactly(file, size))
     last = False
     while not last:
         word = int.from_bytes(block := _exactly(file, 3), "little")
         last, kind, length = bool(word & 1), (word >> 1) & 3, word >> 3
         if length > _ZSTD_BLOCK_LIMIT:
-            raise CompressionDamage(f"zstd block of {length} bytes", f"at most {_ZSTD_BLOCK_LIMIT}")
+            raise CompressionError(f"zstd block of {length} bytes", f"at most {_ZSTD_BLOCK_LIMIT}")
         yield _decode(decode, block + _exactly(file, 1 if kind == 1 else length))
     if has_checksum:
         yield _decode(decode, _exactly(file, 4))
@@ -221,7 +223,7 @@ def _decode(decode: Callable[[bytes], bytes], data: bytes) -> bytes:
     try:
         return decode(data)
     except zstandard.ZstdError as error:
-        raise CompressionDamage(f"damaged zstd data ({error})", "valid zstd data") from error
+        raise CompressionError(f"damaged zstd data ({error})", "valid zstd data") from error
 
 
 def _exactly(file: RawFile, size: int) -> bytes:
@@ -229,6 +231,6 @@ def _exactly(file: RawFile, size: int) -> bytes:
     while len(data) < size:
         piece = file.read(size - len(data))
         if not piece:
-            raise CompressionDamage("zstd data end early", "the rest of the zstd data")
+            raise CompressionError("zstd data end early", "the rest of the zstd data")
         data += piece
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,7 +33,7 @@ class Decoder(Protocol):
     record: str
     scan: np.ndarray
     link_types: set[int]
-    problems: tuple[tuple[str, str], ...]
+    problems: Sequence[tuple[str, str]]
 
     def run(self, data: np.ndarray, packets: np.ndarray, limit: int) -> int:
         """Scan; see `pcap.scan_pcap`. Returns the number of packets."""
@@ -65,16 +66,20 @@ class PcapDecoder:
         self._interfaces = pcap.interface_of(self.header, KINDS[link_type])
 
     def run(self, data: np.ndarray, packets: np.ndarray, limit: int) -> int:
+        """See `Decoder.run`."""
         return int(pcap.scan_pcap(data, self.scan, self._interfaces, packets, limit))
 
     def take_block(self, block: bytes) -> None:
+        """Never called: classic pcap has no blocks."""
         raise AssertionError("classic pcap has no blocks")
 
     def interfaces(self) -> tuple[InterfaceInfo, ...]:
+        """See `Decoder.interfaces`."""
         n_packets = int(self._interfaces["n_packets"][0])
         return (InterfaceInfo("", self.header.link_type, True, self.header.snap_length, n_packets),)
 
     def skipped(self) -> dict[int, int]:
+        """See `Decoder.skipped`."""
         return {}
 
 
@@ -93,9 +98,11 @@ class PcapngDecoder:
         self._skipped: dict[int, int] = {}
 
     def run(self, data: np.ndarray, packets: np.ndarray, limit: int) -> int:
+        """See `Decoder.run`."""
         return int(pcapng.scan_pcapng(data, self.scan, self._interfaces, packets, limit))
 
     def take_block(self, block: bytes) -> None:
+        """Begin a section or add an interface."""
         if pcapng.is_pcapng(block):
             pcapng.parse_section(block)
             self._skipped = self.skipped()
@@ -114,14 +121,16 @@ class PcapngDecoder:
         self.scan["n_interfaces"] = n + 1
 
     def interfaces(self) -> tuple[InterfaceInfo, ...]:
+        """See `Decoder.interfaces`."""
         return tuple(
-            InterfaceInfo(
-                name, int(row["link_type"]), bool(row["kind"] != KIND_UNKNOWN), int(row["snap_length"]), int(row["n_packets"])
+            InterfaceInfo(name, link_type, kind != KIND_UNKNOWN, snap_length, n_packets)
+            for name, (kind, link_type, snap_length, *_, n_packets) in zip(
+                self._names, self._interfaces[: len(self._names)].tolist(), strict=True
             )
-            for name, row in zip(self._names, self._interfaces, strict=False)
         )
 
     def skipped(self) -> dict[int, int]:
+        """See `Decoder.skipped`."""
         total = dict(self._skipped)
         for interface in self.interfaces():
             if interface.n_packets and not interface.readable:

@@ -2,8 +2,8 @@
 
 The switch knows Ethernet only. Packets of other link types get a synthesised Ethernet header, written in place over the
 last bytes of their own link header or, where that is shorter than 14 bytes, over the record header before it, which the
-scan has read by then: nothing is copied. MAC addresses are zero, except for the sender's where a Linux cooked header tells
-a 6-byte one. Numbers and layouts: https://www.tcpdump.org/linktypes.html.
+scan has read by then: nothing is copied. MAC addresses are zero, except for the sender's where a Linux cooked
+header tells a 6-byte one. Numbers and layouts: https://www.tcpdump.org/linktypes.html.
 """
 
 from __future__ import annotations
@@ -97,8 +97,7 @@ _SLL_NOVELL = 1
 _SLL_LLC = 4
 _LARGEST_8023 = 1500
 _AF_INET = 2
-# Address families of IPv6: Linux, Windows, and the BSDs and macOS.
-_AF_INET6_A, _AF_INET6_B, _AF_INET6_C, _AF_INET6_D, _AF_INET6_E = 10, 23, 24, 28, 30
+_AF_INET6 = (10, 23, 24, 28, 30)  # Linux, Windows, and the BSDs and macOS
 
 
 def link_type_name(link_type: int) -> str:
@@ -124,8 +123,8 @@ def place(data: Any, packets: Any, i: Any, at: Any, length: Any, wire_length: An
     """Make packet `i` of the `length` captured bytes at data[at:] an Ethernet frame: fills its `data`, `length`,
     `wire_length`.
 
-    For kinds other than Ethernet this writes the new header; at least 14 bytes before `at` must be the window's and read.
-    A packet shorter than its link header becomes an empty frame.
+    For kinds other than Ethernet this writes the new header; at least 14 bytes before `at` must be the window's and
+    read. A packet shorter than its link header becomes an empty frame.
     """
     wire_length = max(wire_length, length)
     if kind != KIND_ETHERNET:
@@ -144,11 +143,11 @@ def place(data: Any, packets: Any, i: Any, at: Any, length: Any, wire_length: An
 def _synthesise(data: Any, at: Any, length: Any, kind: Any, header: Any) -> Any:
     """Write the Ethernet header; returns offset and length of the frame."""
     source = at * 0
-    if kind == KIND_SLL or kind == KIND_SLL2:
+    if kind in (KIND_SLL, KIND_SLL2):
         base = at + 4 if kind == KIND_SLL else at + 10  # SLL: 16-bit address length; SLL2: 8 bits at 11
         address_length = load_be16(data, base) if kind == KIND_SLL else load_be16(data, base) & 0xFF
         ethertype = load_be16(data, at + 14) if kind == KIND_SLL else load_be16(data, at)
-        if ethertype == _SLL_NOVELL or ethertype == _SLL_LLC:
+        if ethertype in (_SLL_NOVELL, _SLL_LLC):
             ethertype = min(length - header, _LARGEST_8023)
         if address_length == 6:
             source = load_be64(data, base + 2) >> 16 & 0xFFFFFFFFFFFF
@@ -170,15 +169,7 @@ def _ethertype_of_family(family: Any) -> Any:
         family = family >> 24 | (family >> 8 & 0xFF00)
     if family == _AF_INET:
         return ETH_IPV4
-    if (
-        family == _AF_INET6_A
-        or family == _AF_INET6_B
-        or family == _AF_INET6_C
-        or family == _AF_INET6_D
-        or family == _AF_INET6_E
-    ):
-        return ETH_IPV6
-    return _ETHERTYPE_NONE
+    return ETH_IPV6 if family in _AF_INET6 else _ETHERTYPE_NONE
 
 
 @kernel

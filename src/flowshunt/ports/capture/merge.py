@@ -7,12 +7,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flowshunt.jit import kernel, load_be64, store_be64
+from flowshunt.jit import kernel
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.api import CaptureError
+from flowshunt.ports.capture.scan import copy_bytes
 
 _READ_AHEAD = 16384
-_NO_KEYS = np.zeros(0, np.int64)
+_BUFFER_SIZE = 1 << 20
+
+HEAD = np.dtype([("next", np.int64), ("n", np.int64), ("ended", np.int64)], align=True)
+"""Of one input: its next packet not yet taken, the number in memory, and whether none will follow them."""
+
+PICK = np.dtype([("input", np.int64), ("data", np.int64)], align=True)
+"""Where a merged packet comes from: input, and offset in that one's buffer."""
 
 
 class Receiver(Protocol):
@@ -23,12 +30,11 @@ class Receiver(Protocol):
 
 
 def merge(readers: Sequence[Receiver], limit: int) -> Merge:
-    """The packets of all `readers`, by time, in batches of at most `limit` packets (at least 1).
+    """The packets of all `readers`, by time, in batches of at most `limit` packets (at least 1), none empty.
 
-    Each capture keeps its own order: a packet earlier than the one before it in the same file counts as being of that one's
-    time. Of equal times the reader given first is first. in_port is what each reader writes. A batch's arrays are valid
-    until the next one; its packets lie one after the other in one buffer. A reader with a damaged file ends there and the
-    others go on; see `Merge.errors`.
+    Each capture keeps its own order, also where its time goes back. Of equal times the reader given first is first.
+    in_port is what each reader writes. A batch's arrays are valid until the next one; its packets lie one after the
+    other in one buffer. A reader with a damaged file ends there and the others go on; see `Merge.errors`.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}, must be at least 1")
@@ -44,120 +50,113 @@ class Merge(Iterator[Batch]):
 
     def __init__(self, readers: Sequence[Receiver], limit: int) -> None:
         self.errors: list[CaptureError] = []
-        self._inputs = [_Input(reader) for reader in readers]
-        self._limit = limit
-        self._order = np.zeros((0, 2), np.int64)  # (input, packet of its batch), what is left of the present round
-        self._data = np.zeros(0, np.uint8)
+        self._readers = list(readers)
+        self._data = [np.zeros(0, np.uint8) for _ in readers]
+        self._waiting = np.zeros((len(readers), _READ_AHEAD), PACKET)
+        self._heads = np.zeros(len(readers), HEAD)
+        self._picks = np.zeros(limit, PICK)
+        self._packets = np.zeros(limit, PACKET)
+        self._out = np.zeros(_BUFFER_SIZE, np.uint8)
 
     def __next__(self) -> Batch:
-        if not len(self._order):
-            self._next_round()
-        if not len(self._order):
+        for j in np.flatnonzero((self._heads["next"] == self._heads["n"]) & (self._heads["ended"] == 0)).tolist():
+            self._fill(j)
+        n = int(pick(self._waiting, self._heads, self._picks, self._packets, len(self._out)))
+        if n == 0:
             raise StopIteration
-        now, self._order = self._order[: self._limit], self._order[self._limit :]
-        return self._gather(now)
+        for j, data in enumerate(self._data):
+            gather(data, self._picks, j, self._packets, n, self._out)
+        return Batch(self._out, self._packets[:n])
 
-    def _next_round(self) -> None:
-        """Read where nothing is left, and order all packets that no later one can precede.
-
-        Those are the ones up to the earliest last key in memory; of that very key, only those of readers up to the first one
-        that ends with it, since it may go on with the same time.
-        """
-        for source in self._inputs:
-            self._fill(source)
-        open_inputs = [j for j, source in enumerate(self._inputs) if not source.ended]
-        first = min(open_inputs, key=lambda j: int(self._inputs[j].keys[-1]), default=-1)
-        parts = []
-        for j, source in enumerate(self._inputs):
-            taken = len(source.keys)
-            if first >= 0:
-                side = "right" if j <= first else "left"
-                taken = int(np.searchsorted(source.keys, self._inputs[first].keys[-1], side))
-            parts.append(source.take(j, taken))
-        keys = np.concatenate([key for key, _ in parts]) if parts else _NO_KEYS
-        order = np.argsort(keys, kind="stable")
-        self._order = np.concatenate([row for _, row in parts])[order] if parts else self._order
-
-    def _fill(self, source: _Input) -> None:
-        if source.ended or len(source.keys):
-            return
+    def _fill(self, j: int) -> None:
+        """Read the next packets of input `j`; in its own buffer until it is asked again, so all must be taken
+        before."""
+        head: Any = self._heads[j]
         try:
-            source.fill()
+            batch = self._readers[j].receive(_READ_AHEAD)
         except CaptureError as error:
-            source.ended = True
             self.errors.append(error)
-
-    def _gather(self, order: np.ndarray) -> Batch:
-        """Copy the packets named by `order` into one buffer."""
-        packets = np.empty(len(order), PACKET)
-        for j, source in enumerate(self._inputs):
-            mine = order[:, 0] == j
-            packets[mine] = source.packets[order[mine, 1]]
-        lengths = packets["length"].astype(np.int64)
-        ends = np.cumsum(lengths)
-        if len(self._data) < ends[-1]:
-            self._data = np.zeros(int(ends[-1]) * 2, np.uint8)
-        starts = ends - lengths
-        for j, source in enumerate(self._inputs):
-            mine = np.flatnonzero(order[:, 0] == j)
-            if len(mine):
-                gather(source.data, packets, mine, starts, self._data)
-        packets["data"] = starts
-        return Batch(self._data, packets)
-
-
-class _Input:
-    """A reader, and the batch of it that is being merged.
-
-    `keys`: running maximum of the times of the packets not yet ordered; `ended`: nothing will come after them.
-    """
-
-    def __init__(self, reader: Receiver) -> None:
-        self.reader = reader
-        self.ended = False
-        self.data = np.zeros(0, np.uint8)
-        self.packets = np.zeros(0, PACKET)
-        self.keys = _NO_KEYS
-        self._latest = np.int64(np.iinfo(np.int64).min)
-
-    def fill(self) -> None:
-        batch = self.reader.receive(_READ_AHEAD)
+            batch = None
         if batch is None:
-            self.ended = True
+            head["ended"] = 1
             return
-        self.data, self.packets = batch
-        self.keys = np.maximum.accumulate(np.maximum(self.packets["time_ns"], self._latest))
-        self._latest = self.keys[-1]
-
-    def take(self, j: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Take the first `n` packets not yet ordered: their keys, and their (j, index) rows."""
-        first = len(self.packets) - len(self.keys)
-        rows = np.full((n, 2), j, np.int64)
-        rows[:, 1] = np.arange(first, first + n)
-        taken, self.keys = self.keys[:n], self.keys[n:]
-        return taken, rows
-
-
-@kernel
-def copy_bytes(source: Any, at: Any, target: Any, to: Any, length: Any) -> None:
-    """target[to:to + length] = source[at:at + length], for different arrays; the caller has checked the bounds."""
-    words = length >> 3
-    for w in range(words):
-        store_be64(target, to + 8 * w, load_be64(source, at + 8 * w))
-    for b in range(8 * words, length):
-        target[to + b] = source[at + b]
+        n = len(batch.packets)
+        self._data[j] = batch.data
+        self._waiting[j, :n] = batch.packets
+        head["next"], head["n"] = 0, n
+        longest = int(batch.packets["length"].max(initial=0))
+        if longest > len(self._out):
+            self._out = np.zeros(longest, np.uint8)
 
 
 @kernel(
     example=lambda: (
-        np.zeros(1, np.uint8), np.zeros(1, PACKET), np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.uint8)
+        np.zeros((1, 1), PACKET), np.zeros(1, HEAD), np.zeros(1, PICK), np.zeros(1, PACKET), np.int64(1)
     )
 )  # fmt: skip
-def gather(data: Any, packets: Any, indices: Any, starts: Any, out: Any) -> None:
-    """Copy packets[i] for each i of `indices` from `data` to out[starts[i]:].
+def pick(waiting: Any, heads: Any, picks: Any, packets: Any, size: Any) -> Any:
+    """Take packets in the order of time into `packets`, which then point into a buffer of `size` bytes; returns how
+    many.
 
-    `data`, `out`: uint8; `packets`: PACKET (n,), unchanged; `indices`, `starts`: int64. The caller has made room.
+    `waiting`: PACKET (inputs, any), row j has input j's packets; `heads`: HEAD (inputs,), `next` moves on; `picks`:
+    PICK, written; `packets`: PACKET, of the same length, its port's part is written. Stops when these are full, the
+    buffer is (a packet always fits into an empty one), or an input has nothing left in memory but goes on.
     """
-    for k in range(len(indices)):
-        i = indices[k]
-        copy_bytes(data, packets["data"][i], out, starts[i], np.int64(packets["length"][i]))
+    n = np.int64(0)
+    at = np.int64(0)
+    while n < len(packets):
+        best = _earliest(waiting, heads)
+        if best < 0:
+            break
+        i = heads["next"][best]
+        length = np.int64(waiting["length"][best, i])
+        if at + length > size:
+            break
+        picks["input"][n] = best
+        picks["data"][n] = waiting["data"][best, i]
+        packets["data"][n] = at
+        packets["time_ns"][n] = waiting["time_ns"][best, i]
+        packets["length"][n] = length
+        packets["wire_length"][n] = waiting["wire_length"][best, i]
+        packets["in_port"][n] = waiting["in_port"][best, i]
+        packets["gso_size"][n] = waiting["gso_size"][best, i]
+        packets["gso_type"][n] = waiting["gso_type"][best, i]
+        packets["checksum"][n] = waiting["checksum"][best, i]
+        heads["next"][best] = i + 1
+        at += length
+        n += 1
+    return n
+
+
+@kernel
+def _earliest(waiting: Any, heads: Any) -> Any:
+    """The input whose next packet is the earliest, the first of several; -1 when none is left or one must be read
+    first."""
+    best = np.int64(-1)
+    earliest = np.int64(0)
+    for j in range(len(heads)):
+        i = heads["next"][j]
+        if i == heads["n"][j]:
+            if heads["ended"][j] == 0:
+                return np.int64(-1)
+            continue
+        time_ns = waiting["time_ns"][j, i]
+        if best < 0 or time_ns < earliest:
+            best = np.int64(j)
+            earliest = time_ns
+    return best
+
+
+@kernel(
+    example=lambda: (
+        np.zeros(1, np.uint8), np.zeros(1, PICK), 0, np.zeros(1, PACKET), 1, np.zeros(1, np.uint8)
+    )
+)  # fmt: skip
+def gather(data: Any, picks: Any, j: Any, packets: Any, n: Any, out: Any) -> None:
+    """Copy the bytes of those of the first `n` packets that come from input `j`, from `data` to `out`.
+
+    `data`, `out`: uint8; `picks`: PICK and `packets`: PACKET as `pick` wrote them.
+    """
+    for i in range(n):
+        if picks["input"][i] == j:
+            copy_bytes(data, picks["data"][i], out, packets["data"][i], np.int64(packets["length"][i]))

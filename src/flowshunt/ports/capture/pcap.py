@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ NANOSECONDS = 0xA1B23C4D
 _MODIFIED = 0xA1B2CD34
 _LINK_TYPE_BITS = 0x03FFFFFF  # the others tell the length of the frame check sequence
 
-PROBLEMS = (("packet record of {} bytes", f"at most {LARGEST_PACKET}"),)
+PROBLEMS: Sequence[tuple[str, str]] = (("packet record of {} bytes", f"at most {LARGEST_PACKET}"),)
 
 
 class Header(NamedTuple):
@@ -52,8 +53,8 @@ def magic_of(start: bytes) -> tuple[bool, int] | None:
 
 def parse_header(data: bytes) -> Header:
     """Parse the 24 bytes of the file header. The snap length is only told: writers put anything there, 0 and 2**32 - 1
-    included, and each record's own length is checked. Raises ValueError (text: problem, what was expected) for a version
-    or variant that can't be read."""
+    included, and each record's own length is checked. Raises ValueError (text: problem, what was expected) for a
+    version or variant that can't be read."""
     found = magic_of(data)
     if found is None or found[1] == _MODIFIED:
         raise ValueError("a modified pcap (24-byte record headers)", "magic number a1b2c3d4 or a1b23c4d")

@@ -4,7 +4,7 @@ others passed over. Source: draft-ietf-opsawg-pcapng."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +41,11 @@ LARGEST_BLOCK = 2 * LARGEST_PACKET
 LARGEST_INTERFACES = 4096
 _SMALLEST_SECTION = 28
 _SMALLEST_INTERFACE = 20
+_LARGEST_NAME = 256  # bytes kept of an interface's name
 _DEFAULT_RESOLUTION = 6  # microseconds
 
 _P_LENGTH, _P_LARGE, _P_TRAILER, _P_PACKET, _P_INTERFACE, _P_ORDER, _P_SMALL = range(7)
-PROBLEMS = (
+PROBLEMS: Sequence[tuple[str, str]] = (
     ("block length {}", "a multiple of 4, at least 12"),
     ("packet, section or interface block of {} bytes", f"at most {LARGEST_BLOCK}"),
     ("block that ends with another length ({})", "the length that it begins with"),
@@ -90,7 +91,7 @@ def parse_interface(block: bytes, little: bool) -> Interface:
     name, resolution, offset_s = "", _DEFAULT_RESOLUTION, 0
     for code, value in _options(block[16:-4], order):
         if code == OPTION_IF_NAME:
-            name = value.rstrip(b"\0").decode("utf-8", "replace")
+            name = value[:_LARGEST_NAME].rstrip(b"\0").decode("utf-8", "replace")
         elif code == OPTION_IF_TSRESOL:
             (resolution,) = _unpack("B", value, "if_tsresol")
         elif code == OPTION_IF_TSOFFSET:
@@ -140,14 +141,12 @@ def _wants(scan: Any, need: Any) -> Any:
 
 @kernel
 def _goes_to_python(block_type: Any) -> Any:
-    return block_type == SECTION_BLOCK or block_type == INTERFACE_BLOCK
+    return block_type in (SECTION_BLOCK, INTERFACE_BLOCK)
 
 
 @kernel
 def _has_packet(block_type: Any) -> Any:
-    return (
-        block_type == ENHANCED_PACKET_BLOCK or block_type == SIMPLE_PACKET_BLOCK or block_type == OLD_PACKET_BLOCK
-    )
+    return block_type in (ENHANCED_PACKET_BLOCK, SIMPLE_PACKET_BLOCK, OLD_PACKET_BLOCK)
 
 
 @kernel
@@ -238,10 +237,10 @@ def _take_packet(data: Any, scan: Any, interfaces: Any, packets: Any, n: Any, at
 def scan_pcapng(data: Any, scan: Any, interfaces: Any, packets: Any, limit: Any) -> Any:
     """Fill `packets` from the next blocks of the window, at most `limit`; returns how many.
 
-    As `pcap.scan_pcap`, and: `interfaces` are those of the section, the first scan["n_interfaces"]. Stops with STOP_BLOCK
-    at a section or interface block, whose caller moves `position` behind it; a limit of 0 goes to the first such block
-    or packet. Packets of unknown link types count in n_skipped. A block without a time (simple packet blocks) has that of
-    the packet before it.
+    As `pcap.scan_pcap`, and: `interfaces` are those of the section, the first scan["n_interfaces"]. Stops with
+    STOP_BLOCK at a section or interface block, whose caller moves `position` behind it; a limit of 0 goes to the
+    first such block or packet. Packets of unknown link types count in n_skipped. A block without a time (simple
+    packet blocks) has that of the packet before it.
     """
     at = scan["position"][0]
     end = scan["end"][0]

@@ -11,7 +11,7 @@ import numpy as np
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.api import CaptureError
 from flowshunt.ports.capture import pcap, pcapng
-from flowshunt.ports.capture.compressed import CompressionDamage, Source, open_source, other_compression
+from flowshunt.ports.capture.compressed import CompressionError, Source, open_source, other_compression
 from flowshunt.ports.capture.decoders import Decoder, InterfaceInfo, PcapDecoder, PcapngDecoder
 from flowshunt.ports.capture.scan import STOP_BLOCK, STOP_DAMAGE, STOP_LIMIT
 from flowshunt.ports.capture.window import Window
@@ -22,8 +22,8 @@ _EXPECTED = "a pcap or pcapng capture, plain or compressed with gzip or zstd"
 def open_capture(path: str | os.PathLike[str], in_port: int = 0) -> CaptureReader:
     """Open a capture, or standard input for "-". The format is told by the contents.
 
-    Raises CaptureError when it is empty, no capture, of a link type that can't be read (classic pcap), or damaged before its first
-    packet; OSError when the file can't be opened.
+    Raises CaptureError when it is empty, no capture, of a link type that can't be read (classic pcap), or damaged
+    before its first packet; OSError when the file can't be opened.
     """
     source = open_source(os.fspath(path))
     try:
@@ -191,7 +191,7 @@ class CaptureReader:
         try:
             if self._window.refill(need):
                 return True
-        except CompressionDamage as error:
+        except CompressionError as error:
             raise self._error(error.problem, error.expected, len(self._window)) from error
         if len(self._window) or self._decoder.scan["skip"][0]:
             left, record = len(self._window), self._decoder.record
@@ -202,7 +202,7 @@ class CaptureReader:
     def _peek(self, size: int) -> bytes:
         try:
             return self._window.peek(size)
-        except CompressionDamage as error:
+        except CompressionError as error:
             raise CaptureError(self.path, len(self._window), error.problem, error.expected) from error
 
     def _error(self, problem: str, expected: str, behind: int = 0) -> CaptureError:

@@ -1,4 +1,4 @@
-"""What the scanning kernels of both formats share: their state, their stops, and unaligned loads.
+"""What the kernels of both formats share: the scan's state and stops, clocks, unaligned loads and copies.
 
 A scan goes over the records in a window of the file (`window.Window`) and fills one `PACKET` record for each packet.
 It stops for one of the `STOP_*` reasons and says where; what it cannot judge from the window it never touches.
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flowshunt.jit import kernel, load_be16, load_be32
+from flowshunt.jit import kernel, load_be16, load_be32, load_be64, store_be32, store_be64
 
 LARGEST_PACKET = 1 << 18
 """Longer packets are damage; the limit of libpcap and Wireshark."""
@@ -69,7 +69,7 @@ LAST_TIME_NS = ((1 << 63) - 1) // NS_PER_SECOND * NS_PER_SECOND
 
 @kernel
 def load32(data: Any, at: Any, little: Any) -> Any:
-    """The uint32 at byte `at`, as int64; the caller has checked the bounds (`load16` alike)."""
+    """The uint32 at byte `at`, as int64; the caller has checked the bounds."""
     value = load_be32(data, at)
     if little:
         return (value & 0xFF) << 24 | (value & 0xFF00) << 8 | (value >> 8) & 0xFF00 | value >> 24
@@ -78,10 +78,27 @@ def load32(data: Any, at: Any, little: Any) -> Any:
 
 @kernel
 def load16(data: Any, at: Any, little: Any) -> Any:
+    """The uint16 at byte `at`; see `load32`."""
     value = load_be16(data, at)
     if little:
         return (value & 0xFF) << 8 | value >> 8
     return value
+
+
+@kernel
+def store_le32(data: Any, at: Any, value: Any) -> None:
+    """The low 32 bits of `value` to byte `at`, little-endian; the caller has checked the bounds."""
+    store_be32(data, at, (value & 0xFF) << 24 | (value & 0xFF00) << 8 | (value >> 8) & 0xFF00 | (value >> 24) & 0xFF)
+
+
+@kernel
+def copy_bytes(source: Any, at: Any, target: Any, to: Any, length: Any) -> None:
+    """target[to:to + length] = source[at:at + length], for different arrays; the caller has checked the bounds."""
+    words = length >> 3
+    for w in range(words):
+        store_be64(target, to + 8 * w, load_be64(source, at + 8 * w))
+    for b in range(8 * words, length):
+        target[to + b] = source[at + b]
 
 
 @kernel
@@ -122,8 +139,8 @@ def _binary_to_ns(ticks: Any, bits: Any) -> Any:
 def clock_of(resolution: int, offset: int) -> tuple[int, int, int, int]:
     """(`clock`, `factor`, `largest`, `offset_ns`) of an INTERFACE.
 
-    `resolution`: if_tsresol, 0 to 255: the negative power of 10, or of 2 with the highest bit set. `offset`: if_tsoffset in
-    seconds. Negative powers of ten beyond 27 are taken as 27: all their times are below 19 ns.
+    `resolution`: if_tsresol, 0 to 255: the negative power of 10, or of 2 with the highest bit set. `offset`:
+    if_tsoffset in seconds. Negative powers of ten beyond 27 are taken as 27: all their times are below 19 ns.
     """
     offset_ns = max(-LAST_TIME_NS, min(offset * NS_PER_SECOND, LAST_TIME_NS))
     exponent = resolution & 0x7F

@@ -22,7 +22,7 @@ class Window:
         self.end = HEADROOM
         self.offset = 0
         self._source = source
-        self._view = memoryview(self.data)
+        self._view = self.data.data
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -39,8 +39,9 @@ class Window:
         self.offset += size
 
     def refill(self, need: int) -> int:
-        """Read once, to get nearer to `need` bytes (at most CAPACITY) in the window; moves its contents to the front where
-        that is necessary. Returns the bytes read, 0 only at the end of the file. Raises CompressionDamage, OSError."""
+        """Read once, to get nearer to `need` bytes (at most CAPACITY) in the window; moves its contents to the
+        front where that is necessary. Returns the bytes read, 0 only at the end of the file. Raises
+        CompressionError, OSError."""
         if self.start == self.end or self.start + max(need, CAPACITY // 16) > len(self.data):
             rest = len(self)
             self.data[HEADROOM : HEADROOM + rest] = self.data[self.start : self.end]

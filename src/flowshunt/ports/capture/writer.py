@@ -16,11 +16,11 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import zstandard
 
-from flowshunt.jit import kernel, store_be32
+from flowshunt.jit import kernel
 from flowshunt.ports.capture import pcap, pcapng
 from flowshunt.ports.capture.linktypes import LINK_ETHERNET
-from flowshunt.ports.capture.merge import copy_bytes
-from flowshunt.ports.capture.scan import LARGEST_PACKET, NS_PER_SECOND
+from flowshunt.ports.capture.pcapng import ENHANCED_PACKET_BLOCK
+from flowshunt.ports.capture.scan import LARGEST_PACKET, NS_PER_SECOND, copy_bytes, store_le32
 
 FRAME = np.dtype(
     [
@@ -41,8 +41,8 @@ _RESOLUTION_NS = 9
 
 def _open_target(path: str) -> BinaryIO:
     if path == "-":
-        return cast(BinaryIO, io.FileIO(1, "wb", closefd=False))
-    file = open(path, "wb")
+        return io.BufferedWriter(io.FileIO(1, "wb", closefd=False))
+    file = io.BufferedWriter(io.FileIO(path, "wb"))
     if path.endswith(".gz"):
         return cast(BinaryIO, _GzipFile(file))
     if path.endswith(".zst"):
@@ -72,19 +72,20 @@ class CaptureWriter:
         self.n_packets = 0
         self._last_time_ns = last_time_ns
         self._out = np.zeros(_OUT_SIZE, np.uint8)
+        self._view = self._out.data
         self._file: BinaryIO | None = _open_target(self.path)
         self._file.write(header)
 
     def write_frames(self, data: np.ndarray, frames: np.ndarray) -> None:
-        """Write FRAME records. Raises ValueError, with nothing written, when a frame doesn't lie within `data`, is longer
-        than readers take (256 kB), or has a time that the format can't say; or when the writer is closed."""
+        """Write FRAME records. Raises ValueError, with nothing written, when a frame doesn't lie within `data`, is
+        longer than readers take (256 kB), or has a time that the format can't say; or when the writer is closed."""
         if self._file is None:
             raise ValueError(f"{self.path}: writer is closed")
         _check(data, frames, self._last_time_ns)
         done = 0
         while done < len(frames):
             n, size = self._emit(data, frames[done:])
-            self._file.write(memoryview(self._out)[:size])
+            self._file.write(self._view[:size])
             done += n
         self.n_packets += done
 
@@ -127,9 +128,9 @@ class PcapWriter(CaptureWriter):
     ) -> None:
         """Write packets in the order given.
 
-        `data`: uint8 buffer. `packets`: records with the fields data (offset), length and time_ns, and wire_length where they
-        have it (PACKET, transmit records), or (offsets, lengths). `time_ns`, `wire_length`: override; a wire length
-        below the length is the length. Errors as in `write_frames`; ValueError also when no time is given.
+        `data`: uint8 buffer. `packets`: records with the fields data (offset), length and time_ns, and wire_length
+        where they have it (PACKET, transmit records), or (offsets, lengths). `time_ns`, `wire_length`: override; a
+        wire length below the length is the length. Errors as in `write_frames`; ValueError also when no time is given.
         """
         self.write_frames(data, _frames(packets, time_ns, wire_length))
 
@@ -169,8 +170,10 @@ class PcapngWriter(CaptureWriter):
         """As `PcapWriter.write`; `interface`: index into the interfaces, for all or for each packet."""
         frames = _frames(packets, time_ns, wire_length)
         frames["interface"] = interface
-        if len(frames) and not (0 <= frames["interface"].min() and frames["interface"].max() < self._n_interfaces):
-            raise ValueError(f"interface index out of range, the writer has {self._n_interfaces}")
+        _refuse(
+            (frames["interface"] < 0) | (frames["interface"] >= self._n_interfaces),
+            f"is of an interface that the writer doesn't have (it has {self._n_interfaces})",
+        )
         self.write_frames(data, frames)
 
     def _emit(self, data: np.ndarray, frames: np.ndarray) -> tuple[int, int]:
@@ -231,11 +234,6 @@ def _refuse(bad: np.ndarray, why: str) -> None:
 # --- kernels ---------------------------------------------------------------------------------------------------------
 
 
-@kernel
-def _store_le32(data: Any, at: Any, value: Any) -> None:
-    store_be32(data, at, (value & 0xFF) << 24 | (value & 0xFF00) << 8 | (value >> 8) & 0xFF00 | (value >> 24) & 0xFF)
-
-
 @kernel(
     example=lambda: (
         np.zeros(1, np.uint8), np.zeros(1, FRAME), np.int64(1), np.zeros(1, np.uint8), np.zeros(2, np.int64)
@@ -251,10 +249,10 @@ def emit_pcap(data: Any, frames: Any, tick_ns: Any, out: Any, state: Any) -> Non
     while n < len(frames) and at + frames["length"][n] + _LARGEST_OVERHEAD <= len(out):
         time_ns = frames["time_ns"][n]
         length = frames["length"][n]
-        _store_le32(out, at, time_ns // NS_PER_SECOND)
-        _store_le32(out, at + 4, time_ns % NS_PER_SECOND // tick_ns)
-        _store_le32(out, at + 8, length)
-        _store_le32(out, at + 12, frames["wire_length"][n])
+        store_le32(out, at, time_ns // NS_PER_SECOND)
+        store_le32(out, at + 4, time_ns % NS_PER_SECOND // tick_ns)
+        store_le32(out, at + 8, length)
+        store_le32(out, at + 12, frames["wire_length"][n])
         copy_bytes(data, frames["data"][n], out, at + 16, length)
         at += 16 + length
         n += 1
@@ -262,9 +260,7 @@ def emit_pcap(data: Any, frames: Any, tick_ns: Any, out: Any, state: Any) -> Non
     state[1] = at
 
 
-@kernel(
-    example=lambda: (np.zeros(1, np.uint8), np.zeros(1, FRAME), np.zeros(1, np.uint8), np.zeros(2, np.int64))
-)
+@kernel(example=lambda: (np.zeros(1, np.uint8), np.zeros(1, FRAME), np.zeros(1, np.uint8), np.zeros(2, np.int64)))
 def emit_pcapng(data: Any, frames: Any, out: Any, state: Any) -> None:
     """As `emit_pcap`, enhanced packet blocks with times in ns."""
     at = np.int64(0)
@@ -273,17 +269,17 @@ def emit_pcapng(data: Any, frames: Any, out: Any, state: Any) -> None:
         time_ns = frames["time_ns"][n]
         length = frames["length"][n]
         padded = (length + 3) & ~3
-        _store_le32(out, at, pcapng.ENHANCED_PACKET_BLOCK)
-        _store_le32(out, at + 4, padded + 32)
-        _store_le32(out, at + 8, frames["interface"][n])
-        _store_le32(out, at + 12, time_ns >> 32)
-        _store_le32(out, at + 16, time_ns)
-        _store_le32(out, at + 20, length)
-        _store_le32(out, at + 24, frames["wire_length"][n])
+        store_le32(out, at, ENHANCED_PACKET_BLOCK)
+        store_le32(out, at + 4, padded + 32)
+        store_le32(out, at + 8, frames["interface"][n])
+        store_le32(out, at + 12, time_ns >> 32)
+        store_le32(out, at + 16, time_ns)
+        store_le32(out, at + 20, length)
+        store_le32(out, at + 24, frames["wire_length"][n])
         copy_bytes(data, frames["data"][n], out, at + 28, length)
         for b in range(at + 28 + length, at + 28 + padded):
             out[b] = 0
-        _store_le32(out, at + 28 + padded, padded + 32)
+        store_le32(out, at + 28 + padded, padded + 32)
         at += padded + 32
         n += 1
     state[0] = n

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 DEFAULT_PRIORITY = 0x8000
 
+ALL_TABLES = 0xFF
+"""As the table of a modification or deletion: whichever table the flow is in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subfield:
@@ -69,7 +72,18 @@ class GotoTable:
 
 @dataclass(frozen=True, slots=True)
 class SetField:
-    """Set bits of `dest`: those of `mask`, relative to the subfield, take the bits of `value`."""
+    """Set bits of `dest`: those of `mask`, relative to the subfield, take the bits of `value`.
+
+    The flow text reader gives masks of all ones only (other masks become several of these), and these rules, all
+    after Open vSwitch, decide which packets are changed:
+
+    - vlan_tci: with VLAN_PRESENT among the bits set (mod_vlan_vid and mod_vlan_pcp do that, and a tag is added where
+      there is none), every packet; without it (set_field and load of vlan_vid and vlan_pcp), only packets with a tag.
+    - nw_src, nw_dst, nw_proto: the ARP header's in a flow that matches ARP or RARP, else the IPv4 header's, and then
+      packets that are not IPv4 stay as they are.
+    - nw_tos, nw_ttl: IPv4 and IPv6 packets; tp_src, tp_dst: TCP, UDP and SCTP packets, ICMP in a flow that matches it.
+    - arp_sha, arp_tha: ARP packets, or the link-layer option in a flow that matches neighbour discovery.
+    """
 
     dest: Subfield
     value: int
@@ -139,7 +153,12 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One flow entry. `match` maps field to (value, mask); an empty list of actions drops."""
+    """One flow entry. `match` maps field to (value, mask); an empty list of actions drops.
+
+    `match` is sorted by field, its masks are not zero and its values have no bits outside the masks. What a
+    modification or deletion selects by comes last: `table` may be `ALL_TABLES` there, a cookie is compared under
+    `cookie_mask`, `out_port` and `out_group` restrict to flows that output there.
+    """
 
     match: tuple[tuple[str, int, int], ...] = ()
     actions: tuple[Action, ...] = ()
@@ -150,3 +169,7 @@ class Flow:
     hard_timeout: int = 0
     importance: int = 0
     flags: frozenset[str] = field(default_factory=frozenset)
+    cookie_mask: int = 0
+    new_cookie: int | None = None  # of a modification; None: cookies stay
+    out_port: int | None = None
+    out_group: int | None = None

@@ -1,0 +1,121 @@
+"""The arguments of `flowshunt replay`: types for its command function, with their help."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any
+
+import typer
+
+from flowshunt.cli.replay.options import PortFile, Profile, TableStyle
+
+_FROM = "Packets from"
+_SWITCH = "The switch"
+_OUTPUT = "Output"
+
+
+def port_file(text: str) -> PortFile:
+    """`NAME=FILE`."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise typer.BadParameter(f"{text!r} is not NAME=FILE, such as p0=wire.pcap")
+    return PortFile(name, path)
+
+
+def network(text: str) -> IPv4Network | IPv6Network:
+    """A network, or the address of one host in it."""
+    try:
+        return ip_network(text, strict=False)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; a network looks like 192.168.0.0/16 or 2001:db8::/32") from None
+
+
+def pair_of_names(text: str) -> str:
+    """`NAME,NAME`, checked."""
+    inner, _, outer = text.partition(",")
+    if not inner or not outer or "," in outer:
+        raise typer.BadParameter(f"{text!r} is not NAME,NAME, such as pf0hpf,p0")
+    return text
+
+
+def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, help=help_text, **more)
+
+
+Capture = Annotated[
+    str | None,
+    typer.Argument(metavar="CAPTURE", show_default=False, help="Capture of both sides; - for standard input."),
+]
+Ports = Annotated[
+    list[PortFile] | None,
+    _option(
+        _FROM,
+        "A port of the switch, and the capture of what came in there; repeat it. They are merged by time.",
+        "--port",
+        metavar="NAME=FILE",
+        parser=port_file,
+    ),
+]
+Inside = Annotated[
+    list[IPv4Network] | None,  # IPv6 too: typer refuses a union, and the parser decides anyway
+    _option(
+        _FROM,
+        "A network on the inner side of CAPTURE; repeat it. Without: inferred.",
+        "--inside",
+        metavar="CIDR",
+        parser=network,
+    ),
+]
+Sides = Annotated[
+    str,
+    _option(
+        _FROM,
+        "Names of the inner and the outer port of CAPTURE, for rules that name ports.",
+        metavar="NAME,NAME",
+        callback=pair_of_names,
+    ),
+]
+Limit = Annotated[int | None, _option(_FROM, "Stop after N packets.", metavar="N", min=1)]
+Flows = Annotated[
+    list[str] | None,
+    _option(
+        _SWITCH,
+        "Rules, one per line, as ovs-ofctl add-flows reads them; - for standard input; repeat it. "
+        "Without any: track and forward everything.",
+        "--flows",
+        metavar="FILE",
+    ),
+]
+SetFlows = Annotated[
+    list[str] | None, _option(_SWITCH, "One rule, after those of --flows; repeat it.", "--set-flow", metavar="FLOW")
+]
+ProfileChoice = Annotated[Profile, _option(_SWITCH, "Track as Open vSwitch does, or as Linux does.", "--profile")]
+NoChecksum = Annotated[bool, _option(_SWITCH, "Take all checksums as good.", "--no-checksum")]
+NoSequenceCheck = Annotated[
+    bool, _option(_SWITCH, "Take TCP packets outside their window as good.", "--no-sequence-check")
+]
+MaxConnections = Annotated[int, _option(_SWITCH, "Size limit of the connection table.", metavar="N", min=1)]
+BatchSize = Annotated[
+    int,
+    _option(_SWITCH, "Packets per batch; changes the speed, never the result.", "--batch", metavar="N", min=1, max=256),
+]
+Table = Annotated[
+    TableStyle | None, _option(_OUTPUT, f"List the connections; STYLE is {', '.join(TableStyle)}.", metavar="STYLE")
+]
+States = Annotated[
+    str | None,
+    _option(_OUTPUT, "Write the ct_state of every packet, as lines N: state; - for standard output.", metavar="FILE"),
+]
+Json = Annotated[str | None, _option(_OUTPUT, "Write everything as JSON; - for standard output.", metavar="FILE")]
+Write = Annotated[str | None, _option(_OUTPUT, "Write what left each port to DIR/PORT.pcap.", metavar="DIR")]
+WritePorts = Annotated[
+    list[PortFile] | None,
+    _option(
+        _OUTPUT,
+        "Write what left one port: .pcap or .pcapng, with .gz or .zst compressed; repeat it.",
+        "--write-port",
+        metavar="NAME=FILE",
+        parser=port_file,
+    ),
+]
+Quiet = Annotated[bool, _option(_OUTPUT, "No summary and no progress.", "--quiet", "-q")]

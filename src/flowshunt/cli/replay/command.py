@@ -1,0 +1,156 @@
+"""`flowshunt replay` from its options to its exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from flowshunt.app import Switch
+from flowshunt.base.errors import UsageError
+from flowshunt.cli import kernels
+from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain
+from flowshunt.cli.replay import connections, document, render
+from flowshunt.cli.replay.options import DEFAULT_FLOWS, STDOUT, ReplayOptions
+from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
+from flowshunt.cli.replay.report import Report, make_report
+from flowshunt.cli.replay.run import Consumer, Ending, Interrupts, Outcome, run
+from flowshunt.cli.replay.sources import MergedSource, SidedSource, open_merged, open_sided
+from flowshunt.cli.replay.tally import Tally
+from flowshunt.cli.terminal import reading, show
+from flowshunt.ports.api import CaptureError
+from flowshunt.rules.openflow.errors import FlowSyntaxError
+
+
+def execute(options: ReplayOptions) -> int:
+    """Do what `options`, which have been checked, ask for; returns the exit status.
+
+    Raises UsageError for rules that cannot be read, OSError for files that cannot be opened.
+    """
+    with ExitStack() as closing:
+        kernels.ready(quiet=options.quiet)
+        switch = make_switch(options)
+        try:
+            source = _open_source(options, switch, closing)
+        except CaptureError as error:
+            complain(str(error))
+            return DAMAGED
+        outputs = _open_outputs(options, switch, closing)
+        tally = Tally()
+        outcome = _replay(options, switch, source, [tally.add, *outputs.consumers])
+        report = _report(options, switch, source, tally, outcome)
+        _write(options, switch, report, outputs)
+    for damage in outcome.damages:
+        complain(str(damage))
+    if outcome.ending is Ending.INTERRUPTED:
+        return INTERRUPTED
+    return DAMAGED if outcome.damages else OK
+
+
+def make_switch(options: ReplayOptions) -> Switch:
+    """A switch with the ports and rules of `options`. Raises UsageError for rules that cannot be read."""
+    switch = Switch(
+        options.profile.value,
+        check_checksums=options.check_checksums,
+        check_sequence=options.check_sequence,
+        max_connections=options.max_connections,
+        batch_size=options.batch_size,
+    )
+    for name in [port.name for port in options.ports] or options.sides:
+        switch.add_port(name)
+    try:
+        for path in options.flow_files:
+            switch.add_flows(_read_flows(path), path)
+        for number, text in enumerate(options.flows, 1):
+            switch.add_flows(text, "--set-flow" if len(options.flows) == 1 else f"--set-flow {number}")
+    except FlowSyntaxError as error:
+        raise UsageError(str(error)) from None
+    if not options.flow_files and not options.flows:
+        switch.add_flows(DEFAULT_FLOWS, "default rules")
+    return switch
+
+
+def _read_flows(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == STDOUT else Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start} is not UTF-8 text", hint="rules are a text file") from None
+
+
+def _open_source(options: ReplayOptions, switch: Switch, closing: ExitStack) -> SidedSource | MergedSource:
+    if options.capture is not None:
+        return open_sided(options.capture, options.inside, options.limit, closing)
+    return open_merged(options.ports, [switch.ports[port.name] for port in options.ports], closing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    consumers: Sequence[Consumer]
+    json: TextIO | None
+
+
+def _open_outputs(options: ReplayOptions, switch: Switch, closing: ExitStack) -> _Outputs:
+    """Everything that can fail to open does so before the first packet."""
+    consumers: list[Consumer] = []
+    if options.states is not None:
+        consumers.append(StatesWriter(_open_text(options.states, closing)).take)
+    paths = {switch.ports[port.name]: port.path for port in options.write_ports}
+    if options.write_directory is not None:
+        directory = Path(options.write_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        paths = {number: str(directory / f"{name}.pcap") for name, number in switch.ports.items()} | paths
+    if paths:
+        names = {number: name for name, number in switch.ports.items()}
+        consumers.append(closing.enter_context(PortWriters(paths, names)).take)
+    return _Outputs(consumers, _open_text(options.json, closing) if options.json is not None else None)
+
+
+def _open_text(path: str, closing: ExitStack) -> TextIO:
+    return sys.stdout if path == STDOUT else closing.enter_context(open(path, "w", encoding="utf-8", newline="\n"))
+
+
+def _replay(
+    options: ReplayOptions, switch: Switch, source: SidedSource | MergedSource, consumers: Sequence[Consumer]
+) -> Outcome:
+    with Interrupts().installed() as interrupts, reading(source.size, quiet=options.quiet) as progress:
+        return run(
+            source,
+            switch,
+            consumers,
+            batch_size=options.batch_size,
+            limit=options.limit,
+            interrupts=interrupts,
+            progress=progress,
+        )
+
+
+def _report(
+    options: ReplayOptions, switch: Switch, source: SidedSource | MergedSource, tally: Tally, outcome: Outcome
+) -> Report:
+    return make_report(
+        switch,
+        tally,
+        outcome,
+        profile=options.profile.value,
+        default_rules=not options.flow_files and not options.flows,
+        sources={port.name: port.path for port in options.ports},
+        sides=source.sides if isinstance(source, SidedSource) else None,
+        n_skipped=source.n_skipped,
+    )
+
+
+def _write(options: ReplayOptions, switch: Switch, report: Report, outputs: _Outputs) -> None:
+    """What comes at the end: the table, the JSON, the summary."""
+    if options.table is not None or outputs.json is not None:
+        listing = connections.in_order(switch.tracker.connections(report.now_ms))
+        if options.table is not None:
+            connections.write(listing, options.table, sys.stdout)
+        if outputs.json is not None:
+            document.write(report, listing, outputs.json)
+    sys.stdout.flush()
+    if not options.quiet:
+        show(render.sections(report), sys.stderr if options.stdout_users else sys.stdout)
+        sys.stdout.flush()

@@ -1,0 +1,22 @@
+"""`flowshunt warmup`: compile everything ahead."""
+
+from __future__ import annotations
+
+from flowshunt.cli import kernels
+from flowshunt.jit import JIT
+
+
+def execute() -> None:
+    """Compile what is missing and say what there is, and where."""
+    warmth = kernels.ready()
+    if not JIT:
+        print("The JIT is off (NUMBA_DISABLE_JIT): there is nothing to compile.")
+        return
+    for name in warmth.compiled:
+        print(f"compiled  {name}")
+    n_there = warmth.total - len(warmth.compiled)
+    print(f"{len(warmth.compiled)} kernels compiled, {n_there} were there already.")
+    if warmth.directory is None:
+        print("They could not be kept: no cache directory can be written to. Set FLOWSHUNT_CACHE_DIR to one that can.")
+    else:
+        print(f"They are kept in {warmth.directory}")

@@ -1,0 +1,159 @@
+"""The learning switch: where stations are, and where `normal` sends a packet.
+
+Stations are kept per MAC address and VLAN. One not heard for `age_ms` is unknown again; when all places are taken, a
+new one takes the place of one that has aged, or of an old one on the port with the most stations, among the next few
+in turn, so that a flood of made-up addresses on one port costs that port's own stations first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.datapath.schema import FATE_NO_PORT, FATE_RESERVED, FATE_SAME_PORT, PORT_FLOOD, PORT_NUMBERS
+from flowshunt.jit import kernel, mix
+from flowshunt.packet.schema import VLAN_PRESENT, W_ETH_DST, W_ETH_SRC
+
+_K = np.int64(0x1E3779B97F4A7C15)
+_GROUP = 0x010000000000
+_BROADCAST = 0xFFFFFFFFFFFF
+_CANDIDATES = 16
+
+# ovs-vswitchd.conf.db(5), forward-bpdu: 01:80:c2:00:00:00 to :0f, and protocols of single vendors.
+_BPDU = 0x0180C2000000 >> 4
+_EXTREME = (0x00E02B000000, 0x00E02B000004, 0x00E02B000006)
+_CISCO = (0x01000CCCCCCC, 0x01000CCCCCCD, 0x01000CCDCDCD, 0x01000C000000)
+
+
+@kernel
+def is_reserved(mac: Any) -> Any:
+    """Whether a destination is for the next switch only, not to be forwarded."""
+    if mac >> 4 == _BPDU:
+        return True
+    if mac >> 24 == 0x00E02B:
+        return mac == _EXTREME[0] or mac == _EXTREME[1] or mac == _EXTREME[2]
+    if mac >> 24 == 0x01000C:
+        return mac == _CISCO[0] or mac == _CISCO[1] or mac == _CISCO[2] or mac == _CISCO[3]
+    return False
+
+
+@kernel
+def _find(p: Any, key: Any) -> Any:
+    """Slot of a station, or of the free place where its search ended."""
+    last = len(p.slots) - 1
+    place = mix(key, _K) & last
+    while p.slots[place] != 0 and p.stations["key"][p.slots[place] - 1] != key:
+        place = (place + 1) & last
+    return place
+
+
+@kernel
+def _unlink(p: Any, place: Any) -> Any:
+    """Free a slot, and move those behind it that could no longer be found."""
+    last = len(p.slots) - 1
+    hole = place
+    while True:
+        place = (place + 1) & last
+        if p.slots[place] == 0:
+            break
+        home = mix(p.stations["key"][p.slots[place] - 1], _K) & last
+        if (place - home) & last >= (place - hole) & last:
+            p.slots[hole] = p.slots[place]
+            hole = place
+    p.slots[hole] = 0
+
+
+@kernel
+def _count_station(p: Any, port: Any, change: Any) -> Any:
+    index = np.int64(p.index[port])
+    if index >= 0:
+        p.ports["n_stations"][index] += change
+
+
+@kernel
+def _stations_of(p: Any, port: Any) -> Any:
+    index = np.int64(p.index[port])
+    return p.ports["n_stations"][index] if index >= 0 else np.int64(1) << 40
+
+
+@kernel(inline=False)
+def _evict(p: Any, now_ms: Any) -> Any:
+    """The station to overwrite, taken out of the slots."""
+    n = len(p.stations)
+    hand = p.state["hand"][0]
+    victim = np.int64(-1)
+    crowd = np.int64(-1)
+    for _ in range(_CANDIDATES):
+        station = hand
+        hand = (hand + 1) % n
+        if now_ms - p.stations["used_ms"][station] > p.state["age_ms"][0]:
+            p.state["expired"][0] += 1
+            p.state["evicted"][0] -= 1
+            victim = station
+            break
+        own_crowd = _stations_of(p, np.int64(p.stations["port"][station]))
+        older = victim >= 0 and p.stations["used_ms"][station] < p.stations["used_ms"][victim]
+        if own_crowd > crowd or (own_crowd == crowd and older):
+            victim = station
+            crowd = own_crowd
+    p.state["hand"][0] = hand
+    p.state["evicted"][0] += 1
+    _unlink(p, _find(p, p.stations["key"][victim]))
+    _count_station(p, np.int64(p.stations["port"][victim]), -1)
+    return victim
+
+
+@kernel(inline=False)
+def _add(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
+    station = p.state["n_stations"][0]
+    if station < len(p.stations):
+        p.state["n_stations"][0] += 1
+    else:
+        station = _evict(p, now_ms)
+    p.stations["key"][station] = key
+    p.stations["port"][station] = port
+    p.stations["used_ms"][station] = now_ms
+    p.slots[_find(p, key)] = station + 1
+    p.state["learned"][0] += 1
+    _count_station(p, port, 1)
+
+
+@kernel
+def _learn(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
+    station = np.int64(p.slots[_find(p, key)]) - 1
+    if station < 0:
+        _add(p, key, port, now_ms)
+        return
+    if p.stations["port"][station] != port:
+        _count_station(p, np.int64(p.stations["port"][station]), -1)
+        _count_station(p, port, 1)
+        p.stations["port"][station] = port
+        p.state["moved"][0] += 1
+    p.stations["used_ms"][station] = now_ms
+
+
+@kernel
+def forward(p: Any, keys: Any, k: Any, in_port: Any, now_ms: Any) -> Any:
+    """Learn where the sender of keys[k] is, and return the port for its destination.
+
+    A port number, PORT_FLOOD for what is unknown or for many, or minus the fate of a packet that goes nowhere. `p`:
+    PortArrays, changed. Times are milliseconds since the epoch. All ports carry all VLANs, tagged as they came.
+    """
+    if in_port >= PORT_NUMBERS or p.index[in_port] < 0:
+        return np.int64(-FATE_NO_PORT)
+    destination = (keys[k, W_ETH_DST] >> 16) & _BROADCAST
+    if is_reserved(destination) and p.state["forward_bpdu"][0] == 0:
+        return np.int64(-FATE_RESERVED)
+    source = (keys[k, W_ETH_SRC] >> 16) & _BROADCAST
+    tci = keys[k, W_ETH_SRC] & 0xFFFF
+    vlan = tci & 0xFFF if tci & VLAN_PRESENT else np.int64(0)
+    if source & _GROUP == 0:
+        _learn(p, source << 12 | vlan, in_port, now_ms)
+    if destination & _GROUP:
+        return np.int64(PORT_FLOOD)
+    station = np.int64(p.slots[_find(p, destination << 12 | vlan)]) - 1
+    if station < 0 or now_ms - p.stations["used_ms"][station] > p.state["age_ms"][0]:
+        return np.int64(PORT_FLOOD)
+    port = np.int64(p.stations["port"][station])
+    return port if port != in_port else np.int64(-FATE_SAME_PORT)

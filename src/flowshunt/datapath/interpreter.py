@@ -1,0 +1,360 @@
+"""The interpreter: one packet through tables and programs, to its end.
+
+The machine has a program counter, the table of the running list, a depth, and a stack of frames: what goes on when the
+running list ends. A frame may hold a snapshot of the key to go on with (clone, and ct with a table), or not
+(resubmit). Nothing is pushed for a list that has nothing left to do.
+
+Limits are those of Open vSwitch: depth counts lookups that lead to the same table or an earlier one; a list of actions
+that breaks a limit causes no output at all, and what came through the tracker counts as a list of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack.kernels.step import COMMIT, FORCE, HASHED, forget, set_label, set_mark, track
+from flowshunt.datapath.classifier import lookup
+from flowshunt.datapath.fields import change, decrement_ttl, read_place
+from flowshunt.datapath.output import count_sent, output
+from flowshunt.datapath.program import (
+    CT_COMMIT,
+    CT_EXEC,
+    CT_FORCE,
+    CT_WORDS,
+    CT_ZONE_FIELD,
+    NO_TABLE,
+    OP_CLONE,
+    OP_CT,
+    OP_CT_CLEAR,
+    OP_DEC_TTL,
+    OP_END,
+    OP_GOTO,
+    OP_LAST_CHANGE,
+    OP_OUTPUT_FIELD,
+    OP_RESUBMIT,
+    RESUBMIT_PORT,
+    RESUBMIT_WORDS,
+)
+from flowshunt.datapath.schema import (
+    F_DEPTH,
+    F_PC,
+    F_SIZE_MARK,
+    F_SNAPSHOT,
+    F_TABLE,
+    F_TX_MARK,
+    FATE_ACTION,
+    FATE_DEPTH,
+    FATE_NO_MATCH,
+    FATE_OUTPUT,
+    FATE_RESUBMITS,
+    FATE_SNAPSHOTS,
+    FATE_TRACKS,
+    FATE_TTL,
+    MAX_DEPTH,
+    MAX_RESUBMITS,
+    MAX_SNAPSHOTS,
+    MAX_TRACKS,
+    N_RESUBMITS,
+    N_TRACKED,
+)
+from flowshunt.jit import kernel
+from flowshunt.packet.schema import HEADER_WORDS, KEY_WORDS, W_CT, W_CT_L4, W_CT_LABEL, W_CT_SRC, W_PORT
+
+_U32 = 0xFFFFFFFF
+_NONE = np.int64(-1)
+
+
+@kernel
+def _begin(w: Any, o: Any, packets: Any, i: Any) -> Any:
+    """Registers and key for packet i, whose key as parsed is in original[i]."""
+    m = w.machine
+    m["now_ms"][0] = packets["time_ns"][i] // 1_000_000
+    m["size"][0] = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+    m["resubmits"][0] = 0
+    m["snapshots"][0] = 0
+    m["tracks"][0] = 0
+    m["fate"][0] = FATE_ACTION
+    m["dirty"][0] = 0
+    m["tx_start"][0] = o.sent[0]
+    m["size_start"][0] = o.sent[1]
+    m["tx_mark"][0] = o.sent[0]
+    m["size_mark"][0] = o.sent[1]
+    for word in range(HEADER_WORDS):
+        w.keys[0, word] = w.original[i, word]
+    for word in range(HEADER_WORDS, KEY_WORDS):
+        w.keys[0, word] = 0
+    w.keys[0, W_PORT] = np.int64(packets["in_port"][i]) << 32
+
+
+@kernel
+def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
+    """Look the key up in a table, as if it came from `port` unless that is -1: the rule's program, or an empty one."""
+    word = w.keys[0, W_PORT]
+    if port >= 0:
+        w.keys[0, W_PORT] = word & _U32 | port << 32
+    rule = lookup(c, table, w.keys, 0)
+    w.keys[0, W_PORT] = word
+    c.tables["lookups"][table] += 1
+    if rule < 0:
+        w.machine["fate"][0] = FATE_NO_MATCH
+        return np.int64(0)
+    c.tables["matches"][table] += 1
+    c.rules["packets"][rule] += 1
+    c.rules["bytes"][rule] += w.machine["size"][0]
+    c.rules["used_ms"][rule] = w.machine["now_ms"][0]
+    return c.rules["program"][rule]
+
+
+@kernel
+def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> Any:
+    frames = w.frames
+    frames[sp, F_PC] = pc
+    frames[sp, F_TABLE] = table
+    frames[sp, F_DEPTH] = depth
+    frames[sp, F_SNAPSHOT] = snapshot
+    frames[sp, F_TX_MARK] = -1
+    return sp + 1
+
+
+@kernel
+def _pop(w: Any, sp: Any) -> Any:
+    """Go on with frame sp: `(pc, table, depth)`."""
+    frames = w.frames
+    snapshot = frames[sp, F_SNAPSHOT]
+    if snapshot >= 0:
+        w.machine["snapshots"][0] = snapshot
+        for word in range(KEY_WORDS):
+            w.keys[0, word] = w.snapshots[snapshot, word]
+    if frames[sp, F_TX_MARK] >= 0:
+        w.machine["tx_mark"][0] = frames[sp, F_TX_MARK]
+        w.machine["size_mark"][0] = frames[sp, F_SIZE_MARK]
+    return frames[sp, F_PC], frames[sp, F_TABLE], frames[sp, F_DEPTH]
+
+
+@kernel
+def _save(w: Any) -> Any:
+    """Keep a snapshot of the key; its number."""
+    snapshot = w.machine["snapshots"][0]
+    for word in range(KEY_WORDS):
+        w.snapshots[snapshot, word] = w.keys[0, word]
+    w.machine["snapshots"][0] = snapshot + 1
+    return snapshot
+
+
+@kernel
+def _abandon(w: Any, o: Any, sp: Any, fate: Any) -> Any:
+    """Take back what the running list caused, with those that it came from up to the tracker.
+
+    Returns the number of frames left; the topmost goes on after the ct action.
+    """
+    o.sent[0] = w.machine["tx_mark"][0]
+    o.sent[1] = w.machine["size_mark"][0]
+    w.machine["fate"][0] = fate
+    while sp > 0 and w.frames[sp - 1, F_TX_MARK] < 0:
+        sp -= 1
+    return sp
+
+
+@kernel
+def _copy_ct(source: Any, i: Any, to: Any, k: Any) -> Any:
+    """Copy the ct fields of a key."""
+    to[k, W_PORT] = to[k, W_PORT] & ~_U32 | source[i, W_PORT] & _U32
+    to[k, W_CT] = source[i, W_CT]
+    for word in range(W_CT_LABEL, W_CT_LABEL + 2):
+        to[k, word] = source[i, word]
+    for word in range(W_CT_SRC, W_CT_L4 + 1):
+        to[k, word] = source[i, word]
+
+
+@kernel
+def _clear_ct(w: Any, t: Any) -> Any:
+    w.keys[0, W_PORT] &= ~_U32
+    w.keys[0, W_CT] = 0
+    for word in range(W_CT_LABEL, W_CT_LABEL + 2):
+        w.keys[0, word] = 0
+    for word in range(W_CT_SRC, W_CT_L4 + 1):
+        w.keys[0, word] = 0
+    forget(t, 0)
+
+
+@kernel(inline=False)
+def _run_exec(w: Any, pool: Any, pc: Any, end: Any) -> Any:
+    """Mark and label that the exec list of a ct action makes of the key's own: `(mark, high, low)`; the key is unchanged."""
+    spare = w.machine["snapshots"][0]
+    for word in range(KEY_WORDS):
+        w.snapshots[spare, word] = w.keys[0, word]
+    while pc < end:
+        pc = change(pool, pc, w.snapshots, spare)
+    return w.snapshots[spare, W_PORT] & _U32, w.snapshots[spare, W_CT_LABEL], w.snapshots[spare, W_CT_LABEL + 1]
+
+
+@kernel
+def _commit_fields(w: Any, c: Any, t: Any, pc: Any, row: Any, mark: Any, high: Any, low: Any) -> Any:
+    """Store mark and label of exec in a connection, and show them in the key."""
+    keys = w.keys
+    now = t.state["now_ms"][0]
+    mask = c.pool[pc + 2]
+    if mask:
+        set_mark(t, row, mark, mask, now)
+        keys[0, W_PORT] = keys[0, W_PORT] & ~mask | mark & mask
+    mask = c.pool[pc + 3]
+    mask_low = c.pool[pc + 4]
+    if mask | mask_low:
+        set_label(t, row, high, low, mask, mask_low)
+        keys[0, W_CT_LABEL] = keys[0, W_CT_LABEL] & ~mask | high & mask
+        keys[0, W_CT_LABEL + 1] = keys[0, W_CT_LABEL + 1] & ~mask_low | low & mask_low
+
+
+@kernel
+def _track(w: Any, c: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any, pc: Any) -> Any:
+    """The ct action at `pc`: key, connection and ct_state are as it left them."""
+    instruction = c.pool[pc]
+    flags = (instruction >> 8) & 0xFF
+    zone = c.pool[pc + 1]
+    if flags & CT_ZONE_FIELD:
+        zone = read_place(w.keys, 0, zone) & 0xFFFF
+    mark = high = low = np.int64(0)
+    if flags & CT_EXEC:
+        mark, high, low = _run_exec(w, c.pool, pc + CT_WORDS, pc + CT_WORDS + (instruction >> 32))
+    how = (
+        (COMMIT if flags & CT_COMMIT else 0)
+        | (FORCE if flags & CT_FORCE else 0)
+        | (HASHED if w.machine["dirty"][0] == 0 else 0)
+    )
+    row = track(t, data, packets, i, w.keys, 0, zone, np.int64(how), w.machine["now_ms"][0])
+    if flags & CT_EXEC and flags & CT_COMMIT and row >= 0:
+        _commit_fields(w, c, t, pc, row, mark, high, low)
+    o.ct_state[offset + i] = (w.keys[0, W_CT] >> 32) & 0xFFFF
+    o.counters[N_TRACKED] += 1
+
+
+@kernel
+def _ct_fate(w: Any, depth: Any) -> Any:
+    """The limit that one more pass through the tracker would break, or 0."""
+    if w.machine["tracks"][0] >= MAX_TRACKS:
+        return np.int64(FATE_TRACKS)
+    if w.machine["snapshots"][0] >= MAX_SNAPSHOTS:
+        return np.int64(FATE_SNAPSHOTS)
+    return np.int64(FATE_DEPTH if depth > MAX_DEPTH else 0)
+
+
+@kernel
+def _lookup_fate(w: Any, depth: Any) -> Any:
+    """The limit that one more lookup would break, or 0."""
+    if depth > MAX_DEPTH:
+        return np.int64(FATE_DEPTH)
+    return np.int64(FATE_RESUBMITS if w.machine["resubmits"][0] > MAX_RESUBMITS else 0)
+
+
+@kernel
+def run_packet(
+    w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any
+) -> Any:
+    """Take packet i of a chunk, parsed into original[i], from table 0 to its end.
+
+    `offset`: where the chunk begins in the batch. There must be room for the most that one packet may cause: MAX_OUTPUTS,
+    MAX_OUTPUT_SIZE, and MAX_TRACKS times the events of a pass and a mark change. Writes fate, ct_state and tx records.
+    """
+    _begin(w, o, packets, i)
+    forget(t, 0)
+    t.hashes[0] = t.hashes[i]
+    o.ct_state[offset + i] = 0
+    sp = np.int64(0)
+    depth = np.int64(0)
+    table = np.int64(0)
+    pc = np.int64(0)
+    target = np.int64(0)  # table to look up next, or -1
+    port = _NONE
+    while True:
+        failed = np.int64(0)
+        if target >= 0:
+            failed = _lookup_fate(w, depth)
+            if failed == 0:
+                w.machine["resubmits"][0] += 1
+                table = target
+                pc = _enter(w, c, table, port)
+                target = _NONE
+                port = _NONE
+        if failed == 0:
+            instruction = c.pool[pc]
+            op = instruction & 0xFF
+            if op == OP_END:
+                if sp == 0:
+                    break
+                sp -= 1
+                pc, table, depth = _pop(w, sp)
+            elif op <= OP_OUTPUT_FIELD:
+                output(w, c, p, o, data, packets, i, offset, pc)
+                pc += 1
+            elif op <= OP_LAST_CHANGE:
+                pc = change(c.pool, pc, w.keys, 0)
+                w.machine["dirty"][0] = 1
+            elif op == OP_RESUBMIT:
+                target = (instruction >> 8) & 0xFF
+                if instruction & RESUBMIT_PORT:
+                    port = c.pool[pc + 1]
+                if target == NO_TABLE:
+                    target = table
+                pc += RESUBMIT_WORDS
+                if c.pool[pc] != OP_END:
+                    sp = _push(w, sp, pc, table, depth, _NONE)
+                depth += 1 if target <= table else 0
+            elif op == OP_GOTO:
+                target = (instruction >> 8) & 0xFF
+            elif op == OP_CT:
+                following = pc + CT_WORDS + (instruction >> 32)
+                target = (instruction >> 16) & 0xFF
+                failed = _ct_fate(w, depth + 1)
+                if failed == 0:
+                    w.machine["tracks"][0] += 1
+                    alone = sp == 0 and c.pool[following] == OP_END
+                    snapshot = _NONE if alone and target != NO_TABLE else _save(w)
+                    _track(w, c, o, t, data, packets, i, offset, pc)
+                    pc = following
+                    if target == NO_TABLE:
+                        _copy_ct(w.snapshots, snapshot, w.keys, 0)
+                        w.machine["snapshots"][0] = snapshot
+                        target = _NONE
+                    else:
+                        if not alone:
+                            for word in range(HEADER_WORDS):
+                                w.snapshots[snapshot, word] = w.keys[0, word]
+                            sp = _push(w, sp, pc, table, depth, snapshot)
+                            w.frames[sp - 1, F_TX_MARK] = w.machine["tx_mark"][0]
+                            w.frames[sp - 1, F_SIZE_MARK] = w.machine["size_mark"][0]
+                        w.machine["tx_mark"][0] = o.sent[0]
+                        w.machine["size_mark"][0] = o.sent[1]
+                        depth += 1
+            elif op == OP_CT_CLEAR:
+                _clear_ct(w, t)
+                pc += 1
+            elif op == OP_CLONE:
+                following = pc + 1 + ((instruction >> 8) & _U32)
+                if sp > 0 or c.pool[following] != OP_END:
+                    if w.machine["snapshots"][0] >= MAX_SNAPSHOTS:
+                        failed = np.int64(FATE_SNAPSHOTS)
+                    else:
+                        sp = _push(w, sp, following, table, depth, _save(w))
+                pc += 1
+            elif op == OP_DEC_TTL:
+                pc += 1
+                w.machine["dirty"][0] = 1
+                if not decrement_ttl(w.keys, 0):
+                    w.machine["fate"][0] = FATE_TTL
+                    pc = np.int64(0)
+        if failed != 0:
+            target = _NONE
+            port = _NONE
+            sp = _abandon(w, o, sp, failed)
+            if sp == 0:
+                break
+            sp -= 1
+            pc, table, depth = _pop(w, sp)
+    o.counters[N_RESUBMITS] += w.machine["resubmits"][0] - 1
+    fate = w.machine["fate"][0]
+    if count_sent(w, p, o) > 0:
+        fate = np.int64(FATE_OUTPUT)
+    o.fate[offset + i] = fate
+    o.fates[fate] += 1

@@ -1,0 +1,108 @@
+"""The batch loop: parse and hash, prefetch, run to completion, in chunks.
+
+Memory that packets will need is asked for while others are worked on; then each packet runs to its end in arrival order,
+so the result cannot depend on the size of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack.arrays import example_arrays
+from flowshunt.conntrack.kernels.buckets import prefetch_rows
+from flowshunt.conntrack.kernels.step import hash_and_prefetch
+from flowshunt.conntrack.schema import BATCH_MAX, EVENTS_PER_TRACK
+from flowshunt.datapath.interpreter import run_packet
+from flowshunt.datapath.schema import (
+    FATE_INVALID,
+    MAX_OUTPUT_SIZE,
+    MAX_OUTPUTS,
+    MAX_TRACKS,
+    N_BYTES,
+    N_PACKETS,
+    PORT_NUMBERS,
+    make_output,
+    make_ports,
+    make_tables,
+    make_work,
+)
+from flowshunt.jit import kernel, prefetch
+from flowshunt.packet.parse import parse
+from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
+
+MAX_EVENTS = MAX_TRACKS * (EVENTS_PER_TRACK + 1)
+"""The most events that one packet can cause: at each pass those of the tracker, and a change of the mark."""
+_AHEAD = 4
+
+
+def _example() -> tuple[Any, ...]:
+    tables = make_tables(1, 1, 8)
+    output = make_output(1, 1, 1)
+    return (
+        make_work(1), tables, make_ports(1, 1), output, example_arrays(), np.zeros(64, np.uint8), np.zeros(1, PACKET),
+        0, 1, 1,
+    )  # fmt: skip
+
+
+@kernel
+def _has_room(o: Any, t: Any) -> Any:
+    return (
+        o.sent[0] + MAX_OUTPUTS <= len(o.tx)
+        and o.sent[1] + MAX_OUTPUT_SIZE <= len(o.tx_data)
+        and t.state["n_events"][0] + MAX_EVENTS <= len(t.events)
+    )
+
+
+@kernel
+def _parse_chunk(w: Any, t: Any, data: Any, packets: Any) -> Any:
+    n = len(packets)
+    for i in range(n):
+        if i + _AHEAD < n:
+            prefetch(data, packets["data"][i + _AHEAD], 0)
+        parse(data, packets, i, w.original, i)
+        hash_and_prefetch(t, packets, i, w.original, i)
+    for i in range(n):
+        prefetch_rows(t, t.hashes[i])
+
+
+@kernel
+def _count_received(p: Any, o: Any, packets: Any, i: Any) -> Any:
+    size = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+    o.counters[N_PACKETS] += 1
+    o.counters[N_BYTES] += size
+    o.verdicts[np.int64(packets["verdict"][i])] += 1
+    port = np.int64(packets["in_port"][i])
+    if port < PORT_NUMBERS and p.index[port] >= 0:
+        p.ports["rx_packets"][np.int64(p.index[port])] += 1
+        p.ports["rx_bytes"][np.int64(p.index[port])] += size
+
+
+@kernel(example=_example)
+def run_batch(
+    w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, first: Any, n: Any, batch_size: Any
+) -> Any:
+    """Take packets `[first, n)` of a batch through the switch, in chunks of `batch_size`; returns where it stopped.
+
+    `w`: WorkArrays for at least `batch_size` (at most BATCH_MAX) packets. `c`, `p`, `o`, `t`: TableArrays, PortArrays,
+    OutputArrays, ConntrackArrays. `data`: uint8. `packets`: PACKET, the parser's part is filled in. It stops before n
+    when there might not be room for all that one more packet causes; the caller drains events or enlarges `tx` and
+    `tx_data`, and calls again.
+    """
+    while first < n:
+        end = min(first + min(batch_size, BATCH_MAX), n)
+        chunk = packets[first:end]
+        _parse_chunk(w, t, data, chunk)
+        for i in range(end - first):
+            if not _has_room(o, t):
+                return first + i
+            _count_received(p, o, chunk, i)
+            if chunk["verdict"][i] == VERDICT_SHORT_ETHERNET:
+                o.fate[first + i] = FATE_INVALID
+                o.ct_state[first + i] = 0
+                o.fates[FATE_INVALID] += 1
+            else:
+                run_packet(w, c, p, o, t, data, chunk, i, first)
+        first = end
+    return first

@@ -1,0 +1,137 @@
+"""Output: which ports a packet leaves on, and in which bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.datapath.fdb import forward
+from flowshunt.datapath.fields import read_place
+from flowshunt.datapath.program import OP_OUTPUT
+from flowshunt.datapath.schema import (
+    FATE_IN_PORT,
+    FATE_NO_PORT,
+    FLAG_NO_FLOOD,
+    HEADER_GROWTH,
+    MAX_OUTPUT_SIZE,
+    MAX_OUTPUTS,
+    N_CHANGED,
+    N_SENT,
+    N_SKIPPED_IN_PORT,
+    N_SKIPPED_LIMIT,
+    N_SKIPPED_NO_PORT,
+    PORT_ALL,
+    PORT_FLOOD,
+    PORT_IN_PORT,
+    PORT_NORMAL,
+    PORT_NUMBERS,
+    PORT_RESERVED_32,
+    SOURCE_BATCH,
+    SOURCE_TX_DATA,
+)
+from flowshunt.jit import kernel
+from flowshunt.packet.emit import is_changed, rewrite
+from flowshunt.packet.schema import W_PORT
+
+_U32 = 0xFFFFFFFF
+
+
+@kernel
+def _skip(w: Any, o: Any, counter: Any, fate: Any) -> Any:
+    o.counters[counter] += 1
+    w.machine["fate"][0] = fate
+
+
+@kernel
+def _choose_port(w: Any, p: Any, o: Any, number: Any, in_port: Any) -> Any:
+    """Place in `ports` for one port number, or -1 when the packet must not leave there."""
+    if number == PORT_IN_PORT:
+        number = in_port
+    elif number == in_port:
+        _skip(w, o, N_SKIPPED_IN_PORT, FATE_IN_PORT)
+        return np.int64(-1)
+    index = np.int64(p.index[number]) if number < PORT_NUMBERS else np.int64(-1)
+    if index < 0:
+        _skip(w, o, N_SKIPPED_NO_PORT, FATE_NO_PORT)
+    return index
+
+
+@kernel
+def _write_frame(w: Any, o: Any, data: Any, packets: Any, i: Any) -> Any:
+    """The packet's bytes as its key says: `(source, offset, length)`; length -1 when the packet has used up its share.
+
+    Unchanged packets are not copied.
+    """
+    length = np.int64(packets["length"][i])
+    if not is_changed(w.keys, 0, w.original, i):
+        return np.int64(SOURCE_BATCH), packets["data"][i], length
+    at = o.sent[1]
+    if at + length + HEADER_GROWTH > w.machine["size_start"][0] + MAX_OUTPUT_SIZE:
+        return np.int64(SOURCE_TX_DATA), at, np.int64(-1)
+    length = rewrite(data, packets, i, w.keys, 0, w.original, o.tx_data, at)
+    if length >= 0:
+        o.sent[1] = at + length
+        o.counters[N_CHANGED] += 1
+    return np.int64(SOURCE_TX_DATA), at, length
+
+
+@kernel
+def _append(w: Any, p: Any, o: Any, packet: Any, time_ns: Any, index: Any, source: Any, at: Any, length: Any) -> Any:
+    n = o.sent[0]
+    if n - w.machine["tx_start"][0] >= MAX_OUTPUTS or length < 0:
+        o.counters[N_SKIPPED_LIMIT] += 1
+        return
+    o.tx["data"][n] = at
+    o.tx["time_ns"][n] = time_ns
+    o.tx["length"][n] = length
+    o.tx["port"][n] = p.ports["number"][index]
+    o.tx["packet"][n] = packet
+    o.tx["source"][n] = source
+    o.sent[0] = n + 1
+
+
+@kernel
+def output(w: Any, c: Any, p: Any, o: Any, data: Any, packets: Any, i: Any, offset: Any, pc: Any) -> Any:
+    """Run an output instruction for packet i of the chunk that begins at `offset` in the batch."""
+    instruction = c.pool[pc]
+    number = (instruction >> 8) & _U32
+    if instruction & 0xFF != OP_OUTPUT:
+        number = read_place(w.keys, 0, instruction >> 8) & _U32
+    if number >= PORT_RESERVED_32:
+        number &= 0xFFFF
+    in_port = (w.keys[0, W_PORT] >> 32) & _U32
+    if number == PORT_NORMAL:
+        number = forward(p, w.keys, 0, in_port, w.machine["now_ms"][0])
+        if number < 0:
+            w.machine["fate"][0] = -number
+            return
+    floods = number == PORT_FLOOD or number == PORT_ALL
+    first = np.int64(0)
+    end = np.int64(len(p.ports))
+    if not floods:
+        first = _choose_port(w, p, o, number, in_port)
+        if first < 0:
+            return
+        end = first + 1
+    source, at, length = _write_frame(w, o, data, packets, i)
+    w.machine["fate"][0] = FATE_NO_PORT
+    for index in range(first, end):
+        if floods and (
+            np.int64(p.ports["number"][index]) == in_port
+            or (number == PORT_FLOOD and np.int64(p.ports["flags"][index]) & FLAG_NO_FLOOD)
+        ):
+            continue
+        _append(w, p, o, offset + i, packets["time_ns"][i], index, source, at, length)
+
+
+@kernel
+def count_sent(w: Any, p: Any, o: Any) -> Any:
+    """Count what the packet sent, when it is done, per port; returns how many frames."""
+    first = w.machine["tx_start"][0]
+    for n in range(first, o.sent[0]):
+        index = np.int64(p.index[np.int64(o.tx["port"][n])])
+        p.ports["tx_packets"][index] += 1
+        p.ports["tx_bytes"][index] += np.int64(o.tx["length"][n])
+    o.counters[N_SENT] += o.sent[0] - first
+    return o.sent[0] - first

@@ -1,0 +1,176 @@
+"""Programs: lists of actions as int64 words, and the assembler that writes them.
+
+An instruction is one word, its operation in the low 8 bits and small operands above, and as many operand words as its
+operation says. A program ends with END, which is 0. Fields are places in the flow key (`packet.schema.Field`), so an
+assembler method takes places, not names; what names and texts mean is the compiler's business.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from flowshunt.datapath.schema import ALL_TABLES
+
+OP_END = 0
+OP_OUTPUT = 1  # port << 8
+OP_OUTPUT_FIELD = 2  # place << 8
+OP_SET = 3  # word << 8 | guard << 16; mask; value
+OP_MOVE = 4  # from word << 8, shift << 16; to word << 24, shift << 32; width << 40; guards << 48, << 56
+OP_FIX_VLAN = 5
+OP_PUSH_VLAN = 6  # tpid << 8
+OP_POP_VLAN = 7
+OP_LAST_CHANGE = OP_POP_VLAN
+OP_RESUBMIT = 8  # table << 8 | HAS_PORT; port
+OP_GOTO = 9  # table << 8
+OP_CT = 10  # flags << 8 | table << 16 | words of exec << 32; zone or place; mark mask; label masks, high and low; exec
+OP_CT_CLEAR = 11
+OP_CLONE = 12  # words of the body << 8; the body, which ends with END
+OP_DEC_TTL = 13
+
+SET_WORDS = 3
+RESUBMIT_WORDS = 2
+CT_WORDS = 5
+
+CT_COMMIT = 1
+CT_FORCE = 2
+CT_ZONE_FIELD = 4
+CT_EXEC = 8
+NO_TABLE = ALL_TABLES
+RESUBMIT_PORT = 1 << 16
+
+GUARDS = ("none", "ipv4", "ipv6", "ip", "arp", "ports", "icmp", "icmpv6", "nd", "vlan")
+"""What must be in the packet for an instruction that reads or writes it; without it the instruction does nothing."""
+
+(
+    GUARD_NONE,
+    GUARD_IPV4,
+    GUARD_IPV6,
+    GUARD_IP,
+    GUARD_ARP,
+    GUARD_PORTS,
+    GUARD_ICMP,
+    GUARD_ICMPV6,
+    GUARD_ND,
+    GUARD_VLAN,
+) = range(len(GUARDS))
+
+W_SCRATCH = 31
+"""A word of the key that belongs to no field: values that lie across two words are put together there."""
+
+
+def as_int64(value: int) -> int:
+    """The int64 with the bit pattern of an unsigned 64-bit value."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+class Place(NamedTuple):
+    """Up to 64 bits of one word of the key."""
+
+    word: int
+    shift: int
+    width: int
+
+    def packed(self) -> int:
+        """As instructions carry it."""
+        return self.word | self.shift << 8 | self.width << 16
+
+
+class CompiledRule(NamedTuple):
+    """A rule as the datapath takes it.
+
+    `match`: (word, mask, value) in order of word, one per word, masks not 0, values within their masks, all as int64.
+    `program`: int64 words. `source`: what it was compiled from, kept for listings.
+    """
+
+    table: int
+    priority: int
+    match: tuple[tuple[int, int, int], ...]
+    program: tuple[int, ...]
+    source: Any = None
+
+
+class Assembler:
+    """Writes one program, instruction by instruction."""
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+
+    def finish(self) -> tuple[int, ...]:
+        """The program, ended."""
+        return (*self.words, OP_END)
+
+    def output(self, port: int) -> None:
+        """Send to a port number, which may be one of the reserved `schema.PORT_*`."""
+        self.words.append(OP_OUTPUT | port << 8)
+
+    def output_field(self, place: Place) -> None:
+        """Send to the port whose number is there."""
+        self.words.append(OP_OUTPUT_FIELD | place.packed() << 8)
+
+    def set(self, word: int, mask: int, value: int, guard: int = GUARD_NONE) -> None:
+        """Give the bits of `mask` (both unsigned) those of `value`."""
+        self.words += (OP_SET | word << 8 | guard << 16, as_int64(mask), as_int64(value & mask))
+
+    def move(self, source: Place, dest: Place, source_guard: int = GUARD_NONE, dest_guard: int = GUARD_NONE) -> None:
+        """Copy bits of one word to another, of equal width."""
+        self.words.append(
+            OP_MOVE
+            | source.word << 8
+            | source.shift << 16
+            | dest.word << 24
+            | dest.shift << 32
+            | dest.width << 40
+            | source_guard << 48
+            | dest_guard << 56
+        )
+
+    def fix_vlan(self) -> None:
+        """After vlan_tci was written: a tag gets a type, and what is no tag any more goes."""
+        self.words.append(OP_FIX_VLAN)
+
+    def push_vlan(self, tpid: int) -> None:
+        """Put a tag of zero in front."""
+        self.words.append(OP_PUSH_VLAN | tpid << 8)
+
+    def pop_vlan(self) -> None:
+        """Take the outer tag off."""
+        self.words.append(OP_POP_VLAN)
+
+    def dec_ttl(self) -> None:
+        """Decrement the TTL, or end the list when it is 0 or 1."""
+        self.words.append(OP_DEC_TTL)
+
+    def resubmit(self, port: int | None, table: int | None) -> None:
+        """Look up again, with another input port and table where given, and go on."""
+        flag = RESUBMIT_PORT if port is not None else 0
+        self.words += (OP_RESUBMIT | (NO_TABLE if table is None else table) << 8 | flag, port or 0)
+
+    def goto(self, table: int) -> None:
+        """Continue in that table; the last instruction of a list."""
+        self.words.append(OP_GOTO | table << 8)
+
+    def ct(
+        self,
+        flags: int,
+        table: int | None,
+        zone: int | Place,
+        *,
+        masks: tuple[int, int, int] = (0, 0, 0),
+        program: tuple[int, ...] = (),
+    ) -> None:
+        """Through the tracker. `program`: sets and moves that fill the bits `masks` (mark, label high, label low)."""
+        if isinstance(zone, Place):
+            flags |= CT_ZONE_FIELD
+        if program:
+            flags |= CT_EXEC
+        at = zone.packed() if isinstance(zone, Place) else zone
+        table = NO_TABLE if table is None else table
+        self.words += (OP_CT | flags << 8 | table << 16 | len(program) << 32, at, *map(as_int64, masks), *program)
+
+    def ct_clear(self) -> None:
+        """Forget the connection tracking state."""
+        self.words.append(OP_CT_CLEAR)
+
+    def clone(self, body: tuple[int, ...]) -> None:
+        """Run a finished program on a copy of packet and metadata."""
+        self.words += (OP_CLONE | len(body) << 8, *body)

@@ -1,0 +1,337 @@
+"""Lists of actions, from their text to the values of `flow`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from flowshunt.packet.schema import ETH_IPV4, ETH_IPV6
+from flowshunt.rules.openflow import flow, values
+from flowshunt.rules.openflow.errors import BadValueError, quote
+from flowshunt.rules.openflow.flow import Action, Move, SetField
+from flowshunt.rules.openflow.match import Facts
+from flowshunt.rules.openflow.scanner import Context, Item, items
+from flowshunt.rules.openflow.setters import Actions, FieldActions, read_part
+from flowshunt.rules.openflow.values import nearest, read_int, read_port
+
+MAX_NESTING = 16
+"""How deep clone may lie within clone."""
+
+_NOT_YET = frozenset(
+    (
+        "bundle", "bundle_load", "check_pkt_larger", "clear_actions", "conjunction", "controller", "dec_mpls_ttl",
+        "dec_nsh_ttl", "decap", "delete_field", "encap", "enqueue", "exit", "fin_timeout", "group", "learn",
+        "meter", "multipath", "pop", "pop_mpls", "pop_queue", "push", "push_mpls", "sample", "set_mpls_label",
+        "set_mpls_tc", "set_mpls_ttl", "set_queue", "set_tunnel", "set_tunnel64", "write_actions",
+    )
+)
+_PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
+    {
+        values.PORT_IN_PORT: flow.InPort(),
+        values.PORT_NORMAL: flow.Normal(),
+        values.PORT_FLOOD: flow.Flood(),
+        values.PORT_ALL: flow.All(),
+        values.PORT_LOCAL: flow.Local(),
+    }
+)
+_INSTRUCTIONS = ("write_metadata", "goto_table")
+_CT_ARGUMENTS = ("commit", "force", "table", "zone", "exec")
+
+
+def read_table(text: str, context: Context) -> int:
+    """A table by number or name; 255, which is none, included."""
+    if text.isdigit() and text.isascii() and len(text) <= 3 and int(text) <= flow.ALL_TABLES:
+        return int(text)
+    table = context.tables.get(values.unquote(text))
+    if table is None:
+        hint = nearest(text, [*context.tables]) or "a table is 0 to 254"
+        raise BadValueError(f"unknown table {quote(text)}" if text else "a table is missing", hint)
+    return table
+
+
+def _to_port(port: int) -> Action:
+    """The action that outputs to a port."""
+    action = _PORT_ACTIONS.get(port)
+    if action is not None:
+        return action
+    if port in (values.PORT_TABLE, values.PORT_CONTROLLER):
+        raise BadValueError(f"not supported yet: output to {values.write_port(port)}")
+    if port > values.PORT_MAX:
+        raise BadValueError(f"{values.write_port(port)} is not a port to output to", f"0 to {values.PORT_MAX}")
+    return flow.Output(port)
+
+
+class ActionReader:
+    """Reads the actions of one flow. `table` is the flow's own."""
+
+    __slots__ = ("context", "depth", "facts", "fields", "table")
+
+    def __init__(self, context: Context, facts: Facts, table: int) -> None:
+        self.context = context
+        self.facts = facts
+        self.table = table
+        self.fields = FieldActions(context, facts)
+        self.depth = 0
+
+    def read(self, start: int, end: int, inside: str = "") -> Actions:
+        """The actions of `text[start:end)`; `inside` names the action around them, empty at the top."""
+        found: list[Action] = []
+        n = 0
+        drop: Item | None = None
+        last = ""
+        for item in items(self.context.text, start, end):
+            name = item.key.lower()
+            try:
+                if not item.closed:
+                    self.context.tell(item.key_at, f"{item.key} lacks its closing parenthesis")
+                if name == "drop":
+                    drop = item
+                    continue
+                n += 1
+                if last:
+                    _check_order(name, last)
+                if name in _INSTRUCTIONS:
+                    if inside:
+                        raise BadValueError(f"{name} can't stand inside {inside}")
+                    last = name
+                found.extend(self._one(name, item, inside))
+            except BadValueError as problem:
+                raise self.context.blame(item, problem) from None
+        if drop is not None and n:
+            self.context.fail(drop.key_at, drop.key, "drop can't be combined with other actions", "write it alone")
+        return tuple(found)
+
+    def _one(self, name: str, item: Item, inside: str) -> Actions:
+        handler = _FIELD_HANDLERS.get(name)
+        if inside == "exec" and name not in ("set_field", "load", "move"):
+            raise BadValueError(f"{quote(item.key)} can't stand inside exec", "there, set ct_mark or ct_label only")
+        if handler is not None:
+            return handler(self.fields, item)
+        other = _HANDLERS.get(name)
+        if other is not None:
+            return (other(self, item),)
+        return (self._bare(name, item),)
+
+    def _bare(self, name: str, item: Item) -> Action:
+        """An action that is a port's number or name, or unknown."""
+        if name in _NOT_YET:
+            raise self.context.error(item.key_at, item.key, f"not supported yet: {name}")
+        try:
+            port = read_port(item.key, self.context.ports)
+        except BadValueError as problem:
+            known = [*_HANDLERS, *_FIELD_HANDLERS, "drop", *values.RESERVED_PORTS, *self.context.ports]
+            message, hint = f"unknown action {quote(item.key)}", nearest(item.key, known)
+            if item.key[:1].isdigit():
+                message, hint = problem.message, problem.hint
+            elif name == "apply_actions":
+                hint = "actions are applied at once anyway: write them without it"
+            elif name == "nat":
+                hint = "nat stands inside ct, and is not supported yet"
+            elif not hint and item.key:
+                hint = "an action, or a port of the switch"
+            raise self.context.error(item.key_at, item.key, message, hint) from None
+        return _to_port(port)
+
+    def output(self, item: Item) -> Action:
+        """`output:PORT` or `output:FIELD`."""
+        text = item.value
+        try:
+            port = read_port(text, self.context.ports)
+        except BadValueError as problem:
+            if text[:1].isdigit() or not text:
+                raise
+            if "max_len" in text:
+                raise BadValueError("not supported yet: output(port=N,max_len=N)") from None
+            if "[" not in text and "XM_" not in text and text not in values.RESERVED_PORTS:
+                try:
+                    read_part(text)
+                except BadValueError:
+                    raise problem from None
+        else:
+            return _to_port(port)
+        return self._output_field(text)
+
+    def output_reg(self, item: Item) -> Action:
+        """`output_reg:FIELD`, the old name of output to a field."""
+        return self._output_field(item.value)
+
+    def _output_field(self, text: str) -> Action:
+        return flow.Output(self.fields.source(text).subfield())
+
+    def resubmit(self, item: Item) -> Action:
+        """`resubmit:PORT`, `resubmit(PORT,TABLE)`, `resubmit(,TABLE)`."""
+        parts = item.value.split(",")
+        if len(parts) > 2:
+            raise BadValueError(f"not supported yet: resubmit with {quote(parts[2])}", "write resubmit(PORT,TABLE)")
+        port: int | None = None
+        if parts[0]:
+            port = read_port(parts[0], self.context.ports)
+        table: int | None = None
+        if len(parts) > 1 and parts[1]:
+            table = read_table(parts[1], self.context)
+        port = None if port == values.PORT_IN_PORT else port
+        table = None if table == flow.ALL_TABLES else table
+        if port is None and table is None:
+            raise BadValueError("resubmit needs a port or a table", "write resubmit(PORT,TABLE) or resubmit(,TABLE)")
+        return flow.Resubmit(port, table)
+
+    def goto_table(self, item: Item) -> Action:
+        """`goto_table:TABLE`, a later one than the flow's."""
+        table = read_table(item.value, self.context)
+        if not self.table < table < flow.ALL_TABLES:
+            raise BadValueError(
+                f"goto_table leads from table {self.table} to a later one only, not to {table}",
+                f"{self.table + 1} to 254, or resubmit(,{min(table, 254)})",
+            )
+        return flow.GotoTable(table)
+
+    def dec_ttl(self, item: Item) -> Action:
+        """`dec_ttl` and `dec_ttl()`."""
+        if item.value.strip():
+            raise BadValueError("not supported yet: dec_ttl with controllers", "write dec_ttl")
+        return flow.DecTtl()
+
+    def ct_clear(self, item: Item) -> Action:
+        """`ct_clear`."""
+        return flow.CtClear()
+
+    def clone(self, item: Item) -> Action:
+        """`clone(ACTIONS)`."""
+        if self.depth == MAX_NESTING:
+            raise self.context.error(item.key_at, item.key, f"clone lies more than {MAX_NESTING} deep in clone")
+        self.depth += 1
+        tagged = self.fields.tagged
+        actions = self.read(item.value_at, item.value_at + len(item.value), "clone")
+        self.fields.tagged = tagged
+        self.depth -= 1
+        return flow.Clone(actions)
+
+    def note(self, item: Item) -> Action:
+        """`note:HEX`: pairs of digits, with dots between them or not."""
+        data = bytearray()
+        text, at = item.value, 0
+        while at < len(text):
+            if text[at] == ".":
+                at += 1
+                if at == len(text):
+                    break
+                if text[at] == ".":
+                    continue
+            pair = text[at : at + 2]
+            if len(pair) < 2 or not (pair.isascii() and pair.isalnum()):
+                raise BadValueError(f"{quote(text)} is not a string of bytes", "write note:00.11.22")
+            try:
+                data.append(int(pair, 16))
+            except ValueError:
+                raise BadValueError(f"{quote(text)} is not a string of bytes", "write note:00.11.22") from None
+            at += 2
+        return flow.Note(bytes(data))
+
+    def ct(self, item: Item) -> Action:
+        """`ct(commit,force,zone=ZONE,table=TABLE,exec(ACTIONS))`."""
+        commit = force = False
+        zone: int | flow.Subfield = 0
+        table: int | None = None
+        changes: tuple[SetField | Move, ...] = ()
+        context = self.context
+        for argument in items(context.text, item.value_at, item.value_at + len(item.value)):
+            key, value = argument.key, argument.value
+            try:
+                if key == "commit":
+                    commit = True
+                elif key == "force":
+                    force = True
+                elif key == "table":
+                    table = self._ct_table(value)
+                elif key == "zone":
+                    zone = self._ct_zone(value)
+                elif key == "exec":
+                    changes = self._exec(argument)
+                else:
+                    _refuse_argument(key)
+            except BadValueError as problem:
+                blamed = argument if key in _CT_ARGUMENTS else argument._replace(value="")
+                raise context.blame(blamed, problem) from None
+        if not commit and (force or changes):
+            word = "force" if force else "exec"
+            raise BadValueError(f"{word} needs commit", f"write ct(commit,{word}...)")
+        if self.facts.eth_type not in (None, ETH_IPV4, ETH_IPV6):
+            raise self.context.error(item.key_at, item.key, "only IP packets can be tracked", "match ip or ipv6")
+        if commit and self.facts.ct_invalid:
+            raise self.context.error(item.key_at, item.key, "what ct_state=+inv matches can't be committed")
+        return flow.Ct(commit, force, zone, table, changes)
+
+    def _ct_table(self, text: str) -> int:
+        table = read_table(text, self.context)
+        if table == flow.ALL_TABLES:
+            raise BadValueError("255 is not a table", "0 to 254")
+        return table
+
+    def _ct_zone(self, text: str) -> int | flow.Subfield:
+        if text[:1].isdigit():
+            return read_int(text, 16)
+        part = self.fields.source(text)
+        where = part.subfield()
+        if part.width != 16 or where.width != 16:
+            raise BadValueError(f"a zone has 16 bits, but {text} has {part.width}", "write zone=reg0[0..15]")
+        return where
+
+    def _exec(self, argument: Item) -> tuple[SetField | Move, ...]:
+        self.fields.in_exec = True
+        actions = self.read(argument.value_at, argument.value_at + len(argument.value), "exec")
+        self.fields.in_exec = False
+        return tuple(action for action in actions if isinstance(action, SetField | Move))
+
+
+def _check_order(name: str, last: str) -> None:
+    """What may follow write_metadata and goto_table."""
+    if name == last:
+        raise BadValueError(f"{name} is given twice", "once is enough")
+    if not (last == "write_metadata" and name == "goto_table"):
+        raise BadValueError(f"{quote(name)} can't follow {last}", f"put {last} behind it")
+
+
+def _refuse_argument(key: str) -> None:
+    if key in ("nat", "alg"):
+        raise BadValueError(f"not supported yet: {key} in ct")
+    raise BadValueError(f"unknown argument {quote(key)} of ct", nearest(key, [*_CT_ARGUMENTS]))
+
+
+_FIELD_HANDLERS: MappingProxyType[str, Callable[[FieldActions, Item], Actions]] = MappingProxyType(
+    {
+        "set_field": FieldActions.set_field,
+        "load": FieldActions.load,
+        "move": FieldActions.move,
+        "mod_dl_src": FieldActions.mod_dl,
+        "mod_dl_dst": FieldActions.mod_dl,
+        "mod_nw_src": FieldActions.mod_nw,
+        "mod_nw_dst": FieldActions.mod_nw,
+        "mod_nw_tos": FieldActions.mod_nw_tos,
+        "mod_nw_ecn": FieldActions.mod_nw_ecn,
+        "mod_nw_ttl": FieldActions.mod_nw_ttl,
+        "set_nw_ttl": FieldActions.mod_nw_ttl,
+        "mod_tp_src": FieldActions.mod_tp,
+        "mod_tp_dst": FieldActions.mod_tp,
+        "mod_vlan_vid": FieldActions.mod_vlan_vid,
+        "mod_vlan_pcp": FieldActions.mod_vlan_pcp,
+        "set_vlan_vid": FieldActions.set_vlan_vid,
+        "set_vlan_pcp": FieldActions.set_vlan_pcp,
+        "push_vlan": FieldActions.push_vlan,
+        "pop_vlan": FieldActions.pop_vlan,
+        "strip_vlan": FieldActions.pop_vlan,
+        "write_metadata": FieldActions.write_metadata,
+    }
+)
+_HANDLERS: MappingProxyType[str, Callable[[ActionReader, Item], Action]] = MappingProxyType(
+    {
+        "output": ActionReader.output,
+        "output_reg": ActionReader.output_reg,
+        "resubmit": ActionReader.resubmit,
+        "goto_table": ActionReader.goto_table,
+        "dec_ttl": ActionReader.dec_ttl,
+        "ct": ActionReader.ct,
+        "ct_clear": ActionReader.ct_clear,
+        "clone": ActionReader.clone,
+        "note": ActionReader.note,
+    }
+)

@@ -1,0 +1,257 @@
+"""Flows compiled for the datapath: match to masked words of the flow key, actions to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flowshunt.base.errors import UsageError
+from flowshunt.datapath import program as P
+from flowshunt.datapath.program import Assembler, CompiledRule, Place, as_int64
+from flowshunt.datapath.schema import (
+    N_TABLES,
+    PORT_ALL,
+    PORT_FLOOD,
+    PORT_IN_PORT,
+    PORT_LOCAL,
+    PORT_NORMAL,
+    PORT_RESERVED_32,
+)
+from flowshunt.packet.schema import (
+    ETH_ARP,
+    ETH_IPV6,
+    ETH_RARP,
+    FIELDS,
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    VLAN_PRESENT,
+    W_CT_LABEL,
+    W_PORT,
+)
+from flowshunt.rules.openflow import flow as F
+
+_IN_PORT = "in_port"
+_WORD = (1 << 64) - 1
+_FIXED_GUARDS = {
+    "ipv6_src": P.GUARD_IPV6,
+    "ipv6_dst": P.GUARD_IPV6,
+    "ipv6_label": P.GUARD_IPV6,
+    "nw_tos": P.GUARD_IP,
+    "nw_ttl": P.GUARD_IP,
+    "nw_frag": P.GUARD_IP,
+    "tcp_flags": P.GUARD_PORTS,
+    "nd_target": P.GUARD_ND,
+}
+_PIPELINE = P.GUARD_NONE
+
+
+def compile_flow(flow: F.Flow) -> CompiledRule:
+    """Compile one flow.
+
+    Raises UsageError for what no packet path can do: a table or port out of range, an unknown field, a value outside
+    its mask, subfields of unequal width, exec that writes something else than ct_mark and ct_label.
+    """
+    if not 0 <= flow.table < N_TABLES:
+        raise UsageError(f"table {flow.table} is out of range", hint=f"0 to {N_TABLES - 1}")
+    compiler = _Actions(flow)
+    return CompiledRule(flow.table, flow.priority, compile_match(flow.match), compiler.list_of(flow.actions), flow)
+
+
+def compile_match(match: Iterable[tuple[str, int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """(word, mask, value) per word of the key that a match looks at, in order of word; int64 bit patterns."""
+    words: dict[int, tuple[int, int]] = {}
+    for name, value, mask in match:
+        place = FIELDS.get(name)
+        if place is None:
+            raise UsageError(f"unknown field {name!r}")
+        if value & ~mask or mask >> place.width:
+            raise UsageError(f"{name}={value:#x}/{mask:#x} has bits outside its mask or the field")
+        if name == _IN_PORT and value >= PORT_RESERVED_32:
+            value &= 0xFFFF
+        if place.width > 64:
+            parts = ((place.word, mask >> 64, value >> 64), (place.word + 1, mask & _WORD, value & _WORD))
+        else:
+            parts = ((place.word, mask << place.shift, value << place.shift),)
+        for word, part_mask, part_value in parts:
+            if part_mask:
+                old_mask, old_value = words.get(word, (0, 0))
+                if (old_value ^ part_value) & old_mask & part_mask:
+                    raise UsageError(f"{name} contradicts another field of the match")
+                words[word] = old_mask | part_mask, old_value | part_value
+    return tuple((word, as_int64(mask), as_int64(value)) for word, (mask, value) in sorted(words.items()))
+
+
+def _pieces(subfield: F.Subfield) -> list[tuple[Place, int]]:
+    """Places of a subfield in the key, low bits first, each with its distance from the subfield's own bit 0."""
+    place = FIELDS.get(subfield.field)
+    if place is None:
+        raise UsageError(f"unknown field {subfield.field!r}")
+    if subfield.start < 0 or subfield.width < 1 or subfield.start + subfield.width > place.width:
+        raise UsageError(
+            f"{subfield.field}[{subfield.start}..{subfield.start + subfield.width - 1}] is outside the field",
+            hint=f"{subfield.field} has {place.width} bits",
+        )
+    if place.width <= 64:
+        return [(Place(place.word, place.shift + subfield.start, subfield.width), 0)]
+    end = subfield.start + subfield.width
+    pieces = []
+    for word, low in ((place.word + 1, 0), (place.word, 64)):
+        first, last = max(subfield.start, low), min(end, low + 64)
+        if first < last:
+            pieces.append((Place(word, first - low, last - first), first - subfield.start))
+    return pieces
+
+
+def _aligned(source: F.Subfield, dest: F.Subfield) -> list[tuple[Place, Place]]:
+    """A move of any width as moves within words, in an order that is safe when source and destination overlap."""
+    sources, dests = _pieces(source), _pieces(dest)
+    cuts = {at for pieces in (sources, dests) for _, at in pieces} | {dest.width}
+    edges = sorted(cuts)
+    moves = [
+        (_cut(sources, low, high - low), _cut(dests, low, high - low))
+        for low, high in zip(edges, edges[1:], strict=False)
+    ]
+    return moves[::-1] if source.field == dest.field and source.start < dest.start else moves
+
+
+def _cut(pieces: list[tuple[Place, int]], low: int, width: int) -> Place:
+    place, at = next((place, at) for place, at in pieces if at <= low < at + place.width)
+    return Place(place.word, place.shift + low - at, width)
+
+
+def _port(port: int) -> int:
+    """A port number as the datapath has it: 16 bits."""
+    number = port & 0xFFFF if port >= PORT_RESERVED_32 else port
+    if not 0 <= number <= 0xFFFF:
+        raise UsageError(f"port {port} is out of range", hint="0 to 65535, or a reserved port")
+    return number
+
+
+class _Actions:
+    """Compiles the actions of one flow; what its match says decides which header a shared field means."""
+
+    def __init__(self, flow: F.Flow) -> None:
+        exact = {name: value for name, value, mask in flow.match if mask == (1 << FIELDS[name].width) - 1}
+        self._eth_type = exact.get("eth_type")
+        self._proto = exact.get("nw_proto")
+        self._table = flow.table
+
+    def list_of(self, actions: tuple[F.Action, ...]) -> tuple[int, ...]:
+        """The program of a list; goto_table comes last, wherever it stands."""
+        assembler = Assembler()
+        last = None
+        for action in actions:
+            if isinstance(action, F.GotoTable):
+                last = action.table
+            else:
+                _HANDLERS[type(action)](self, assembler, action)
+        if last is not None:
+            if not self._table < last < N_TABLES:
+                raise UsageError(
+                    f"goto_table:{last} does not lead to a later table", hint=f"use {self._table + 1} to 254"
+                )
+            assembler.goto(last)
+        return assembler.finish()
+
+    def guard(self, subfield: F.Subfield, mask: int = 0) -> int:
+        """What the packet must have, so that a field can be read or written."""
+        name = subfield.field
+        arp = self._eth_type in (ETH_ARP, ETH_RARP)
+        if name in ("nw_src", "nw_dst", "nw_proto"):
+            return P.GUARD_ARP if arp else P.GUARD_IP if name == "nw_proto" else P.GUARD_IPV4
+        if name in ("arp_sha", "arp_tha"):
+            return P.GUARD_ND if self._eth_type == ETH_IPV6 else P.GUARD_ARP
+        if name in ("tp_src", "tp_dst"):
+            return {PROTO_ICMP: P.GUARD_ICMP, PROTO_ICMPV6: P.GUARD_ICMPV6}.get(self._proto or 0, P.GUARD_PORTS)
+        if name == "vlan_tci":
+            return P.GUARD_NONE if mask << subfield.start & VLAN_PRESENT else P.GUARD_VLAN
+        return _FIXED_GUARDS.get(name, _PIPELINE)
+
+    def set(self, out: Assembler, action: F.SetField) -> None:
+        if (action.value | action.mask) >> action.dest.width:
+            raise UsageError(f"{action.value:#x}/{action.mask:#x} does not fit {action.dest.width} bits")
+        guard = self.guard(action.dest, action.mask)
+        for place, at in _pieces(action.dest):
+            mask = (action.mask >> at) & ((1 << place.width) - 1)
+            if mask:
+                out.set(place.word, mask << place.shift, (action.value >> at & mask) << place.shift, guard)
+        if action.dest.field == "vlan_tci":
+            out.fix_vlan()
+
+    def move(self, out: Assembler, action: F.Move) -> None:
+        source, dest = action.source, action.dest
+        if source.width != dest.width:
+            raise UsageError(f"cannot move {source.width} bits to {dest.width} bits")
+        source_guard = P.GUARD_NONE if source.field == "vlan_tci" else self.guard(source)
+        dest_guard = self.guard(dest, (1 << dest.width) - 1)
+        for place_from, place_to in _aligned(source, dest):
+            out.move(place_from, place_to, source_guard, dest_guard)
+        if dest.field == "vlan_tci":
+            out.fix_vlan()
+
+    def output(self, out: Assembler, action: F.Output) -> None:
+        if isinstance(action.port, int):
+            out.output(_port(action.port))
+        else:
+            out.output_field(self._single(out, action.port))
+
+    def _single(self, out: Assembler, subfield: F.Subfield) -> Place:
+        """A place that holds the value of a subfield of up to 64 bits, put together where it lies across words."""
+        pieces = _pieces(subfield)
+        if len(pieces) == 1:
+            return pieces[0][0]
+        if subfield.width > 64:
+            raise UsageError(f"{subfield.width} bits are too many for a number", hint="name a part of the field")
+        for place, at in pieces:
+            out.move(place, Place(P.W_SCRATCH, at, place.width))
+        return Place(P.W_SCRATCH, 0, subfield.width)
+
+    def ct(self, out: Assembler, action: F.Ct) -> None:
+        flags = (P.CT_COMMIT if action.commit else 0) | (P.CT_FORCE if action.force else 0)
+        zone = action.zone if isinstance(action.zone, int) else self._single(out, action.zone)
+        if isinstance(zone, int) and not 0 <= zone <= 0xFFFF:
+            raise UsageError(f"ct zone {zone} is out of range", hint="0 to 65535")
+        if action.table is not None and not 0 <= action.table < N_TABLES:
+            raise UsageError(f"ct table {action.table} is out of range", hint=f"0 to {N_TABLES - 1}")
+        masks, words = self._exec(action.exec)
+        out.ct(flags, action.table, zone, masks=masks, program=words)
+
+    def _exec(self, actions: tuple[F.SetField | F.Move, ...]) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+        """Bits of mark and label (high, low) that exec writes, and the instructions that do."""
+        masks = {W_PORT: 0, W_CT_LABEL: 0, W_CT_LABEL + 1: 0}
+        body = Assembler()
+        for action in actions:
+            if action.dest.field not in ("ct_mark", "ct_label"):
+                raise UsageError(f"exec cannot write {action.dest.field}", hint="only ct_mark and ct_label")
+            _HANDLERS[type(action)](self, body, action)
+            mask = action.mask if isinstance(action, F.SetField) else (1 << action.dest.width) - 1
+            for place, at in _pieces(action.dest):
+                masks[place.word] |= (mask >> at & ((1 << place.width) - 1)) << place.shift
+        return (masks[W_PORT], masks[W_CT_LABEL], masks[W_CT_LABEL + 1]), tuple(body.words)
+
+    def resubmit(self, out: Assembler, action: F.Resubmit) -> None:
+        port = None if action.port is None else _port(action.port)
+        out.resubmit(None if port == PORT_IN_PORT else port, action.table)
+
+    def clone(self, out: Assembler, action: F.Clone) -> None:
+        out.clone(self.list_of(action.actions))
+
+
+_HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
+    F.Output: _Actions.output,
+    F.Normal: lambda _, out, action: out.output(PORT_NORMAL),
+    F.Flood: lambda _, out, action: out.output(PORT_FLOOD),
+    F.All: lambda _, out, action: out.output(PORT_ALL),
+    F.InPort: lambda _, out, action: out.output(PORT_IN_PORT),
+    F.Local: lambda _, out, action: out.output(PORT_LOCAL),
+    F.Resubmit: _Actions.resubmit,
+    F.SetField: _Actions.set,
+    F.Move: _Actions.move,
+    F.PushVlan: lambda _, out, action: out.push_vlan(action.tpid),
+    F.PopVlan: lambda _, out, action: out.pop_vlan(),
+    F.DecTtl: lambda _, out, action: out.dec_ttl(),
+    F.Ct: _Actions.ct,
+    F.CtClear: lambda _, out, action: out.ct_clear(),
+    F.Clone: _Actions.clone,
+    F.Note: lambda _, out, action: None,
+}

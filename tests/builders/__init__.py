@@ -1,0 +1,5 @@
+"""Builders that tests share: packets and batches of them."""
+
+from tests.builders.packets import CLIENT_MAC, SERVER_MAC, Packet, batch_of, crc32c, internet_checksum, mac
+
+__all__ = ["CLIENT_MAC", "SERVER_MAC", "Packet", "batch_of", "crc32c", "internet_checksum", "mac"]
