@@ -13,8 +13,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 STAMPS := $(VENV)/.stamps
 JOBS ?= 2
 
-# Packages whose tests are about kernels: they run a second time as plain Python.
+PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
+
+# Tests that are about kernels run again as plain Python, and those whose kernels index tables with bounds checked;
+# tests/packet does the latter by itself.
 KERNEL_TESTS := $(wildcard tests/jit tests/packet tests/conntrack tests/datapath)
+CHECKED_TESTS := $(wildcard tests/conntrack tests/datapath)
 
 .PHONY: help install demo test test-long lint format bench lock clean
 
@@ -59,9 +63,11 @@ format: $(STAMPS)/dev
 
 # The longest run comes last, so that its summary is the last thing to read.
 test: lint
+	NUMBA_DISABLE_JIT=1 $(PYTEST) $(KERNEL_TESTS)
+	FLOWSHUNT_BOUNDSCHECK=1 $(BIN)/flowshunt warmup
+	FLOWSHUNT_BOUNDSCHECK=1 $(PYTEST) $(CHECKED_TESTS)
 	$(BIN)/flowshunt warmup
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile $(KERNEL_TESTS)
-	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
+	$(PYTEST)
 
 test-long: $(STAMPS)/dev
 	FLOWSHUNT_LONG=1 $(BIN)/pytest -q -m long

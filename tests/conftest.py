@@ -50,12 +50,13 @@ def captures() -> Path:
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run Python in a process of its own: `run_python("-c", "...", SOME_VARIABLE="1")`.
 
-    A variable given as None is removed. The process has no settings of Flowshunt's but those, and an empty user's cache
-    directory.
+    A variable given as None is removed. The process shares this one's compiled kernels unless it is given another
+    FLOWSHUNT_CACHE_DIR, has no other settings of Flowshunt's or Numba's, and an empty user's cache directory.
     """
 
     def run(*arguments: str, check: bool = True, **environment: str | None) -> subprocess.CompletedProcess[str]:
-        variables = {name: value for name, value in os.environ.items() if not name.startswith(("FLOWSHUNT_", "NUMBA_"))}
+        left_out = {name for name in os.environ if name.startswith(("FLOWSHUNT_", "NUMBA_"))} - {"FLOWSHUNT_CACHE_DIR"}
+        variables = {name: value for name, value in os.environ.items() if name not in left_out}
         variables |= {"PYTHONPATH": str(REPOSITORY / "src"), "XDG_CACHE_HOME": str(tmp_path / "user-cache")}
         for name, value in environment.items():
             variables.pop(name, None)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import flowshunt
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 FLOW_FILES = sorted((REPOSITORY / "examples" / "flows").glob("*.flows"))
@@ -45,6 +47,7 @@ def test_the_wheel_brings_the_command_the_licence_and_pinned_numba(wheel):
     assert "Apache License" in wheel.read(information["licenses/LICENSE"]).decode()
     metadata = message_from_bytes(wheel.read(information["METADATA"]))
     assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["Version"] == flowshunt.__version__
     (numba,) = (line for line in metadata.get_all("Requires-Dist") if line.startswith("numba"))
     assert re.fullmatch(r"numba==\d+\.\d+\.\d+", numba)
 

@@ -110,7 +110,13 @@ class Packet:
         return self._with("snap", length, emit)
 
     def arp(
-        self, sender: str, target: str, operation: int = 1, sha: str = CLIENT_MAC, tha: str = "00:00:00:00:00:00", rarp: bool = False
+        self,
+        sender: str,
+        target: str,
+        operation: int = 1,
+        sha: str = CLIENT_MAC,
+        tha: str = "00:00:00:00:00:00",
+        rarp: bool = False,
     ) -> Packet:
         body = struct.pack(">HHBBH", 1, 0x0800, 6, 4, operation)
         body += mac(sha) + IPv4Address(sender).packed + mac(tha) + IPv4Address(target).packed
@@ -119,9 +125,9 @@ class Packet:
     # --- network layer ---
 
     def ipv4(
-        self, source: str, destination: str, *, ttl: int = 64, tos: int = 0, id: int = 1, df: bool = False, mf: bool = False,
-        offset: int = 0, options: bytes = b"", protocol: int | None = None, total: int | None = None, ihl: int | None = None,
-        version: int = 4, checksum: int | None = None,
+        self, source: str, destination: str, *, ttl: int = 64, tos: int = 0, id: int = 1, df: bool = False,
+        mf: bool = False, offset: int = 0, options: bytes = b"", protocol: int | None = None, total: int | None = None,
+        ihl: int | None = None, version: int = 4, checksum: int | None = None,
     ) -> Packet:  # fmt: skip
         """`offset` in units of 8 bytes; `options` padded to a multiple of 4 by the caller."""
 
@@ -208,7 +214,9 @@ class Packet:
             return source.packed + destination.packed + struct.pack(">BBH", 0, protocol, size)
         return source.packed + destination.packed + struct.pack(">IHBB", size, 0, 0, protocol)
 
-    def _transport(self, kind: str, number: int, header: Callable[[bytes], bytes], place: int, checksum: int | None, pseudo: bool) -> Packet:
+    def _transport(
+        self, kind: str, number: int, header: Callable[[bytes], bytes], place: int, checksum: int | None, pseudo: bool
+    ) -> Packet:
         below = self
 
         def emit(body: bytes, rest: Packet) -> bytes:
@@ -223,8 +231,9 @@ class Packet:
         return self._with(kind, number, emit)
 
     def tcp(
-        self, source: int, destination: int, *, seq: int = 0, ack_number: int = 0, window: int = 65535, options: bytes = b"",
-        window_scale: int | None = None, data_offset: int | None = None, checksum: int | None = None, **flags: bool,
+        self, source: int, destination: int, *, seq: int = 0, ack_number: int = 0, window: int = 65535,
+        options: bytes = b"", window_scale: int | None = None, data_offset: int | None = None,
+        checksum: int | None = None, **flags: bool,
     ) -> Packet:  # fmt: skip
         """Flags by name: fin, syn, rst, psh, ack, urg, ece, cwr, ns."""
         bits = sum(1 << _FLAGS.index(name) for name, on in flags.items() if on)
@@ -234,7 +243,10 @@ class Packet:
         words = 5 + len(options) // 4 if data_offset is None else data_offset
 
         def header(body: bytes) -> bytes:
-            return struct.pack(">HHIIHHHH", source, destination, seq, ack_number, words << 12 | bits, window, 0, 0) + options
+            return (
+                struct.pack(">HHIIHHHH", source, destination, seq, ack_number, words << 12 | bits, window, 0, 0)
+                + options
+            )
 
         return self._transport("tcp", 6, header, 16, checksum, True)
 
@@ -245,10 +257,16 @@ class Packet:
         return self._transport("udp", 17, header, 6, checksum, True)
 
     def icmp(self, type: int = 8, code: int = 0, *, id: int = 0, seq: int = 0, checksum: int | None = None) -> Packet:
-        return self._transport("icmp", 1, lambda body: struct.pack(">BBHHH", type, code, 0, id, seq), 2, checksum, False)
+        return self._transport(
+            "icmp", 1, lambda body: struct.pack(">BBHHH", type, code, 0, id, seq), 2, checksum, False
+        )
 
-    def icmpv6(self, type: int = 128, code: int = 0, *, id: int = 0, seq: int = 0, checksum: int | None = None) -> Packet:
-        return self._transport("icmpv6", 58, lambda body: struct.pack(">BBHHH", type, code, 0, id, seq), 2, checksum, True)
+    def icmpv6(
+        self, type: int = 128, code: int = 0, *, id: int = 0, seq: int = 0, checksum: int | None = None
+    ) -> Packet:
+        return self._transport(
+            "icmpv6", 58, lambda body: struct.pack(">BBHHH", type, code, 0, id, seq), 2, checksum, True
+        )
 
     def neighbour_solicit(self, target: str, source_address: str | None = None, **rest: Any) -> Packet:
         return self._neighbour(135, target, [(1, source_address)], **rest)
@@ -264,7 +282,9 @@ class Packet:
     def sctp(self, source: int, destination: int, *, tag: int = 1, checksum: int | None = None) -> Packet:
         def emit(body: bytes, rest: Packet) -> bytes:
             header = struct.pack(">HHI", source, destination, tag)
-            value = struct.pack("<I", crc32c(header + bytes(4) + body)) if checksum is None else struct.pack(">I", checksum)
+            value = (
+                struct.pack("<I", crc32c(header + bytes(4) + body)) if checksum is None else struct.pack(">I", checksum)
+            )
             return header + value + body
 
         return self._with("sctp", 132, emit)

@@ -329,6 +329,15 @@ class TestStories:
         assert timeouts == [S.T_LINUX + L.SYN_RECV, full, full, full, S.T_LINUX_RETRANS]
         drive([*HANDSHAKE, again, again, again, again])
 
+    @pytest.mark.parametrize(("length", "outcome"), [(998, nf_tcp.IGNORE), (999, nf_tcp.INVALID)])
+    def test_up_to_a_window_too_much_is_ignored_and_more_is_invalid(self, length: int, outcome: str) -> None:
+        beyond = (0, segment(ACK, 1102, 501, length=length))
+        assert drive([*HANDSHAKE, beyond])[-1] == outcome
+
+    def test_a_reset_numbered_zero_answers_the_syn_whatever_came_before(self) -> None:
+        wrong, right = segment(RST | ACK, 5000, 0x40000000), segment(RST | ACK, 0, 101)
+        assert drive([HANDSHAKE[0], (1, wrong), (1, right)])[1:] == [nf_tcp.INVALID, nf_tcp.KILL]
+
     def test_unchecked_windows_make_nothing_invalid(self) -> None:
         far = (0, segment(ACK, 0x40000000, 501, length=10))
         assert drive([*HANDSHAKE, far])[-1] == nf_tcp.INVALID

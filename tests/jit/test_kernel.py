@@ -131,8 +131,9 @@ OUT_OF_BOUNDS = """
 
 
 @pytest.mark.parametrize("jit_off", [None, "1"], ids=["compiled", "plain"])
-def test_the_checked_variant_raises_where_an_access_leaves_the_array(run_python, jit_off):
-    done = run_python("-c", textwrap.dedent(OUT_OF_BOUNDS), FLOWSHUNT_BOUNDSCHECK="1", NUMBA_DISABLE_JIT=jit_off)
+def test_the_checked_variant_raises_where_an_access_leaves_the_array(run_python, tmp_path, jit_off):
+    settings = {"FLOWSHUNT_BOUNDSCHECK": "1", "NUMBA_DISABLE_JIT": jit_off, "FLOWSHUNT_CACHE_DIR": str(tmp_path)}
+    done = run_python("-c", textwrap.dedent(OUT_OF_BOUNDS), **settings)
     error = "IndexError"
     # An ordinary index of -1 is the last element, as everywhere in Python; a primitive has no such thing.
     assert done.stdout.strip() == str([0, error, error, error, 0, 0, error, 0, 0, error, error, error])
@@ -167,12 +168,13 @@ SAME_RESULTS = """
 """
 
 
-def test_a_kernel_gives_the_same_results_with_the_jit_on_off_and_checked(run_python):
+def test_a_kernel_gives_the_same_results_with_the_jit_on_off_and_checked(run_python, tmp_path):
     script = ("-W", "error", "-c", textwrap.dedent(SAME_RESULTS))
-    compiled = run_python(*script).stdout
+    cache = {"FLOWSHUNT_CACHE_DIR": str(tmp_path)}
+    compiled = run_python(*script, **cache).stdout
     assert len(compiled) > 500
-    assert run_python(*script, NUMBA_DISABLE_JIT="1").stdout == compiled
-    assert run_python(*script, FLOWSHUNT_BOUNDSCHECK="1").stdout == compiled
+    assert run_python(*script, **cache, NUMBA_DISABLE_JIT="1").stdout == compiled
+    assert run_python(*script, **cache, FLOWSHUNT_BOUNDSCHECK="1").stdout == compiled
 
 
 def test_the_switches_say_how_kernels_run(run_python):

@@ -2,6 +2,7 @@
 
 Slow and plain on purpose: no numpy, nothing from the package under test. `Naive("default")` behaves as Open vSwitch's
 userspace tracker, `Naive("linux")` as Linux's nf_conntrack. Fragments are invalid: reassembly is not part of it.
+docs/differences.md lists where both are left on purpose.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from tests.oracle.frames import (
     parse_tcp,
 )
 
-# Query types of ICMP and ICMPv6: request -> reply.
+# Query types of ICMP and ICMPv6: request -> reply. Linux knows the address mask, too.
 QUERIES = {4: {8: 0, 13: 14, 15: 16}, 6: {128: 129}}
-LINUX_QUERIES = {4: {8: 0, 13: 14, 15: 16, 17: 18}, 6: {128: 129, 139: 140}}
+LINUX_QUERIES = {4: {8: 0, 13: 14, 15: 16, 17: 18}, 6: {128: 129}}
+OPPOSITE = {4: {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17}, 6: {128: 129, 129: 128}}
 ERRORS = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
 # Neighbour discovery and multicast listener messages, which Linux leaves alone.
 LINUX_UNTRACKED = (130, 131, 132, 133, 134, 135, 136, 143)
@@ -37,15 +39,13 @@ LINUX_UNTRACKED = (130, 131, 132, 133, 134, 135, 136, 143)
 OTHER_TIMEOUTS = (60, 60, 30)
 ICMP_TIMEOUTS = (60, 30)
 LINUX_UDP, LINUX_UDP_STREAM, LINUX_ICMP, LINUX_GENERIC = 30, 120, 30, 600
-LINUX_GRE, LINUX_GRE_STREAM = 30, 180
-GRE = 47
 
 FLAGS = ("new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat")
 
 
 @dataclass(frozen=True)
 class Key:
-    """A tuple: for ICMP queries `source_port` is the identifier and `destination_port` the type and code."""
+    """A tuple: for ICMP queries `icmp` is the type and `source_port` the identifier."""
 
     zone: int
     family: int
@@ -54,19 +54,13 @@ class Key:
     destination: bytes
     source_port: int = 0
     destination_port: int = 0
-    icmp: tuple[int, int] | None = None
+    icmp: int | None = None
 
     def reversed(self) -> Key:
-        icmp = None
+        ends = (self.zone, self.family, self.protocol, self.destination, self.source)
         if self.icmp is not None:
-            queries = LINUX_QUERIES[self.family]
-            opposite = queries | {reply: request for request, reply in queries.items()}
-            icmp = (opposite[self.icmp[0]], self.icmp[1])
-            return Key(self.zone, self.family, self.protocol, self.destination, self.source, self.source_port, 0, icmp)
-        return Key(
-            self.zone, self.family, self.protocol, self.destination, self.source,
-            self.destination_port, self.source_port,
-        )  # fmt: skip
+            return Key(*ends, self.source_port, 0, OPPOSITE[self.family][self.icmp])
+        return Key(*ends, self.destination_port, self.source_port)
 
 
 @dataclass
@@ -143,7 +137,8 @@ class Naive:
             if "est" in verdict.state or "new" in verdict.state:
                 connection.packets[d] += 1
                 connection.bytes[d] += datagram.size
-            if (commit or force) and self.table.get(connection.key) is connection:
+            committed = (commit or force) and self.table.get(connection.key) is connection
+            if committed and "inv" not in verdict.state:
                 if mark is not None:
                     connection.mark = (connection.mark & ~mark[1]) | (mark[0] & mark[1])
                 if label is not None:
@@ -164,7 +159,7 @@ class Naive:
         kind = datagram.l4[0] if is_icmp(datagram) else None
         if self.linux and datagram.family == 6 and kind in LINUX_UNTRACKED:
             return Verdict("inv|trk", note="untracked")
-        if kind is not None and self._is_error(datagram.family, kind):
+        if kind is not None and kind in ERRORS[datagram.family]:
             return self._track_error(datagram, now, zone)
         key = self._key(datagram, zone)
         if key is None:
@@ -178,11 +173,6 @@ class Naive:
         follow = self._follow_linux if self.linux else self._follow_default
         return follow(connection, reply, key, datagram, now, commit or force)
 
-    def _is_error(self, family: int, kind: int) -> bool:
-        if self.linux and family == 6:
-            return kind < 128
-        return kind in ERRORS[family]
-
     def _l4_is_sane(self, datagram: Datagram) -> bool:
         protocol, l4 = datagram.protocol, datagram.l4
         if protocol == TCP:
@@ -194,7 +184,7 @@ class Naive:
         elif protocol == SCTP:
             if len(l4) < 12:
                 return False
-        elif is_icmp(datagram) and len(l4) < 8:
+        elif protocol in (ICMP, ICMPV6) and not (is_icmp(datagram) and len(l4) >= 8):
             return False
         return not self.check_checksums or l4_checksum_is_right(datagram)
 
@@ -202,25 +192,24 @@ class Naive:
         """The tuple of a packet, or of one quoted in an error (then 8 bytes of L4 are enough)."""
         family, protocol, l4 = datagram.family, datagram.protocol, datagram.l4
         ends = (zone, family, protocol, datagram.source, datagram.destination)
-        if is_icmp(datagram):
-            if len(l4) < 8:
+        if protocol in (ICMP, ICMPV6):
+            if not is_icmp(datagram) or len(l4) < 8:
                 return None
             kind, code = l4[0], l4[1]
-            queries = (LINUX_QUERIES if self.linux else QUERIES)[family]
+            lenient = self.linux and not quoted
+            queries = (LINUX_QUERIES if lenient else QUERIES)[family]
             if kind not in queries and kind not in queries.values():
                 return None
-            if code != 0 and not self.linux:
+            if code != 0 and not lenient:
                 return None
-            return Key(*ends, struct.unpack_from("!H", l4, 4)[0], 0, (kind, code))
+            return Key(*ends, struct.unpack_from("!H", l4, 4)[0], 0, kind)
         if protocol in (TCP, UDP, SCTP):
-            if len(l4) < (8 if quoted else 4):
+            if len(l4) < 8:
                 return None
             ports = struct.unpack_from("!HH", l4)
             if 0 in ports and not self.linux:
                 return None
             return Key(*ends, *ports)
-        if family == 6 and protocol == 59 and self.linux:
-            return None
         return Key(*ends)
 
     def _find(self, key: Key, now: int) -> tuple[Connection | None, bool]:
@@ -235,8 +224,6 @@ class Naive:
         if datagram.family == 6:
             quoted = dissect_ipv6(datagram.l4[8:], quoted=True)
         if quoted is None or quoted.fragment or quoted.source != datagram.destination:
-            return INVALID
-        if datagram.family == 6 and quoted.protocol == TCP and len(quoted.l4) < 20 and not self.linux:
             return INVALID
         key = self._key(quoted, zone, quoted=True)
         if key is None:
@@ -270,11 +257,11 @@ class Naive:
                 connection.tcp, timeout = pf_tcp.start(segment)
                 seconds = pf_tcp.TIMEOUTS_S[timeout]
         elif key.icmp is not None:
-            if key.icmp[0] not in (LINUX_QUERIES if self.linux else QUERIES)[key.family]:
+            if key.icmp not in (LINUX_QUERIES if self.linux else QUERIES)[key.family]:
                 return INVALID
             seconds = LINUX_ICMP if self.linux else ICMP_TIMEOUTS[0]
         elif self.linux:
-            seconds = {UDP: LINUX_UDP, GRE: LINUX_GRE}.get(key.protocol, LINUX_GENERIC)
+            seconds = LINUX_UDP if key.protocol == UDP else LINUX_GENERIC
         else:
             seconds = OTHER_TIMEOUTS[0]
         if not commit:
@@ -357,10 +344,6 @@ class Naive:
             seconds = LINUX_UDP
             if connection.seen_reply and now > connection.start_ms + 2000:
                 seconds, connection.assured = LINUX_UDP_STREAM, True
-        elif key.protocol == GRE:
-            seconds = LINUX_GRE
-            if connection.seen_reply:
-                seconds, connection.assured = LINUX_GRE_STREAM, True
         else:
             seconds = LINUX_GENERIC
         connection.expires_ms = now + seconds * 1000

@@ -17,9 +17,8 @@ from flowshunt.packet.emit import rewrite_one
 from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.schema import HEADER_WORDS
 from tests.builders import batch_of
-from tests.packet.kernels import checksums_ok, keys_of, Parsed, quoted
+from tests.packet.kernels import Parsed, checksums_ok, keys_of, quoted
 from tests.packet.samples import mutants
-
 
 
 def digest(seed: int, n: int) -> str:
@@ -38,7 +37,7 @@ def digest(seed: int, n: int) -> str:
         for _ in range(chance.choice((0, 1, 4))):
             changed[0, chance.randrange(HEADER_WORDS)] ^= chance.randrange(-(2**63), 2**63)
         out = np.full(len(frame) + chance.choice((-1, 0, 4, 8)), 0xEE, np.uint8) if frame else np.zeros(8, np.uint8)
-        length = rewrite_one(data, packets, 0, changed, 0, keys, out, 0)
+        length = int(rewrite_one(data, packets, 0, changed, 0, keys, out, 0))
         sink.update(repr((length, out.tobytes())).encode())
     return sink.hexdigest()
 

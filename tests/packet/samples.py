@@ -15,7 +15,9 @@ _SENT6 = Packet().ipv6("2001:db8::1", "2001:db8::2")
 
 SAMPLES: dict[str, Packet] = {
     "tcp syn": V4.tcp(1000, 80, syn=True, window_scale=7),
-    "tcp data": V4.tcp(1000, 80, seq=5, ack_number=9, ack=True, psh=True, options=b"\1\1\x08\x0a" + bytes(8)).payload(33),
+    "tcp data": V4.tcp(1000, 80, seq=5, ack_number=9, ack=True, psh=True, options=b"\1\1\x08\x0a" + bytes(8)).payload(
+        33
+    ),
     "udp": V4.udp(1000, 53).payload(11),
     "udp without checksum": V4.udp(1000, 53, checksum=0).payload(11),
     "padded udp": V4.udp(1000, 53).payload(2).pad(16),

@@ -91,11 +91,18 @@ def test_wrong_ip_checksum() -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        V4.tcp(1, 2, checksum=1).payload(3), V4.udp(1, 2, checksum=1), V4.icmp(8, checksum=1), V4.sctp(1, 2, checksum=1),
-        V6.tcp(1, 2, checksum=1), V6.udp(1, 2, checksum=1).payload(3), V6.icmpv6(128, checksum=1), V6.sctp(1, 2, checksum=1),
-        V6.udp(1, 2, checksum=0), V4.udp(1, 2, length=9),
+        V4.tcp(1, 2, checksum=1).payload(3),
+        V4.udp(1, 2, checksum=1),
+        V4.icmp(8, checksum=1),
+        V4.sctp(1, 2, checksum=1),
+        V6.tcp(1, 2, checksum=1),
+        V6.udp(1, 2, checksum=1).payload(3),
+        V6.icmpv6(128, checksum=1),
+        V6.sctp(1, 2, checksum=1),
+        V6.udp(1, 2, checksum=0),
+        V4.udp(1, 2, length=9),
     ],
-)  # fmt: skip
+)
 def test_wrong_transport_checksum_unless_the_port_vouches_for_it(frame: Packet) -> None:
     assert checksums_ok(parsed(frame)) == (True, False)
     for state in (CHECKSUM_VERIFIED, CHECKSUM_PARTIAL):

@@ -34,7 +34,9 @@ def test_nat_of_tcp_gives_the_packet_that_would_have_been_built() -> None:
 
 def test_every_header_field_at_once() -> None:
     packet = parsed(V4.udp(1000, 53).payload(9))
-    wanted = Packet().eth("02:00:00:00:00:0a", "02:00:00:00:00:0b").ipv4("203.0.113.77", "203.0.113.78", ttl=9, tos=0xFF)
+    wanted = (
+        Packet().eth("02:00:00:00:00:0a", "02:00:00:00:00:0b").ipv4("203.0.113.77", "203.0.113.78", ttl=9, tos=0xFF)
+    )
     fields = {"eth_src": 0x02000000000A, "eth_dst": 0x02000000000B, "nw_src": NEW4, "nw_dst": NEW4 + 1}
     result = rewritten(packet, **fields, nw_ttl=9, nw_tos=0xFF, tp_src=1, tp_dst=2)
     assert result == wanted.udp(1, 2).payload(9).bytes()
@@ -202,7 +204,17 @@ def test_a_frame_that_does_not_fit() -> None:
 
 def test_is_changed_looks_at_header_words_only() -> None:
     original = parsed(SAMPLES["qinq"]).keys
-    for name in ("eth_dst", "vlan_tci", "ipv6_src", "nw_ttl", "tp_dst", "ipv6_label", "nd_target", "vlan2_tci", "arp_tha"):
+    for name in (
+        "eth_dst",
+        "vlan_tci",
+        "ipv6_src",
+        "nw_ttl",
+        "tp_dst",
+        "ipv6_label",
+        "nd_target",
+        "vlan2_tci",
+        "arp_tha",
+    ):
         keys = original.copy()
         assert not changed(keys, 0, original, 0)
         set_field(keys, 0, name, field(keys, 0, name) ^ 1)

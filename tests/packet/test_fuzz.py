@@ -112,7 +112,14 @@ def changes(draw: st.DrawFn, packet: Parsed) -> dict[str, int]:
             st.sampled_from(
                 [{"vlan_tci": tag, "vlan_tpid": 0x88A8}]
                 + [{"vlan_tci": 0, "vlan_tpid": 0}] * (packet["eth_type"] not in (0x8100, 0x88A8, 0x9100))
-                + [{"vlan_tci": tag, "vlan_tpid": 0x9100, "vlan2_tci": packet["vlan_tci"], "vlan2_tpid": packet["vlan_tpid"]}]
+                + [
+                    {
+                        "vlan_tci": tag,
+                        "vlan_tpid": 0x9100,
+                        "vlan2_tci": packet["vlan_tci"],
+                        "vlan2_tpid": packet["vlan_tpid"],
+                    }
+                ]
                 * bool(packet["vlan_tci"])
             )
         )

@@ -26,7 +26,9 @@ def test_tcp_syn_fills_every_field_of_the_key_and_the_record() -> None:
         Packet()
         .eth("02:00:00:00:00:0a", "02:00:00:00:00:0b")
         .ipv4("192.0.2.1", "198.51.100.200", ttl=17, tos=0xB9)
-        .tcp(65000, 443, seq=0xFFFFFFF0, ack_number=0x80000000, window=4321, syn=True, ece=True, cwr=True, window_scale=9)
+        .tcp(
+            65000, 443, seq=0xFFFFFFF0, ack_number=0x80000000, window=4321, syn=True, ece=True, cwr=True, window_scale=9
+        )
         .payload(5)
     )
     assert packet["eth_src"] == 0x02000000000A and packet["eth_dst"] == 0x02000000000B
@@ -112,7 +114,10 @@ def test_arp_operation_beyond_a_byte_is_no_number() -> None:
     assert packet["nw_proto"] == 0 and packet["nw_src"] == address("10.1.1.1")
 
 
-@pytest.mark.parametrize(("kind", "is_query"), [(8, True), (0, True), (13, True), (14, True), (15, True), (16, True), (3, False), (17, False)])
+@pytest.mark.parametrize(
+    ("kind", "is_query"),
+    [(8, True), (0, True), (13, True), (14, True), (15, True), (16, True), (3, False), (17, False)],
+)
 def test_icmp_id_is_read_from_queries_only(kind: int, is_query: bool) -> None:
     packet = parsed(V4.icmp(kind, 2, id=0xBEEF).payload(28))
     assert (packet["tp_src"], packet["tp_dst"]) == (kind, 2)
@@ -151,7 +156,9 @@ def test_neighbour_option_of_no_length_ends_the_search() -> None:
 
 
 def test_unknown_neighbour_options_are_passed_over() -> None:
-    packet = parsed(V6.neighbour_solicit("fe80::7").payload(bytes([14, 2]) + bytes(14) + bytes([1, 1, 2, 0, 0, 0, 0, 7])))
+    packet = parsed(
+        V6.neighbour_solicit("fe80::7").payload(bytes([14, 2]) + bytes(14) + bytes([1, 1, 2, 0, 0, 0, 0, 7]))
+    )
     assert packet["arp_sha"] == 0x020000000007
 
 
@@ -316,5 +323,18 @@ def test_a_packet_does_not_see_its_neighbours() -> None:
     for n, packet in enumerate(SAMPLES.values()):
         alone = parsed(packet)
         assert (alone.keys[0] == together.keys[n]).all()
-        for name in ("l3", "l4", "l3_end", "payload", "seq", "ack", "window", "icmp_id", "wscale", "verdict", "family", "options"):
+        for name in (
+            "l3",
+            "l4",
+            "l3_end",
+            "payload",
+            "seq",
+            "ack",
+            "window",
+            "icmp_id",
+            "wscale",
+            "verdict",
+            "family",
+            "options",
+        ):
             assert alone.packets[name][0] == together.packets[name][n]

@@ -28,7 +28,13 @@ def test_quoted_udp(error: tuple[int, int]) -> None:
     found, inner = quote_of(frame)
     assert found
     assert inner["nw_src"] == 0x0A000001 and inner["nw_dst"] == 0x0A000002
-    assert (inner["nw_proto"], inner["tp_src"], inner["tp_dst"], inner["nw_ttl"], inner["nw_tos"]) == (17, 1000, 53, 3, 8)
+    assert (inner["nw_proto"], inner["tp_src"], inner["tp_dst"], inner["nw_ttl"], inner["nw_tos"]) == (
+        17,
+        1000,
+        53,
+        3,
+        8,
+    )
     assert inner.record("icmp_id") == 0
 
 

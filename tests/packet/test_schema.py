@@ -20,7 +20,11 @@ def bits(field: Field) -> set[int]:
 
 
 def test_fields_lie_within_the_key_and_do_not_overlap() -> None:
-    single = {name: bits(place) for name, place in FIELDS.items() if name not in _HEADER and not name.startswith(("xreg", "xxreg"))}
+    single = {
+        name: bits(place)
+        for name, place in FIELDS.items()
+        if name not in _HEADER and not name.startswith(("xreg", "xxreg"))
+    }
     for name, places in single.items():
         assert max(places) < 64 * KEY_WORDS, name
     for (first, a), (second, b) in combinations(single.items(), 2):

@@ -18,7 +18,10 @@ IP6 = "ipv6_src=2001:db8::1,ipv6_dst=2001:db8::2,ipv6_label=0x12345"
 @pytest.mark.parametrize(
     ("frame", "text"),
     [
-        (V4.tcp(1000, 80, syn=True, ack=True), f"tcp,{MACS},{IP4},nw_tos=0,nw_ttl=64,tp_src=1000,tp_dst=80,tcp_flags=syn|ack"),
+        (
+            V4.tcp(1000, 80, syn=True, ack=True),
+            f"tcp,{MACS},{IP4},nw_tos=0,nw_ttl=64,tp_src=1000,tp_dst=80,tcp_flags=syn|ack",
+        ),
         (V4.tcp(1000, 80), f"tcp,{MACS},{IP4},nw_tos=0,nw_ttl=64,tp_src=1000,tp_dst=80,tcp_flags=0"),
         (V6.udp(5, 6), f"udp6,{MACS},{IP6},nw_tos=46,nw_ttl=64,tp_src=5,tp_dst=6"),
         (V4.icmp(3, 1), f"icmp,{MACS},{IP4},nw_tos=0,nw_ttl=64,icmp_type=3,icmp_code=1"),

@@ -1,0 +1,19 @@
+"""The datapath: OpenFlow tables compiled to classifiers, actions as small programs, and the loop that runs both.
+
+A packet goes through one compiled call from its bytes to what leaves:
+
+    loop        parse a chunk of packets, ask for the memory that the tracker will need, then packet by packet:
+    interpreter   table 0: classifier -> rule -> program; resubmit, clone and ct(table=N) push frames
+    fields        set, move, VLAN tags, TTL: changes of the flow key
+    output        ports, flooding, `normal` (fdb); a packet whose key was changed is written anew, others are not copied
+
+Rules arrive compiled (`program.CompiledRule`: masked words and int64 instructions); `rules` keeps them, `changes` are
+the kernels that insert and remove them, `classifier` and `pool` what those are made of. `ports` keeps ports and
+learned stations, `tables.Datapath` is the facade over all of it.
+
+A packet is never parked: its connection's memory was asked for in the loop's first stages, so ct is a call like
+any other, and a batch gives what its packets one by one would.
+
+May import: `flowshunt.conntrack`, `flowshunt.packet`, `flowshunt.jit`, `flowshunt.base`. Hands out: `Datapath`, `Result`,
+`CompiledRule`, `FATES`.
+"""

@@ -51,10 +51,10 @@ def _replace_program(c: Any, rule: Any, program: Any, n: Any) -> Any:
 
 @kernel(example=_feed_example)
 def insert_rules(c: Any, feed: Any, first: Any, n: Any, results: Any, now_ms: Any) -> Any:
-    """Insert the rules `[first, n)` of a feed; a rule of equal match and priority gets the new actions, counters of zero.
+    """Insert the rules `[first, n)` of a feed; one of equal match and priority gets the new actions, counters of zero.
 
-    `results`: int64 (n,), the rule's number, with REPLACED where it was there. Returns how many rules are done: less than n
-    when memory ran out, and the rule that did not fit left nothing behind.
+    `results`: int64 (n,), the rule's number, with REPLACED where it was there. Returns how many rules are done: less
+    than n when memory ran out, and the rule that did not fit left nothing behind.
     """
     at = np.int64(0)
     for index in range(n):
@@ -104,6 +104,15 @@ def remove_rules(c: Any, rules: Any, emptied: Any) -> Any:
 def add_subtable(c: Any, table: Any, pairs: Any) -> Any:
     """A subtable of `table` for a mask that has none: word, mask, word, mask...; -1 when memory ran out."""
     return classifier.add_subtable(c, table, pairs, np.int64(0), np.int64(len(pairs) // 2))
+
+
+@kernel(example=lambda: (make_tables(1, 1, 8), 0))
+def drop_subtable(c: Any, subtable: Any) -> Any:
+    """Remove a subtable when it has no rules; whether it had none."""
+    if c.subtables["n_slots"][subtable] != 0:
+        return False
+    classifier.remove_subtable(c, subtable)
+    return True
 
 
 @kernel(example=lambda: (make_tables(1, 1, 8), 0, 0, np.zeros(1, np.int64)))

@@ -2,8 +2,9 @@
 
 A table is a list of subtables, one per distinct mask, ordered by the highest priority in them; a subtable is a hash
 table from the masked words of the key to a chain of rules of equal match, highest priority first. A search probes
-subtable after subtable and ends at the first whose best cannot beat what was found. A probe that misses touches
-the subtable's two cache lines: its masks, and 512 bits that say which hashes it may hold.
+subtable after subtable and ends at the first whose best cannot beat what was found. Most probes miss, and most of those
+read one cache line: the first word is looked up in 256 bits that say which hashes occur there, then all
+words in 256 others; only what passes both is searched for. So the first word should be the one that tells rules apart.
 
 Which of several matching rules of equal priority wins is undefined in OpenFlow; here it depends on nothing but the
 rules and the order of the changes that led to them.
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from flowshunt.datapath.pool import MIN_CLASS, allocate, release, size_class
-from flowshunt.datapath.schema import INLINE_WORDS
-from flowshunt.jit import kernel, mix
+from flowshunt.datapath.schema import BLOOM_WORDS, INLINE_WORDS
+from flowshunt.jit import JIT, kernel
 
 _U32 = 0xFFFFFFFF
 
@@ -31,41 +32,72 @@ _KX = np.int64(0x5851F42D4C957F2D)
 MIN_SLOTS_CLASS = 2
 
 
-@kernel
-def _fold(h: Any) -> Any:
-    return (h ^ (h >> 32)) & _U32
+def _times_twin(a: Any, b: Any) -> np.int64:
+    product = int(a) * int(b) & 0xFFFFFFFFFFFFFFFF
+    return np.int64(product - (1 << 64) if product >> 63 else product)
 
 
 @kernel
-def _hash_extra(c: Any, extra: Any, n: Any, keys: Any, k: Any, h: Any) -> Any:
-    for _ in range(n):
-        h = mix(h ^ keys[k, c.pool[extra]] & c.pool[extra + 1], _KX)
+def _times_compiled(a: Any, b: Any) -> Any:
+    return a * b
+
+
+# The product of two words, modulo 2**64, which numpy would warn of. Its high bits depend on all bits of a word, so the
+# hash is its high half, and a place is taken from the top of that.
+_times = _times_compiled if JIT else _times_twin
+
+
+@kernel
+def _first_bit(h: Any) -> Any:
+    """Which bit of first_bloom stands for a product of the first word."""
+    return (h >> 56) & 0xFF
+
+
+@kernel
+def _bit(hashed: Any) -> Any:
+    """Which bit of bloom stands for a hash."""
+    return (hashed >> 16) & 0xFF
+
+
+@kernel
+def _home(hashed: Any, slots_class: Any) -> Any:
+    """The slot at which the search for a hash begins."""
+    return hashed >> (32 - slots_class)
+
+
+@kernel
+def _masked(c: Any, s: Any, j: Any, keys: Any, k: Any) -> Any:
+    """Inline word j of subtable s, beyond the first, in keys[k]."""
+    return keys[k, c.subtables["words"][s, j]] & c.subtables["masks"][s, j - 1]
+
+
+@kernel
+def _hash_extra(c: Any, s: Any, keys: Any, k: Any, h: Any) -> Any:
+    extra = c.subtables["extra"][s]
+    for _ in range(np.int64(c.subtables["n_words"][s]) - INLINE_WORDS):
+        h = _times(h ^ keys[k, c.pool[extra]] & c.pool[extra + 1], _KX)
         extra += 2
     return h
 
 
 @kernel
-def _hash_key(c: Any, s: Any, keys: Any, k: Any) -> Any:
-    """Hash of the words of keys[k] that subtable s looks at, 32 bits."""
-    subtables = c.subtables
-    h = (
-        mix(keys[k, subtables["words"][s, 0]] & subtables["masks"][s, 0], _K0)
-        ^ mix(keys[k, subtables["words"][s, 1]] & subtables["masks"][s, 1], _K1)
-        ^ mix(keys[k, subtables["words"][s, 2]] & subtables["masks"][s, 2], _K2)
-        ^ mix(keys[k, subtables["words"][s, 3]] & subtables["masks"][s, 3], _K3)
-    )
-    if subtables["extra"][s] != 0:
-        h = _hash_extra(c, subtables["extra"][s], np.int64(subtables["n_words"][s]) - INLINE_WORDS, keys, k, h)
-    return _fold(h)
+def _hash_rest(c: Any, s: Any, keys: Any, k: Any, h: Any) -> Any:
+    """Hash, 32 bits, of all words of subtable s in keys[k], given the product of the first."""
+    h ^= _times(_masked(c, s, 1, keys, k), _K1)
+    h ^= _times(_masked(c, s, 2, keys, k), _K2)
+    h ^= _times(_masked(c, s, 3, keys, k), _K3)
+    if c.subtables["extra"][s] != 0:
+        h = _hash_extra(c, s, keys, k, h)
+    return (h >> 32) & _U32
 
 
 @kernel
 def _rule_matches(c: Any, s: Any, rule: Any, keys: Any, k: Any) -> Any:
     """Whether keys[k] has the match values of `rule`, which belongs to subtable s."""
-    difference = np.int64(0)
-    for j in range(INLINE_WORDS):
-        word = keys[k, c.subtables["words"][s, j]] & c.subtables["masks"][s, j]
-        difference |= word ^ c.rules["values"][rule, j]
+    first = keys[k, c.subtables["words"][s, 0]] & c.subtables["first_mask"][s]
+    difference = first ^ c.rules["values"][rule, 0]
+    for j in range(1, INLINE_WORDS):
+        difference |= _masked(c, s, j, keys, k) ^ c.rules["values"][rule, j]
     extra = c.subtables["extra"][s]
     if extra != 0:
         values = c.rules["extra"][rule]
@@ -79,8 +111,8 @@ def _rule_matches(c: Any, s: Any, rule: Any, keys: Any, k: Any) -> Any:
 def _probe(c: Any, s: Any, hashed: Any, keys: Any, k: Any) -> Any:
     """Head of the chain of subtable s that keys[k] matches, or -1."""
     slots = c.subtables["slots"][s]
-    last = (np.int64(1) << np.int64(c.subtables["slots_class"][s])) - 1
-    place = hashed & last
+    slots_class = np.int64(c.subtables["slots_class"][s])
+    place = _home(hashed, slots_class)
     while True:
         slot = c.pool[slots + place]
         if slot == 0:
@@ -89,7 +121,7 @@ def _probe(c: Any, s: Any, hashed: Any, keys: Any, k: Any) -> Any:
             rule = (slot & _U32) - 1
             if _rule_matches(c, s, rule, keys, k):
                 return rule
-        place = (place + 1) & last
+        place = (place + 1) & ((np.int64(1) << slots_class) - 1)
 
 
 @kernel(inline=False)
@@ -106,8 +138,12 @@ def lookup(c: Any, table: Any, keys: Any, k: Any) -> Any:
         if entry >> 32 <= best_priority:
             break
         s = entry & _U32
-        hashed = _hash_key(c, s, keys, k)
-        bit = hashed >> 23
+        h = _times(keys[k, c.subtables["words"][s, 0]] & c.subtables["first_mask"][s], _K0)
+        bit = _first_bit(h)
+        if (c.subtables["first_bloom"][s, bit >> 6] >> (bit & 63)) & 1 == 0:
+            continue
+        hashed = _hash_rest(c, s, keys, k, h)
+        bit = _bit(hashed)
         if (c.subtables["bloom"][s, bit >> 6] >> (bit & 63)) & 1:
             rule = _probe(c, s, hashed, keys, k)
             if rule >= 0:
@@ -119,15 +155,24 @@ def lookup(c: Any, table: Any, keys: Any, k: Any) -> Any:
 
 
 @kernel
-def _mark_bloom(c: Any, s: Any, hashed: Any) -> Any:
-    bit = hashed >> 23
+def _clear_bloom(c: Any, s: Any) -> Any:
+    for j in range(BLOOM_WORDS):
+        c.subtables["first_bloom"][s, j] = 0
+        c.subtables["bloom"][s, j] = 0
+
+
+@kernel
+def _mark_bloom(c: Any, s: Any, rule: Any) -> Any:
+    bit = _first_bit(_times(c.rules["values"][rule, 0], _K0))
+    c.subtables["first_bloom"][s, bit >> 6] |= np.int64(1) << (bit & 63)
+    bit = _bit(np.int64(c.rules["hash"][rule]))
     c.subtables["bloom"][s, bit >> 6] |= np.int64(1) << (bit & 63)
 
 
 @kernel
 def _put_slot(c: Any, slots: Any, of_class: Any, slot: Any) -> Any:
     last = (np.int64(1) << of_class) - 1
-    place = (slot >> 32) & last
+    place = _home((slot >> 32) & _U32, of_class)
     while c.pool[slots + place] != 0:
         place = (place + 1) & last
     c.pool[slots + place] = slot
@@ -159,8 +204,9 @@ def _find_slot(c: Any, s: Any, rule: Any) -> Any:
     """Place in the pool of the slot whose chain begins with `rule`; it must be there."""
     hashed = np.int64(c.rules["hash"][rule])
     slots = c.subtables["slots"][s]
-    last = (np.int64(1) << np.int64(c.subtables["slots_class"][s])) - 1
-    place = hashed & last
+    slots_class = np.int64(c.subtables["slots_class"][s])
+    last = (np.int64(1) << slots_class) - 1
+    place = _home(hashed, slots_class)
     while c.pool[slots + place] & _U32 != rule + 1:
         place = (place + 1) & last
     return slots + place
@@ -170,7 +216,8 @@ def _find_slot(c: Any, s: Any, rule: Any) -> Any:
 def _remove_slot(c: Any, s: Any, at: Any) -> Any:
     """Free a slot, and move those behind it that could no longer be found."""
     slots = c.subtables["slots"][s]
-    last = (np.int64(1) << np.int64(c.subtables["slots_class"][s])) - 1
+    slots_class = np.int64(c.subtables["slots_class"][s])
+    last = (np.int64(1) << slots_class) - 1
     hole = at - slots
     place = hole
     while True:
@@ -178,7 +225,7 @@ def _remove_slot(c: Any, s: Any, at: Any) -> Any:
         slot = c.pool[slots + place]
         if slot == 0:
             break
-        if (place - ((slot >> 32) & last)) & last >= (place - hole) & last:
+        if (place - _home((slot >> 32) & _U32, slots_class)) & last >= (place - hole) & last:
             c.pool[slots + hole] = slot
             hole = place
     c.pool[slots + hole] = 0
@@ -220,15 +267,15 @@ def _refresh(c: Any, s: Any) -> Any:
     if np.int64(c.subtables["stale"][s]) * 8 < n_slots:
         return
     c.subtables["stale"][s] = 0
-    for j in range(c.subtables["bloom"].shape[1]):
-        c.subtables["bloom"][s, j] = 0
+    _clear_bloom(c, s)
     highest = np.int64(-1)
     slots = c.subtables["slots"][s]
     for at in range(slots, slots + n_slots):
         slot = c.pool[at]
         if slot != 0:
-            _mark_bloom(c, s, (slot >> 32) & _U32)
-            highest = max(highest, np.int64(c.rules["priority"][(slot & _U32) - 1]))
+            head = (slot & _U32) - 1
+            _mark_bloom(c, s, head)
+            highest = max(highest, np.int64(c.rules["priority"][head]))
     _set_priority(c, s, highest)
 
 
@@ -251,6 +298,31 @@ def _grow_order(c: Any, table: Any) -> Any:
     c.tables["order"][table] = new
     c.tables["order_class"][table] = new_class
     return True
+
+
+@kernel
+def _set_mask(c: Any, s: Any, j: Any, mask: Any) -> Any:
+    if j == 0:
+        c.subtables["first_mask"][s] = mask
+    else:
+        c.subtables["masks"][s, j - 1] = mask
+
+
+@kernel
+def _get_pair(c: Any, s: Any, i: Any) -> Any:
+    """Word and mask number i of subtable s."""
+    if i == 0:
+        return np.int64(c.subtables["words"][s, 0]), c.subtables["first_mask"][s]
+    if i < INLINE_WORDS:
+        return np.int64(c.subtables["words"][s, i]), c.subtables["masks"][s, i - 1]
+    at = c.subtables["extra"][s] + 2 * (i - INLINE_WORDS)
+    return c.pool[at], c.pool[at + 1]
+
+
+@kernel
+def _get_value(c: Any, rule: Any, i: Any) -> Any:
+    """Match value number i of a rule."""
+    return c.rules["values"][rule, i] if i < INLINE_WORDS else c.pool[c.rules["extra"][rule] + i - INLINE_WORDS]
 
 
 @kernel
@@ -280,11 +352,10 @@ def add_subtable(c: Any, table: Any, pairs: Any, at: Any, n_words: Any) -> Any:
         c.pool[slots + j] = 0
     for j in range(INLINE_WORDS):
         c.subtables["words"][s, j] = pairs[at + 2 * j] if j < n_words else 0
-        c.subtables["masks"][s, j] = pairs[at + 2 * j + 1] if j < n_words else 0
+        _set_mask(c, s, j, pairs[at + 2 * j + 1] if j < n_words else 0)
     for j in range(2 * INLINE_WORDS, 2 * n_words):
         c.pool[extra + j - 2 * INLINE_WORDS] = pairs[at + j]
-    for j in range(c.subtables["bloom"].shape[1]):
-        c.subtables["bloom"][s, j] = 0
+    _clear_bloom(c, s)
     c.subtables["n_words"][s] = n_words
     c.subtables["table"][s] = table
     c.subtables["slots"][s] = slots
@@ -298,8 +369,9 @@ def add_subtable(c: Any, table: Any, pairs: Any, at: Any, n_words: Any) -> Any:
     return s
 
 
-@kernel
-def _remove_subtable(c: Any, s: Any) -> Any:
+@kernel(inline=False)
+def remove_subtable(c: Any, s: Any) -> Any:
+    """Remove a subtable that has no rules."""
     table = np.int64(c.subtables["table"][s])
     end = c.tables["order"][table] + np.int64(c.tables["n_subtables"][table]) - 1
     for at in range(_order_place(c, s), end):
@@ -312,29 +384,29 @@ def _remove_subtable(c: Any, s: Any) -> Any:
 
 
 @kernel
+def _value(values: Any, at: Any, j: Any, n: Any) -> Any:
+    return values[at + j] if j < n else np.int64(0)
+
+
+@kernel
 def _hash_values(c: Any, s: Any, values: Any, at: Any) -> Any:
-    """`_hash_key` of match values, given in the order of the subtable's words."""
+    """`_hash_rest` of match values, given in the order of the subtable's words."""
     n = np.int64(c.subtables["n_words"][s])
     h = (
-        mix(values[at] if n > 0 else np.int64(0), _K0)
-        ^ mix(values[at + 1] if n > 1 else np.int64(0), _K1)
-        ^ mix(values[at + 2] if n > 2 else np.int64(0), _K2)
-        ^ mix(values[at + 3] if n > 3 else np.int64(0), _K3)
+        _times(_value(values, at, 0, n), _K0)
+        ^ _times(_value(values, at, 1, n), _K1)
+        ^ _times(_value(values, at, 2, n), _K2)
+        ^ _times(_value(values, at, 3, n), _K3)
     )
     for j in range(INLINE_WORDS, n):
-        h = mix(h ^ values[at + j], _KX)
-    return _fold(h)
+        h = _times(h ^ values[at + j], _KX)
+    return (h >> 32) & _U32
 
 
 @kernel
 def _has_values(c: Any, s: Any, rule: Any, values: Any, at: Any) -> Any:
-    n = np.int64(c.subtables["n_words"][s])
-    for j in range(n):
-        if j < INLINE_WORDS:
-            value = c.rules["values"][rule, j]
-        else:
-            value = c.pool[c.rules["extra"][rule] + j - INLINE_WORDS]
-        if value != values[at + j]:
+    for j in range(np.int64(c.subtables["n_words"][s])):
+        if _get_value(c, rule, j) != values[at + j]:
             return False
     return True
 
@@ -344,8 +416,9 @@ def find_chain(c: Any, s: Any, values: Any, at: Any) -> Any:
     """Head of the chain of subtable s with exactly these match values, or -1."""
     hashed = _hash_values(c, s, values, at)
     slots = c.subtables["slots"][s]
-    last = (np.int64(1) << np.int64(c.subtables["slots_class"][s])) - 1
-    place = hashed & last
+    slots_class = np.int64(c.subtables["slots_class"][s])
+    last = (np.int64(1) << slots_class) - 1
+    place = _home(hashed, slots_class)
     while c.pool[slots + place] != 0:
         slot = c.pool[slots + place]
         if (slot >> 32) & _U32 == hashed and _has_values(c, s, (slot & _U32) - 1, values, at):
@@ -410,7 +483,7 @@ def _link(c: Any, s: Any, rule: Any, head: Any) -> Any:
         c.rules["next"][rule] = -1
         _put_slot(c, c.subtables["slots"][s], np.int64(c.subtables["slots_class"][s]), hashed << 32 | rule + 1)
         c.subtables["n_slots"][s] += 1
-        _mark_bloom(c, s, hashed)
+        _mark_bloom(c, s, rule)
     elif np.int64(c.rules["priority"][head]) < priority:
         c.rules["next"][rule] = head
         c.pool[_find_slot(c, s, head)] = hashed << 32 | rule + 1
@@ -445,8 +518,9 @@ def _chain_head(c: Any, s: Any, rule: Any) -> Any:
     """Head of the chain that `rule` is in."""
     hashed = np.int64(c.rules["hash"][rule])
     slots = c.subtables["slots"][s]
-    last = (np.int64(1) << np.int64(c.subtables["slots_class"][s])) - 1
-    place = hashed & last
+    slots_class = np.int64(c.subtables["slots_class"][s])
+    last = (np.int64(1) << slots_class) - 1
+    place = _home(hashed, slots_class)
     while True:
         slot = c.pool[slots + place]
         if (slot >> 32) & _U32 == hashed:
@@ -471,7 +545,7 @@ def unlink_rule(c: Any, rule: Any) -> Any:
     c.state["free_rule"][0] = rule
     c.state["live_rules"][0] -= 1
     if c.subtables["n_slots"][s] == 0:
-        _remove_subtable(c, s)
+        remove_subtable(c, s)
         return s
     c.subtables["stale"][s] += 1
     _refresh(c, s)
@@ -479,25 +553,14 @@ def unlink_rule(c: Any, rule: Any) -> Any:
 
 
 @kernel
-def _is_covered(c: Any, s: Any, rule: Any, pairs: Any, at: Any, n: Any) -> Any:
-    """Whether each packet that matches `rule` matches (word, mask, value) triples too."""
-    n_words = np.int64(c.subtables["n_words"][s])
-    extra = c.subtables["extra"][s]
+def _is_covered(c: Any, s: Any, rule: Any, triples: Any, n: Any) -> Any:
+    """Whether each packet that matches `rule` matches n (word, mask, value) triples too."""
     for j in range(n):
-        word = pairs[at + 3 * j]
-        mask = pairs[at + 3 * j + 1]
         seen = False
-        for i in range(n_words):
-            if i < INLINE_WORDS:
-                own_word = np.int64(c.subtables["words"][s, i])
-                own_mask = c.subtables["masks"][s, i]
-                value = c.rules["values"][rule, i]
-            else:
-                own_word = c.pool[extra + 2 * (i - INLINE_WORDS)]
-                own_mask = c.pool[extra + 2 * (i - INLINE_WORDS) + 1]
-                value = c.pool[c.rules["extra"][rule] + i - INLINE_WORDS]
-            if own_word == word and own_mask & mask == mask and value & mask == pairs[at + 3 * j + 2]:
-                seen = True
+        for i in range(np.int64(c.subtables["n_words"][s])):
+            word, mask = _get_pair(c, s, i)
+            if word == triples[3 * j] and mask & triples[3 * j + 1] == triples[3 * j + 1]:
+                seen = _get_value(c, rule, i) & triples[3 * j + 1] == triples[3 * j + 2]
         if not seen:
             return False
     return True
@@ -510,7 +573,7 @@ def select_subtable(c: Any, s: Any, triples: Any, n: Any, found: Any, n_found: A
     for at in range(slots, slots + (np.int64(1) << np.int64(c.subtables["slots_class"][s]))):
         if c.pool[at] != 0:
             rule = (c.pool[at] & _U32) - 1
-            if _is_covered(c, s, rule, triples, np.int64(0), n):
+            if _is_covered(c, s, rule, triples, n):
                 while rule >= 0:
                     found[n_found] = rule
                     n_found += 1

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from flowshunt.datapath.schema import FATE_NO_PORT, FATE_RESERVED, FATE_SAME_PORT, PORT_FLOOD, PORT_NUMBERS
+from flowshunt.datapath.schema import (
+    FATE_NO_PORT,
+    FATE_RESERVED,
+    FATE_SAME_PORT,
+    PORT_FLOOD,
+    PORT_NUMBERS,
+    make_ports,
+)
 from flowshunt.jit import kernel, mix
 from flowshunt.packet.schema import VLAN_PRESENT, W_ETH_DST, W_ETH_SRC
 
@@ -157,3 +164,32 @@ def forward(p: Any, keys: Any, k: Any, in_port: Any, now_ms: Any) -> Any:
         return np.int64(PORT_FLOOD)
     port = np.int64(p.stations["port"][station])
     return port if port != in_port else np.int64(-FATE_SAME_PORT)
+
+
+def _example() -> tuple[Any, ...]:
+    return make_ports(1, 1), 0
+
+
+@kernel(example=_example)
+def flush(p: Any, port: Any) -> Any:
+    """Forget the stations behind `port`, or all when it is -1. Returns how many."""
+    n = p.state["n_stations"][0]
+    for index in range(len(p.ports)):
+        p.ports["n_stations"][index] = 0
+    for place in range(len(p.slots)):
+        p.slots[place] = 0
+    kept = np.int64(0)
+    for station in range(n):
+        if port < 0 or p.stations["port"][station] == port:
+            continue
+        p.stations["key"][kept] = p.stations["key"][station]
+        p.stations["port"][kept] = p.stations["port"][station]
+        p.stations["used_ms"][kept] = p.stations["used_ms"][station]
+        p.slots[_find(p, p.stations["key"][kept])] = kept + 1
+        _count_station(p, np.int64(p.stations["port"][kept]), 1)
+        kept += 1
+    for station in range(kept, n):
+        p.stations["key"][station] = -1
+    p.state["n_stations"][0] = kept
+    p.state["hand"][0] = 0
+    return n - kept

@@ -13,7 +13,6 @@ from flowshunt.datapath.program import (
     GUARD_IP,
     GUARD_IPV4,
     GUARD_IPV6,
-    GUARD_ND,
     GUARD_NONE,
     GUARD_PORTS,
     GUARD_VLAN,

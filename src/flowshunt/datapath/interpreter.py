@@ -181,7 +181,7 @@ def _clear_ct(w: Any, t: Any) -> Any:
 
 @kernel(inline=False)
 def _run_exec(w: Any, pool: Any, pc: Any, end: Any) -> Any:
-    """Mark and label that the exec list of a ct action makes of the key's own: `(mark, high, low)`; the key is unchanged."""
+    """Mark and label that the exec list of a ct action makes of the key's own, which stays: `(mark, high, low)`."""
     spare = w.machine["snapshots"][0]
     for word in range(KEY_WORDS):
         w.snapshots[spare, word] = w.keys[0, word]
@@ -249,17 +249,17 @@ def _lookup_fate(w: Any, depth: Any) -> Any:
 
 
 @kernel
-def run_packet(
-    w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any
-) -> Any:
+def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any) -> Any:
     """Take packet i of a chunk, parsed into original[i], from table 0 to its end.
 
-    `offset`: where the chunk begins in the batch. There must be room for the most that one packet may cause: MAX_OUTPUTS,
-    MAX_OUTPUT_SIZE, and MAX_TRACKS times the events of a pass and a mark change. Writes fate, ct_state and tx records.
+    `offset`: where the chunk begins in the batch. There must be room for the most that one packet may cause:
+    MAX_OUTPUTS, MAX_OUTPUT_SIZE, and MAX_TRACKS times the events of a pass and a mark change. Writes fate, ct_state and
+    tx records.
     """
     _begin(w, o, packets, i)
     forget(t, 0)
-    t.hashes[0] = t.hashes[i]
+    t.hashes[0] = t.hashes[i]  # the tracker keeps what it knows of the packet in the place of its key
+    t.candidates[0] = t.candidates[i]
     o.ct_state[offset + i] = 0
     sp = np.int64(0)
     depth = np.int64(0)

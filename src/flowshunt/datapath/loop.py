@@ -1,7 +1,7 @@
 """The batch loop: parse and hash, prefetch, run to completion, in chunks.
 
-Memory that packets will need is asked for while others are worked on; then each packet runs to its end in arrival order,
-so the result cannot depend on the size of a chunk.
+Memory that packets will need is asked for while others are worked on; then each packet runs to its end in arrival
+order, so the result cannot depend on the size of a chunk.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.arrays import example_arrays
-from flowshunt.conntrack.kernels.buckets import prefetch_rows
-from flowshunt.conntrack.kernels.step import hash_and_prefetch
+from flowshunt.conntrack.kernels.step import hash_and_prefetch, suggest
 from flowshunt.conntrack.schema import BATCH_MAX, EVENTS_PER_TRACK
 from flowshunt.datapath.interpreter import run_packet
 from flowshunt.datapath.schema import (
@@ -64,7 +63,7 @@ def _parse_chunk(w: Any, t: Any, data: Any, packets: Any) -> Any:
         parse(data, packets, i, w.original, i)
         hash_and_prefetch(t, packets, i, w.original, i)
     for i in range(n):
-        prefetch_rows(t, t.hashes[i])
+        suggest(t, i)
 
 
 @kernel

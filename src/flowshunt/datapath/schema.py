@@ -1,8 +1,8 @@
 """The datapath's memory: tables, subtables, rules, programs; ports and stations; what leaves.
 
-Two NamedTuples hold what rules and ports are made of (`TableArrays`, `PortArrays`), one what a batch needs while it runs
-(`WorkArrays`), one what comes out of it (`OutputArrays`). Everything of variable length (slots of a subtable, order of the
-subtables of a table, match words beyond the inline ones, programs) lies in chunks of one pool.
+Two NamedTuples hold what rules and ports are made of (`TableArrays`, `PortArrays`), one what a batch needs while it
+runs (`WorkArrays`), one what comes out of it (`OutputArrays`). Everything of variable length (slots of a subtable,
+order of the subtables of a table, match words beyond the inline ones, programs) lies in chunks of one pool.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ALL_TABLES = 255
 
 INLINE_WORDS = 4
 """Match words kept in the subtable and the rule themselves; most masks need no more."""
-BLOOM_WORDS = 8
+BLOOM_WORDS = 4
 POOL_CLASSES = 40
 """Chunks of the pool have 2**0 to 2**(POOL_CLASSES - 1) words."""
 
@@ -37,23 +37,25 @@ TABLE = np.dtype(
 
 SUBTABLE = np.dtype(
     [
-        # line 1
-        ("masks", np.int64, INLINE_WORDS),  # unused ones are 0, with word 0
-        ("words", np.uint8, INLINE_WORDS),
+        # line 1: all that most probes read
+        ("first_mask", np.int64),
+        ("first_bloom", np.int64, BLOOM_WORDS),  # one bit per hash of the first word
+        ("words", np.uint8, INLINE_WORDS),  # places in the key; unused ones are 0, with mask 0
         ("n_words", np.uint8),
         ("table", np.uint8),
         ("slots_class", np.uint8),
         ("pad", np.uint8),
         ("slots", np.int64),  # pool offset of the slots: hash << 32 | rule + 1, 0 when free
         ("extra", np.int64),  # pool offset of word, mask pairs beyond INLINE_WORDS; 0: none
+        # line 2
+        ("masks", np.int64, INLINE_WORDS - 1),
+        ("bloom", np.int64, BLOOM_WORDS),  # one bit per hash of all words
         ("n_slots", np.int32),  # heads of chains; a chain is the rules of equal match
-        ("stale", np.int32),  # removals since the bloom words and max_priority were exact
-        # line 2: one bit per hash; a clear bit means that no rule has that hash
-        ("bloom", np.int64, BLOOM_WORDS),
+        ("stale", np.int32),  # removals since the bloom words and the highest priority were exact
     ],
     align=True,
 )
-"""All rules of one table with one mask; 128 bytes."""
+"""All rules of one table with one mask; 128 bytes. A clear bit of a bloom word means that no rule has that hash."""
 
 RULE = np.dtype(
     [
@@ -265,7 +267,8 @@ class TableArrays(NamedTuple):
 
 class PortArrays(NamedTuple):
     """Ports and stations. `ports`: PORT (n,), `index`: int32 (PORT_NUMBERS,), place of each number in `ports` or -1.
-    `stations`: STATION (capacity,), `slots`: int32 (power of two >= 2 * capacity,), station + 1 or 0, `state`: FDB_STATE (1,).
+    `stations`: STATION (capacity,), `slots`: int32 (power of two >= 2 * capacity,), station + 1 or 0, `state`:
+    FDB_STATE (1,).
     """
 
     ports: np.ndarray
@@ -292,7 +295,8 @@ class WorkArrays(NamedTuple):
 
 class OutputArrays(NamedTuple):
     """What a batch causes. `tx`: TX (n,), `tx_data`: uint8 (m,), `sent`: int64 (2,), records and bytes used of those.
-    `fate`: uint8, `ct_state`: uint16, one per packet of the batch. `fates`, `verdicts`, `counters`: int64, totals by name.
+    `fate`: uint8, `ct_state`: uint16, one per packet of the batch. `fates`, `verdicts`, `counters`: int64, totals by
+    name.
     """
 
     tx: np.ndarray

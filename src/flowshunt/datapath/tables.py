@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,23 +10,24 @@ import numpy as np
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import Tracker
-from flowshunt.datapath import changes
 from flowshunt.datapath import schema as D
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
+from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.rules import FlowStatistics, Rules, TableStatistics
 from flowshunt.packet.schema import VERDICTS, Batch
 
-_FREE_FRAMES = 4 * D.MAX_OUTPUTS
-_FREE_SIZE = 4 * D.MAX_OUTPUT_SIZE
-_FEED_RULES = 4096
-"""Rules handed to the kernel at a time."""
+FATES = D.FATES
+
+_FRAMES_AT_ONCE = 2 * D.MAX_OUTPUTS
+_SIZE_AT_ONCE = 4 * D.MAX_OUTPUT_SIZE
 
 
 class Result(NamedTuple):
     """What became of a batch; the arrays are valid until the next `process`.
 
     `ct_state`: uint16 (n,), the last one of each packet, 0 when it was never tracked. `fate`: uint8 (n,), index into
-    `schema.FATES`. `tx`: TX records, by packet and then in order of emission. `tx_data`: uint8; source 0 is the batch's own
+    FATES. `tx`: TX records, by packet and then in order of emission. `tx_data`: uint8; source 0 is the batch's own
     buffer, source 1 this one.
     """
 
@@ -36,38 +37,17 @@ class Result(NamedTuple):
     tx_data: np.ndarray
 
 
-class FlowStatistics(NamedTuple):
-    """A rule and what it saw. `flow`: what it was compiled from. Times are milliseconds since the epoch."""
-
-    flow: Any
-    packets: int
-    bytes: int
-    used_ms: int
-    created_ms: int
-
-
-class TableStatistics(NamedTuple):
-    """A table: rules and masks in it, lookups, and how many of those found a rule."""
-
-    rules: int
-    masks: int
-    lookups: int
-    matches: int
-
-
-class Station(NamedTuple):
-    """A learned address."""
-
-    port: int
-    vlan: int
-    mac: str
-    age_s: int
+def _identity(rule: Any) -> CompiledRule:
+    if not isinstance(rule, CompiledRule):
+        raise TypeError("without a compiler a datapath takes CompiledRule")
+    return rule
 
 
 class Datapath:
-    """Tables, ports and the batch loop, with one tracker.
+    """Tables, ports and the batch loop, with one tracker. One thread uses a datapath.
 
-    Rules are `CompiledRule`s, or whatever `compile_flow` makes one of. One thread uses a datapath.
+    What it takes as a flow is what `compile_flow` compiles; without one, CompiledRule itself. Times are milliseconds
+    since the epoch.
     """
 
     def __init__(
@@ -75,95 +55,124 @@ class Datapath:
         tracker: Tracker | None = None,
         batch_size: int = BATCH_MAX,
         *,
-        compile_flow: Callable[[Any], CompiledRule] | None = None,
+        compile_flow: Callable[[Any], CompiledRule] = _identity,
     ) -> None:
-        """Make a datapath without rules and ports. Raises UsageError for a batch size outside `[1, 256]`."""
+        """Make a datapath without rules and ports, with a tracker of its own when none is given.
+
+        Raises UsageError for a batch size outside `[1, 256]`, and for a tracker with too little room for events.
+        """
         if not 1 <= batch_size <= BATCH_MAX:
             raise UsageError(f"batch size {batch_size} is out of range", hint=f"1 to {BATCH_MAX}")
         self.tracker = tracker or Tracker()
-        self.batch_size = batch_size
         if len(self.tracker.arrays.events) < MAX_EVENTS:
-            raise UsageError(f"the tracker keeps too few events for one packet", hint=f"at least {MAX_EVENTS}")
-        self._compile = compile_flow
-        self._tables = D.make_tables()
-        self._ports = D.make_ports()
-        self._work = D.make_work(batch_size)
-        self._output = D.make_output(0)
-        self._subtables: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}
-        self._masks: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {}
-        self._rules: dict[int, CompiledRule] = {}
-
-    # --- ports -----------------------------------------------------------------------------------------------------
-
-    def add_port(self, number: int, *, no_flood: bool = False) -> None:
-        """Add a port by OpenFlow number (1 to 65279, or 65534 for LOCAL). Raises UsageError when it is taken or wrong."""
-        if not 1 <= number < 0xFF00 and number != D.PORT_LOCAL:
-            raise UsageError(f"port number {number} is out of range", hint="1 to 65279")
-        if self._ports.index[number] >= 0:
-            raise UsageError(f"port number {number} is taken")
-        port = np.zeros(1, D.PORT)
-        port["number"] = number
-        port["flags"] = D.FLAG_NO_FLOOD if no_flood else 0
-        self._ports = self._ports._replace(ports=np.concatenate([self._ports.ports, port]))
-        self._ports.index[number] = len(self._ports.ports) - 1
-
-    def remove_port(self, number: int) -> None:
-        """Remove a port, and forget the stations behind it. Raises UsageError when there is none."""
-        if not 0 <= number < D.PORT_NUMBERS or self._ports.index[number] < 0:
-            raise UsageError(f"there is no port number {number}")
-        keep = self._ports.ports["number"] != number
-        self.flush_stations(number)
-        self._ports = self._ports._replace(ports=self._ports.ports[keep].copy())
-        self._ports.index[:] = -1
-        self._ports.index[self._ports.ports["number"]] = np.arange(len(self._ports.ports))
-
-    def port_statistics(self) -> dict[int, dict[str, int]]:
-        """Per port number: rx_packets, rx_bytes, tx_packets, tx_bytes."""
-        names = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
-        return {int(port["number"]): {name: int(port[name]) for name in names} for port in self._ports.ports}
-
-    # --- stations --------------------------------------------------------------------------------------------------
-
-    def configure_stations(self, *, age_ms: int | None = None, forward_bpdu: bool | None = None) -> None:
-        """Change how long a silent station is remembered, and whether `normal` forwards reserved multicast."""
-        if age_ms is not None:
-            self._ports.state["age_ms"] = age_ms
-        if forward_bpdu is not None:
-            self._ports.state["forward_bpdu"] = forward_bpdu
-
-    def stations(self, now_ms: int) -> list[Station]:
-        """Stations that `normal` knows at `now_ms`, longest silent last."""
-        known = self._ports.stations[self._ports.stations["key"] >= 0]
-        ages = now_ms - known["used_ms"]
-        order = np.argsort(ages, kind="stable")
-        return [
-            Station(
-                int(known["port"][i]),
-                int(known["key"][i]) & 0xFFF,
-                int(known["key"][i] >> 12).to_bytes(6, "big").hex(":"),
-                int(ages[i]) // 1000,
+            raise UsageError(
+                "the tracker has too little room for the events of one packet", hint=f"make it {MAX_EVENTS}"
             )
-            for i in order
-            if ages[i] <= self._ports.state["age_ms"][0]
-        ]
+        self.batch_size = batch_size
+        self.ports = Ports()
+        self.rules = Rules()
+        self._compile = compile_flow
+        self._work = D.make_work(batch_size)
+        self._output = D.make_output(0, _FRAMES_AT_ONCE, _SIZE_AT_ONCE)
 
-    def flush_stations(self, port: int | None = None) -> int:
-        """Forget the stations behind a port, or all. Returns how many."""
-        stations = self._ports.stations[: int(self._ports.state["n_stations"][0])]
-        kept = stations[stations["port"] != port].copy() if port is not None else stations[:0].copy()
-        flushed = len(stations) - len(kept)
-        age_ms, forward_bpdu = self._ports.state["age_ms"][0], self._ports.state["forward_bpdu"][0]
-        empty = D.make_ports(0, len(self._ports.stations), int(age_ms))
-        empty.state[:] = self._ports.state
-        self._ports.ports["n_stations"] = 0
-        self._ports = empty._replace(ports=self._ports.ports, index=self._ports.index)
-        self._ports.state["n_stations"] = 0
-        self._ports.state["hand"] = 0
-        self._ports.state["forward_bpdu"] = forward_bpdu
-        return flushed
+    # --- flows -----------------------------------------------------------------------------------------------------
 
-    # --- rules -----------------------------------------------------------------------------------------------------
+    def add_flow(self, flow: Any, now_ms: int = 0) -> None:
+        """Add one flow; see `add_flows`."""
+        self.add_flows([flow], now_ms)
 
-    def __len__(self) -> int:
-        """Rules in all tables."""
-        return len(self._rules)
+    def add_flows(self, flows: Iterable[Any], now_ms: int = 0) -> int:
+        """Add flows in order; one of equal table, match and priority is replaced and counts from zero.
+
+        All are compiled before the first is added. Returns how many. Raises UsageError for a flow that cannot be
+        compiled (nothing is added) and when the tables are full (those before it are).
+        """
+        return self.rules.add([self._compile(flow) for flow in flows], now_ms)
+
+    def delete(
+        self,
+        flow: Any,
+        *,
+        strict: bool = False,
+        all_tables: bool = False,
+        keep: Callable[[FlowStatistics], bool] | None = None,
+    ) -> list[Any]:
+        """Delete what the match of `flow` selects (see `Rules.select`), but what `keep` wants; returns the flows.
+
+        The actions of `flow` do not count.
+        """
+        numbers = self.rules.select(self._compile(flow), strict=strict, all_tables=all_tables)
+        if keep is not None:
+            numbers = [number for number in numbers if not keep(self.rules.statistics_of(number))]
+        return [rule.source for rule in self.rules.remove(numbers)]
+
+    def modify(self, flow: Any, *, strict: bool = False, add: bool = True, now_ms: int = 0) -> int:
+        """Give the actions of `flow` to what its match selects; counters stay. Returns how many were changed.
+
+        When there is none, the flow is added if `add` is set (as OpenFlow 1.0 does), and counts as one.
+        """
+        rule = self._compile(flow)
+        numbers = self.rules.select(rule, strict=strict)
+        for number in numbers:
+            self.rules.change(number, rule)
+        if not numbers and add:
+            return self.rules.add([rule], now_ms)
+        return len(numbers)
+
+    def flows(self) -> list[FlowStatistics]:
+        """All flows with their counters, by table, then highest priority first."""
+        return list(self.rules.statistics())
+
+    def tables(self) -> dict[int, TableStatistics]:
+        """Tables in use: rules, masks, lookups, matches."""
+        return self.rules.tables()
+
+    # --- packets ---------------------------------------------------------------------------------------------------
+
+    def process(self, batch: Batch) -> Result:
+        """Take a batch through the switch, each packet at its own time, to its end, in order.
+
+        Fills the parser's part of `batch.packets`. Events are handed to the tracker's observers when they fill up and
+        at the end. A packet of a port that does not exist is processed like any other.
+        """
+        n = len(batch.packets)
+        if len(self._output.fate) < n:
+            self._output = self._output._replace(fate=np.zeros(n, np.uint8), ct_state=np.zeros(n, np.uint16))
+        output = self._output
+        output.sent[:] = 0
+        done = 0
+        while done < n:
+            done = run_batch(
+                self._work,
+                self.rules.arrays,
+                self.ports.arrays,
+                self._output,
+                self.tracker.arrays,
+                batch.data,
+                batch.packets,
+                done,
+                n,
+                self.batch_size,
+            )
+            self.tracker.drain()
+            if done < n:
+                self._make_room()
+        output = self._output
+        return Result(output.ct_state[:n], output.fate[:n], output.tx[: int(output.sent[0])], output.tx_data)
+
+    def _make_room(self) -> None:
+        """Enlarge what is too small for one more packet's outputs; what is in it stays."""
+        output = self._output
+        if output.sent[0] + D.MAX_OUTPUTS > len(output.tx):
+            self._output = output._replace(tx=np.concatenate([output.tx, np.zeros_like(output.tx)]))
+        if output.sent[1] + D.MAX_OUTPUT_SIZE > len(output.tx_data):
+            tx_data = np.concatenate([output.tx_data, np.zeros_like(output.tx_data)])
+            self._output = self._output._replace(tx_data=tx_data)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters by name: packets by fate and by the parser's verdict, frames, lookups, learning."""
+        output = self._output
+        counters = dict(zip(D.COUNTERS, output.counters.tolist(), strict=True))
+        fates = dict(zip(D.FATES, output.fates.tolist(), strict=True))
+        verdicts = {f"verdict.{name}": n for name, n in zip(VERDICTS, output.verdicts.tolist(), strict=True)}
+        return counters | fates | verdicts | self.ports.station_statistics()

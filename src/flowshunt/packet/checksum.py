@@ -37,7 +37,7 @@ def fold(total: Any) -> Any:
 
 @kernel
 def sum_bytes(data: Any, start: Any, end: Any, initial: Any) -> Any:
-    """`initial` plus the one's complement sum, not folded, of data[start:end]; an odd last byte is the high half of a word.
+    """`initial` plus the one's complement sum of data[start:end], not folded; an odd last byte is a word's high half.
 
     `initial`: up to 2**40. The region: at most 2**24 bytes, within `data`.
     """
@@ -98,7 +98,8 @@ def update64(old_checksum: Any, old: Any, new: Any) -> Any:
 def pseudo_header(data: Any, l3: Any, family: Any, protocol: Any, size: Any) -> Any:
     """The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) of the IP packet at byte l3 of `data`.
 
-    `size`: bytes of the transport header and its payload. With an IPv6 routing header the destination is that of the IP header.
+    `size`: bytes of the transport header and its payload. With an IPv6 routing header the destination is that of the
+    IP header.
     """
     total = protocol + size
     if family == 4:
@@ -112,7 +113,10 @@ def pseudo_header(data: Any, l3: Any, family: Any, protocol: Any, size: Any) -> 
 
 @kernel
 def ip_checksum_ok(data: Any, packets: Any, i: Any) -> Any:
-    """Whether the IPv4 header of parsed packet i sums up; True for what has no header checksum, False for a header cut off."""
+    """Whether the IPv4 header of parsed packet i sums up.
+
+    True for what has no header checksum, False for a header that is cut off.
+    """
     if packets["family"][i] != 4:
         return True
     frame = packets["data"][i]
@@ -127,9 +131,9 @@ def ip_checksum_ok(data: Any, packets: Any, i: Any) -> Any:
 def l4_checksum_ok(data: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
     """Whether the transport checksum of parsed packet i, whose key is keys[k], is right.
 
-    True when the port has verified it or left it for the device to complete, for a UDP checksum of zero in IPv4, for fragments, for
-    protocols without one, and where there is no transport header; False for a packet with a verdict of its own. Like Open
-    vSwitch it sums to the end of the IP packet, whatever the UDP length says.
+    True when the port has verified it or left it for the device to complete, for a UDP checksum of zero in IPv4, for
+    fragments, for protocols without one, and where there is no transport header; False for a packet with a verdict of
+    its own. Like Open vSwitch it sums to the end of the IP packet, whatever the UDP length says.
     """
     if packets["checksum"][i] != CHECKSUM_UNKNOWN or packets["l4"][i] == 0:
         return True
@@ -225,9 +229,10 @@ def crc32c(data: Any, start: Any, end: Any) -> Any:
 
 @kernel(inline=False)
 def sctp_checksum(data: Any, start: Any, end: Any) -> Any:
-    """The checksum of the SCTP packet data[start:end] (at least 12 bytes), as `load_be32` reads it: RFC 9260 appendix A.
+    """The checksum of an SCTP packet, as `load_be32` reads it (RFC 9260 appendix A).
 
-    The bytes of the checksum itself count as zero; it is stored least significant byte first.
+    data[start:end] is the packet, at least 12 bytes. The bytes of the checksum itself count as zero; it is stored
+    least significant byte first.
     """
     register = crc_word(np.int64(CRC_START), load_be64(data, start))
     register = crc_zeros(register, 4)

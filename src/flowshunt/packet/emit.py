@@ -63,12 +63,12 @@ def is_changed(keys: Any, k: Any, original: Any, i: Any) -> Any:
 def rewrite(data: Any, packets: Any, i: Any, keys: Any, k: Any, original: Any, out: Any, at: Any) -> Any:
     """Write the frame of parsed packet i to out[at:] so that its headers say what keys[k] says; returns the new length.
 
-    `original`: int64[n, KEY_WORDS], row i the key as parsed. `out`: uint8[m], not overlapping `data`; -1 when the frame does
-    not fit, and `out` is unchanged then. Written are MAC addresses, VLAN tags (a tag without a type gets 0x8100, a
-    tag as it came keeps its drop-eligible bit), ARP fields, IP addresses, TOS or traffic class, TTL or hop limit, IPv6 label, ports, ICMP type and code,
-    neighbour discovery target and options, and the checksums. Everything else in the key, and fields of headers that the packet
-    doesn't have whole, are ignored. A UDP checksum of zero stays, a partial one stays partial.
-    The SCTP checksum of a fragment can't be corrected, and is left.
+    `original`: int64[n, KEY_WORDS], row i the key as parsed. `out`: uint8[m], not overlapping `data`; -1 when the
+    frame does not fit, and `out` is unchanged then. Written are MAC addresses, VLAN tags (a tag without a type gets
+    0x8100, a tag as it came keeps its drop-eligible bit), ARP fields, IP addresses, TOS or traffic class, TTL or hop
+    limit, IPv6 label, ports, ICMP type and code, neighbour discovery target and options, and the checksums.
+    Everything else in the key, and fields of headers that the packet doesn't have whole, are ignored. A UDP checksum
+    of zero stays, a partial one stays partial. The SCTP checksum of a fragment can't be corrected, and is left.
     """
     source = packets["data"][i]
     length = np.int64(packets["length"][i])
@@ -135,10 +135,8 @@ def _tag(keys: Any, k: Any, n: Any) -> Any:
 
 
 @kernel
-def _emit_link(
-    data: Any, source: Any, keys: Any, k: Any, original: Any, i: Any, out: Any, at: Any
-) -> Any:
-    """Write MAC addresses and tags. Tags are compared with the original's counted from the inside, as push and pop work."""
+def _emit_link(data: Any, source: Any, keys: Any, k: Any, original: Any, i: Any, out: Any, at: Any) -> Any:
+    """Write MAC addresses and tags; tags are compared with the original's from the inside, as push and pop work."""
     store_be32(out, at, keys[k, W_ETH_DST] >> 32)
     store_be16(out, at + 4, keys[k, W_ETH_DST] >> 16)
     store_be32(out, at + 6, keys[k, W_ETH_SRC] >> 32)
@@ -227,9 +225,7 @@ def _emit_ipv4(keys: Any, k: Any, original: Any, i: Any, out: Any, l3: Any) -> A
 def _emit_ipv6(packets: Any, i: Any, keys: Any, k: Any, original: Any, out: Any, l3: Any) -> Any:
     """Write the IPv6 header's fields; returns the difference that the pseudo header feels."""
     version = load_be32(out, l3) & 0xF0000000
-    store_be32(
-        out, l3, version | (((keys[k, W_L4] >> 16) & 0xFF) << 20) | ((keys[k, W_FLAGS] >> 16) & 0xFFFFF)
-    )
+    store_be32(out, l3, version | (((keys[k, W_L4] >> 16) & 0xFF) << 20) | ((keys[k, W_FLAGS] >> 16) & 0xFFFFF))
     out[l3 + 7] = (keys[k, W_L4] >> 8) & 0xFF
     difference = _replace64(out, l3 + 8, keys[k, W_NW_SRC])
     difference += _replace64(out, l3 + 16, keys[k, W_NW_SRC + 1])
@@ -268,9 +264,7 @@ def _is_routed(out: Any, l3: Any, l4: Any) -> Any:
 
 
 @kernel
-def _emit_transport(
-    packets: Any, i: Any, keys: Any, k: Any, original: Any, out: Any, base: Any, pseudo: Any
-) -> Any:
+def _emit_transport(packets: Any, i: Any, keys: Any, k: Any, original: Any, out: Any, base: Any, pseudo: Any) -> Any:
     """Write ports or ICMP fields, and correct the checksum by that and by `pseudo`, the pseudo header's difference."""
     protocol = (original[i, W_L4] >> 24) & 0xFF
     family = packets["family"][i]
@@ -302,8 +296,8 @@ def _correct_partial_or_whole(
 ) -> Any:
     """Correct the checksum at `place` by the differences of the pseudo header and of what it covers besides.
 
-    A partial checksum is the sum of the pseudo header alone, not inverted. `zero_is_none`: in UDP zero means that there is none
-    (left so), and a checksum that comes out as zero is sent as 0xffff.
+    A partial checksum is the sum of the pseudo header alone, not inverted. `zero_is_none`: in UDP zero means that
+    there is none (left so), and a checksum that comes out as zero is sent as 0xffff.
     """
     if packets["checksum"][i] == CHECKSUM_PARTIAL:
         if pseudo != 0:
@@ -325,9 +319,7 @@ def _emit_icmp(out: Any, l4: Any, old: Any, new: Any) -> Any:
 
 
 @kernel
-def _emit_neighbour(
-    keys: Any, k: Any, original: Any, i: Any, out: Any, l4: Any, end: Any
-) -> Any:
+def _emit_neighbour(keys: Any, k: Any, original: Any, i: Any, out: Any, l4: Any, end: Any) -> Any:
     """Write target and link-layer address options of a neighbour message; returns the difference."""
     kind = (original[i, W_L4] >> 48) & 0xFFFF
     code = (original[i, W_L4] >> 32) & 0xFFFF

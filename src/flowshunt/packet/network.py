@@ -50,7 +50,8 @@ def ipv4(data: Any, packets: Any, i: Any, keys: Any, k: Any, l3: Any, end: Any) 
     """Read the IPv4 header at l3 of a frame whose bytes end at `end`.
 
     The version nibble is not looked at (Open vSwitch goes by the Ethernet type). A total length beyond `end` is
-    VERDICT_BAD_IPV4, yet the transport header is read as far as it is there; with a wrong header length, or a total length below it, it isn't.
+    VERDICT_BAD_IPV4, yet the transport header is read as far as it is there; with a wrong header length, or a total
+    length below it, it isn't.
     """
     if end - l3 < IPV4_SIZE:
         return np.int64(0), end, np.int64(0), VERDICT_SHORT_IPV4
@@ -118,7 +119,8 @@ def ipv6(data: Any, packets: Any, i: Any, keys: Any, k: Any, l3: Any, end: Any) 
 def is_extension(protocol: Any) -> Any:
     """Whether a header of this number says which one follows it.
 
-    ESP hides it, no-next-header and mobility (RFC 6275 section 6.1.1) have none: they end the chain, and count as the protocol.
+    ESP hides it, no-next-header and mobility (RFC 6275 section 6.1.1) have none: they end the chain, and count as the
+    protocol.
     """
     return (
         protocol == PROTO_HOP_BY_HOP
@@ -133,8 +135,9 @@ def is_extension(protocol: Any) -> Any:
 def extension_headers(data: Any, at: Any, end: Any, protocol: Any) -> Any:
     """Walk the chain that starts at byte `at` of `data`: returns `(at, protocol, fragment)` of what it leads to.
 
-    `at` is -1 when a header reaches beyond `end` or there are too many; `protocol` is then that header's number. A later
-    fragment ends the walk with PROTO_FRAGMENT, as in Open vSwitch; a fragment header that says "whole" is passed over.
+    `at` is -1 when a header reaches beyond `end` or there are too many; `protocol` is then that header's number. A
+    later fragment ends the walk with PROTO_FRAGMENT, as in Open vSwitch; a fragment header that says "whole" is
+    passed over.
     """
     fragment = np.int64(0)
     for _ in range(MAX_EXTENSION_HEADERS):
@@ -165,7 +168,7 @@ def extension_headers(data: Any, at: Any, end: Any, protocol: Any) -> Any:
 
 @kernel(inline=False)
 def arp(data: Any, packets: Any, i: Any, keys: Any, k: Any, l3: Any, end: Any) -> Any:
-    """Read ARP or RARP; returns a verdict. Only Ethernet with IPv4 has fields, and only an operation below 256 a number."""
+    """Read ARP or RARP; returns a verdict. Only Ethernet with IPv4 has fields; an operation above 255 reads as 0."""
     if end - l3 < ARP_SIZE:
         return VERDICT_SHORT_ARP
     at = packets["data"][i] + l3

@@ -4,15 +4,16 @@ Every length is checked before its bytes are read, and no bytes outside the pack
 packet gets a verdict: it means that the packet can't be tracked, for the reasons that Open vSwitch's userspace has
 (flow extraction, and its tracker's checks of the transport header):
 
-- the frame is shorter than its Ethernet header, tag, ARP, IP or transport header (`short-…`; TCP 20 bytes, UDP, ICMP and
-  ICMPv6 8, SCTP 12);
+- the frame is shorter than its Ethernet header, tag, ARP, IP or transport header (`short-…`; TCP 20 bytes, UDP, ICMP
+  and ICMPv6 8, SCTP 12);
 - the IPv4 header length is below 20 or beyond the frame, the total length below the header or beyond the bytes that are
   there (`bad-ipv4`); the IPv6 payload is (`bad-ipv6`), or an extension header leaves it (`bad-extension`);
 - the TCP data offset is below 20 or beyond the IP packet (`bad-tcp`), the UDP length below 8 or beyond it (`bad-udp`).
 
-Snapped packets are refused like those cut off on the wire: their bytes are not there. What is *not* a verdict: checksums
-(`flowshunt.packet.checksum`), the IP version, the lengths and checksums of a fragment's transport header (the
-datagram is judged), ICMP types that belong to no connection (`flowshunt.packet.icmp`), and frames that aren't IP.
+Snapped packets are refused like those cut off on the wire: their bytes are not there. What is *not* a verdict:
+checksums (`flowshunt.packet.checksum`), the IP version, the lengths and checksums of a fragment's transport header
+(the datagram is judged), ICMP types that belong to no connection (`flowshunt.packet.icmp`), and frames that aren't
+IP.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ _LOW48 = 0xFFFFFFFFFFFF
 def parse(data: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
     """Parse packet i into keys[k, 0:HEADER_WORDS] and the parser's part of packets[i].
 
-    `data`: uint8[m]. `packets`: PACKET[n], the port's part filled in, `[data, data + length)` within the buffer. `keys`:
-    int64[m, KEY_WORDS]. Words from HEADER_WORDS on are left alone. Guarantees, whatever the verdict: offsets are at most
-    `length`; family 4 or 6 means that the fixed IP header (20 or 40 bytes) is there, a non-zero l4 that the fixed
-    header of TCP, UDP, SCTP, ICMP or ICMPv6 is there too, `l4 <= l3_end`.
+    `data`: uint8[m]. `packets`: PACKET[n], the port's part filled in, `[data, data + length)` within the buffer.
+    `keys`: int64[m, KEY_WORDS]. Words from HEADER_WORDS on are left alone. Guarantees, whatever the verdict: offsets
+    are at most `length`; family 4 or 6 means that the fixed IP header (20 or 40 bytes) is there, a non-zero l4 that
+    the fixed header of TCP, UDP, SCTP, ICMP or ICMPv6 is there too, `l4 <= l3_end`.
     """
     for word in range(HEADER_WORDS):
         keys[k, word] = 0

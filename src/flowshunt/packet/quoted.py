@@ -28,13 +28,14 @@ QUOTED_L4_SIZE = 8
 
 @kernel(inline=False)
 def parse_quoted(data: Any, packets: Any, i: Any, keys: Any, k: Any, j: Any) -> Any:
-    """Parse the packet quoted in ICMP or ICMPv6 error i into keys[k], words W_NW_SRC to W_L4, and its id into packets[j].
+    """Parse the packet quoted in ICMP or ICMPv6 error i into keys[k], words W_NW_SRC to W_L4, its id into packets[j].
 
-    keys[k] holds the quoted packet as it was sent: its source is the destination of the error. Of packets[j] only `icmp_id`
-    is written (0 unless a query is quoted); j may be i. Returns False, with those places undefined, when the quote can't
-    name a connection. The rules are Open vSwitch's: packet i is whole and an error type, the quoted IPv4 header is whole with a
-    length of at least 20, the quote is no fragment, its source is the destination of packet i, at least 8 bytes of TCP, UDP, SCTP or ICMP
-    are there, quoted ICMP is a query of code 0. Lengths inside the quote are not believed, nor missed: quotes are cut.
+    keys[k] holds the quoted packet as it was sent: its source is the destination of the error. Of packets[j] only
+    `icmp_id` is written (0 unless a query is quoted); j may be i. Returns False, with those places undefined, when
+    the quote can't name a connection. The rules are Open vSwitch's: packet i is whole and an error type, the quoted
+    IPv4 header is whole with a length of at least 20, the quote is no fragment, its source is the destination of
+    packet i, at least 8 bytes of TCP, UDP, SCTP or ICMP are there, quoted ICMP is a query of code 0. Lengths inside
+    the quote are not believed, nor missed: quotes are cut.
     """
     if packets["verdict"][i] != VERDICT_OK or packets["l4"][i] == 0:
         return False

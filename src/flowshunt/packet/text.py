@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -58,8 +59,8 @@ def mac_text(value: int) -> str:
 
 
 def describe(keys: Any, k: int, verdict: int | None = None) -> str:
-    """One line for the packet part of keys[k], fields named as in a flow's match; zero fields of other headers are left out."""
-    get = lambda name: field(keys, k, name)  # noqa: E731
+    """One line for the packet part of keys[k]; fields are named as in a flow's match, other headers' are left out."""
+    get = partial(field, keys, k)
     eth_type = get("eth_type")
     parts = [f"eth_src={mac_text(get('eth_src'))}", f"eth_dst={mac_text(get('eth_dst'))}"]
     for name in ("vlan_tci", "vlan2_tci"):
@@ -121,5 +122,7 @@ def _icmp(get: Any) -> list[str]:
     parts = [f"icmp_type={get('tp_src')}", f"icmp_code={get('tp_dst')}"]
     if get("nd_target"):
         parts.append(f"nd_target={IPv6Address(get('nd_target'))}")
-        parts += [f"{name}={mac_text(get(key))}" for name, key in (("nd_sll", "arp_sha"), ("nd_tll", "arp_tha")) if get(key)]
+        parts += [
+            f"{name}={mac_text(get(key))}" for name, key in (("nd_sll", "arp_sha"), ("nd_tll", "arp_tha")) if get(key)
+        ]
     return parts

@@ -55,8 +55,9 @@ _HIGH48 = ~0xFFFF
 def transport(data: Any, packets: Any, i: Any, keys: Any, k: Any, l4: Any, l3_end: Any, word: Any) -> Any:
     """Read the header after the IP header into keys[k] and packets[i].
 
-    `word` is the key's L4 word without ports; it is stored with them. Other protocols, also UDP-Lite and IGMP, have no ports
-    (Open vSwitch tracks them by address), and an L4 even when it is empty. A fragment is judged when it is put together.
+    `word` is the key's L4 word without ports; it is stored with them. Other protocols, also UDP-Lite and IGMP, have
+    no ports (Open vSwitch tracks them by address), and an L4 even when it is empty. A fragment is judged when it is
+    put together.
     """
     protocol = (word >> 24) & 0xFF
     keys[k, W_L4] = word
@@ -140,7 +141,7 @@ def _tcp(data: Any, packets: Any, i: Any, keys: Any, k: Any, l4: Any, size: Any,
 
 @kernel(inline=False)
 def _window_scale(data: Any, packets: Any, i: Any, at: Any, end: Any) -> Any:
-    """Find the window scale among the options `[at, end)` of a SYN; damaged options end the search, as in Open vSwitch."""
+    """Find the window scale among the options `[at, end)` of a SYN; a damaged option ends the search."""
     while end - at >= 3:
         kind = np.int64(data[at])
         if kind == _OPTION_END:
@@ -172,7 +173,8 @@ def _icmp(data: Any, packets: Any, i: Any, keys: Any, k: Any, l4: Any, l3_end: A
 def _neighbour(data: Any, keys: Any, k: Any, at: Any, end: Any) -> Any:
     """Read target and link-layer address options of a neighbour message whose body is `[at, end)`.
 
-    The same option twice makes all three fields zero, and an option of a wrong length ends the search, as in Open vSwitch.
+    The same option twice makes all three fields zero, and an option of a wrong length ends the search, as in Open
+    vSwitch.
     """
     if end - at < 16:
         return

@@ -13,6 +13,7 @@ from flowshunt.cli.replay.tally import PortCount, Tally
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.states import ct_state_text
 from flowshunt.datapath.schema import FATES
+from flowshunt.rules.openflow.format import format_flow
 
 if TYPE_CHECKING:
     from flowshunt.app import Switch
@@ -153,7 +154,9 @@ def _ct_states(tally: Tally) -> dict[str, int]:
 
 def _rules(switch: Switch) -> tuple[RuleReport, ...]:
     rules = [
-        RuleReport(entry.flow.table, entry.flow.priority, rule_text(entry.flow), entry.packets, entry.bytes)
+        RuleReport(
+            entry.flow.table, entry.flow.priority, format_flow(entry.flow, switch.ports), entry.packets, entry.bytes
+        )
         for entry in switch.flows()
     ]
     return tuple(sorted(rules, key=lambda rule: (-rule.packets, rule.table, -rule.priority, rule.text)))

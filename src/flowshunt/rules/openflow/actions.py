@@ -24,7 +24,7 @@ _NOT_YET = frozenset(
         "meter", "multipath", "pop", "pop_mpls", "pop_queue", "push", "push_mpls", "sample", "set_mpls_label",
         "set_mpls_tc", "set_mpls_ttl", "set_queue", "set_tunnel", "set_tunnel64", "write_actions",
     )
-)
+)  # fmt: skip
 _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
     {
         values.PORT_IN_PORT: flow.InPort(),
@@ -179,10 +179,9 @@ class ActionReader:
         """`goto_table:TABLE`, a later one than the flow's."""
         table = read_table(item.value, self.context)
         if not self.table < table < flow.ALL_TABLES:
-            raise BadValueError(
-                f"goto_table leads from table {self.table} to a later one only, not to {table}",
-                f"{self.table + 1} to 254, or resubmit(,{min(table, 254)})",
-            )
+            first = max(self.table, 0) + 1
+            hint = f"{first} to 254" + (f", or resubmit(,{table})" if table < first else "")
+            raise BadValueError(f"goto_table leads to a later table than the flow's, not to {table}", hint)
         return flow.GotoTable(table)
 
     def dec_ttl(self, item: Item) -> Action:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -68,6 +69,7 @@ def compile_match(match: Iterable[tuple[str, int, int]]) -> tuple[tuple[int, int
             raise UsageError(f"{name}={value:#x}/{mask:#x} has bits outside its mask or the field")
         if name == _IN_PORT and value >= PORT_RESERVED_32:
             value &= 0xFFFF
+        parts: tuple[tuple[int, int, int], ...]
         if place.width > 64:
             parts = ((place.word, mask >> 64, value >> 64), (place.word + 1, mask & _WORD, value & _WORD))
         else:
@@ -107,10 +109,7 @@ def _aligned(source: F.Subfield, dest: F.Subfield) -> list[tuple[Place, Place]]:
     sources, dests = _pieces(source), _pieces(dest)
     cuts = {at for pieces in (sources, dests) for _, at in pieces} | {dest.width}
     edges = sorted(cuts)
-    moves = [
-        (_cut(sources, low, high - low), _cut(dests, low, high - low))
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    moves = [(_cut(sources, low, high - low), _cut(dests, low, high - low)) for low, high in itertools.pairwise(edges)]
     return moves[::-1] if source.field == dest.field and source.start < dest.start else moves
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flowshunt.base.errors import UsageError
+
 EXCERPT = 100
 """Most characters of a line that a message shows."""
 QUOTED = 40
@@ -29,28 +31,27 @@ class BadValueError(ValueError):
         self.hint = hint
 
 
-class FlowSyntaxError(ValueError):
+class FlowSyntaxError(UsageError, ValueError):
     """A flow text that can't be read, or that asks for what can't be.
 
     `source` names the text, `line` and `column` count from 1, `word` is what was read there, `message` says what is
-    wrong and `hint`, which may be empty, what would be right. `text` is the line. As a string: all of that, and the
+    wrong and `hint`, which may be None, what would be right. `text` is the line. As a string: all of that, and the
     line with carets under the word.
     """
 
     def __init__(
         self, message: str, *, source: str, line: int, column: int, word: str = "", hint: str = "", text: str = ""
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, where=f"{source}:{line}:{column}", hint=hint or None)
         self.message = message
         self.source = source
         self.line = line
         self.column = column
         self.word = word
-        self.hint = hint
         self.text = text
 
     def __str__(self) -> str:
-        said = f"{self.source}:{self.line}:{self.column}: {self.message}"
+        said = f"{self.where}: {self.message}"
         if self.hint:
             said += f": {self.hint}"
         if not self.text:

@@ -233,7 +233,7 @@ UNSUPPORTED = frozenset(
         "nsp", "nsh_si", "nsi", "nsh_c1", "nshc1", "nsh_c2", "nshc2", "nsh_c3", "nshc3", "nsh_c4", "nshc4",
         "nd_reserved", "nd_options_type", "recirc_id", "dp_hash",
     )
-) | frozenset(f"tun_metadata{n}" for n in range(64))
+) | frozenset(f"tun_metadata{n}" for n in range(64))  # fmt: skip
 """Fields that Open vSwitch has and Flowshunt has not."""
 
 

@@ -1,0 +1,152 @@
+"""The tracker alone: full parsing, checksums verified, zones, counters and TCP windows, one thread, batches of 256.
+
+Packets come from a small buffer that is used over and over, as a port's ring is; filling it is not measured. The
+roofline reads, with prefetch and nothing else, as many random cache lines of the same arrays as the tracker touches
+for one packet: its bucket and two lines of its connection.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import traffic
+from benchmarks.figures import Record
+from flowshunt.conntrack.arrays import example_arrays
+from flowshunt.conntrack.kernels import entry
+from flowshunt.conntrack.kernels.step import COMMIT
+from flowshunt.conntrack.table import Tracker
+from flowshunt.jit import kernel, prefetch, warm_up
+from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, Batch
+
+N = 1_000_000
+RING = 2048
+LINES = 3
+SWEEP_ENTRIES = 256
+_AHEAD = 32
+
+
+@kernel(example=lambda: (example_arrays(), np.zeros(1, np.int64), np.zeros(1, np.int64)))
+def roofline(t: Any, buckets: Any, rows: Any) -> Any:
+    """Read a line of each bucket and two of each row, prefetched `_AHEAD` items before."""
+    total = 0
+    n = len(rows)
+    for i in range(n):
+        if i + 2 * _AHEAD < n:
+            prefetch(t.buckets, buckets[i + 2 * _AHEAD], 0)
+        if i + _AHEAD < n:
+            prefetch(t.conns, rows[i + _AHEAD], 0)
+            prefetch(t.conns, rows[i + _AHEAD], 64)
+        total += t.buckets[buckets[i], 0] + t.conns["tuple"][rows[i]] + t.conns["expires_ms"][rows[i]]
+    return total
+
+
+def _run(tracker: Tracker, batch: Batch, flags: int = 0) -> float:
+    """Seconds to track a batch, filled into the ring piece by piece."""
+    ring = Batch(np.zeros(RING * traffic.STRIDE, np.uint8), np.zeros(RING, batch.packets.dtype))
+    states = np.zeros(RING, np.uint16)
+    keys = np.zeros((256, 32), np.int64)
+    seconds = 0.0
+    for start in range(0, len(batch.packets), RING):
+        part = batch.packets[start : start + RING]
+        n = len(part)
+        ring.packets[:n] = part
+        ring.packets["data"][:n] = np.arange(n) * traffic.STRIDE
+        ring.data[: n * traffic.STRIDE] = batch.data[start * traffic.STRIDE : (start + n) * traffic.STRIDE]
+        began = time.perf_counter()
+        entry.track_packets(tracker.arrays, ring.data, ring.packets[:n], keys, 0, 0, flags, states, 256)
+        seconds += time.perf_counter() - began
+    if states[0] & 0x10:
+        raise AssertionError("the tracker finds these packets invalid")
+    return seconds
+
+
+def _fill(proto: int) -> tuple[Tracker, Batch]:
+    """A tracker with N established connections and a packet of each."""
+    tracker = Tracker(max_connections=1 << 20, seed=1)
+    clients, ports = traffic.flows(N)
+    _run(tracker, traffic.frames(proto, clients, ports, flags=traffic.SYN, first=True), COMMIT)
+    _run(tracker, traffic.frames(proto, clients, ports, reply=True, flags=traffic.SYN_ACK, first=True))
+    established = traffic.frames(proto, clients, ports)
+    _run(tracker, established)
+    return tracker, established
+
+
+def _measure_roofline(tracker: Tracker, rng: np.random.Generator) -> float:
+    base = int(tracker.arrays.state["base"][0])
+    buckets, rows = base + rng.integers(0, base, N), rng.permutation(N)
+    began = time.perf_counter()
+    roofline(tracker.arrays, buckets, rows)
+    return time.perf_counter() - began
+
+
+def _random(record: Record, rounds: int, proto: int, name: str) -> None:
+    tracker, established = _fill(proto)
+    rng = np.random.default_rng(7)
+    one = traffic.select(established, np.zeros(N // 4, np.int64))
+    for _ in range(rounds):
+        seconds = _run(tracker, traffic.select(established, rng.permutation(N)))
+        record.add(f"tracker.random_1m_{name}", "Mpps", N / seconds / 1e6)
+        if proto == PROTO_TCP:
+            floor = _measure_roofline(tracker, rng)
+            record.add("tracker.roofline", "Mpps", N / floor / 1e6)
+            record.add("tracker.roofline_ratio", "ratio", floor / seconds)
+        else:
+            record.add("tracker.one_udp", "Mpps", N / 4 / _run(tracker, one) / 1e6)
+
+
+def _new(record: Record, rounds: int, proto: int, name: str) -> None:
+    tracker = Tracker(max_connections=1 << 20, seed=1)
+    first = traffic.frames(proto, *traffic.flows(N), flags=traffic.SYN, first=True)
+    _run(tracker, first, COMMIT)  # memory is there from now on
+    for _ in range(rounds):
+        tracker.flush()
+        record.add(f"tracker.new_{name}", "Mpps", N / _run(tracker, first, COMMIT) / 1e6)
+
+
+def _memory(record: Record) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    clients, ports = traffic.flows(N)
+    first = traffic.frames(PROTO_TCP, clients, ports, flags=traffic.SYN, first=True)
+    tracker = Tracker(max_connections=N, seed=1)
+    before = resident()
+    _run(tracker, first, COMMIT)
+    tracker.sweep(0)
+    record.add("tracker.bytes_per_connection", "bytes", (resident() - before) / N)
+
+
+def _sweep(record: Record, rounds: int) -> None:
+    """Worst slice of a sweep of N expired connections, in thread CPU time; the first round pays for fresh memory."""
+    first = traffic.frames(PROTO_TCP, *traffic.flows(N), flags=traffic.SYN, first=True)
+    tracker = Tracker(max_connections=1 << 20, seed=1)
+    now_ms = 0
+    for _ in range(rounds):
+        first.packets["time_ns"] = now_ms * 1_000_000
+        _run(tracker, first, COMMIT)
+        now_ms += 40_000
+        slices, left = [], 0
+        while left <= 0:
+            began = time.thread_time_ns()
+            left = entry.sweep(tracker.arrays, now_ms, SWEEP_ENTRIES)
+            slices.append(time.thread_time_ns() - began)
+        if len(tracker):
+            raise AssertionError(f"{len(tracker)} connections outlived their sweep")
+        record.add("tracker.sweep_worst_batch", "us", max(slices) / 1000)
+        record.add("tracker.sweep_median_batch", "us", float(np.median(slices)) / 1000)
+    record.add("tracker.sweep_entries", "entries", SWEEP_ENTRIES)
+
+
+def measure(record: Record, rounds: int) -> None:
+    """All figures named tracker.*."""
+    warm_up()
+    _memory(record)
+    _random(record, rounds, PROTO_UDP, "udp")
+    _random(record, rounds, PROTO_TCP, "tcp")
+    _new(record, rounds, PROTO_UDP, "udp")
+    _new(record, rounds, PROTO_TCP, "tcp")
+    _sweep(record, rounds)

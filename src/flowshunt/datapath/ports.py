@@ -1,0 +1,97 @@
+"""Ports and the stations behind them, for Python."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.base.errors import UsageError
+from flowshunt.datapath import fdb
+from flowshunt.datapath import schema as D
+
+_LAST_PORT = 0xFEFF
+
+
+class Station(NamedTuple):
+    """A learned address: the port that it is behind, its VLAN, MAC address as text, and how long it was silent."""
+
+    port: int
+    vlan: int
+    mac: str
+    age_ms: int
+
+
+class Ports:
+    """The ports of one switch, and its learned stations."""
+
+    def __init__(self) -> None:
+        """No ports yet."""
+        self.arrays = D.make_ports()
+
+    def __contains__(self, number: int) -> bool:
+        """Whether there is a port of this OpenFlow number."""
+        return 0 <= number < D.PORT_NUMBERS and bool(self.arrays.index[number] >= 0)
+
+    def add(self, number: int, *, no_flood: bool = False) -> None:
+        """Add a port by OpenFlow number; 65534 is LOCAL. `no_flood`: only `all` and `normal`'s known stations reach it.
+
+        Raises UsageError when the number is taken or out of range.
+        """
+        if not 1 <= number <= _LAST_PORT and number != D.PORT_LOCAL:
+            raise UsageError(f"port number {number} is out of range", hint=f"1 to {_LAST_PORT}")
+        if number in self:
+            raise UsageError(f"port number {number} is taken")
+        port = np.zeros(1, D.PORT)
+        port["number"] = number
+        port["flags"] = D.FLAG_NO_FLOOD if no_flood else 0
+        self._replace(np.concatenate([self.arrays.ports, port]))
+
+    def remove(self, number: int) -> None:
+        """Remove a port, and forget the stations behind it. Raises UsageError when there is none."""
+        if number not in self:
+            raise UsageError(f"there is no port number {number}")
+        fdb.flush(self.arrays, number)
+        ports = self.arrays.ports
+        self._replace(ports[ports["number"] != number].copy())
+
+    def _replace(self, ports: np.ndarray) -> None:
+        self.arrays = self.arrays._replace(ports=ports)
+        self.arrays.index[:] = -1
+        self.arrays.index[ports["number"]] = np.arange(len(ports))
+
+    def statistics(self) -> dict[int, dict[str, int]]:
+        """Per port number: rx_packets, rx_bytes, tx_packets, tx_bytes."""
+        names = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
+        return {int(port["number"]): {name: int(port[name]) for name in names} for port in self.arrays.ports}
+
+    def configure(self, *, age_ms: int | None = None, forward_bpdu: bool | None = None) -> None:
+        """Change how long a silent station is remembered, and whether `normal` forwards reserved multicast."""
+        if age_ms is not None:
+            self.arrays.state["age_ms"] = age_ms
+        if forward_bpdu is not None:
+            self.arrays.state["forward_bpdu"] = forward_bpdu
+
+    def stations(self, now_ms: int) -> list[Station]:
+        """Stations that are remembered at `now_ms`, those heard last first."""
+        known = self.arrays.stations[: int(self.arrays.state["n_stations"][0])]
+        found = [
+            Station(
+                int(record["port"]),
+                int(record["key"]) & 0xFFF,
+                (int(record["key"]) >> 12).to_bytes(6, "big").hex(":"),
+                now_ms - int(record["used_ms"]),
+            )
+            for record in known
+        ]
+        limit = int(self.arrays.state["age_ms"][0])
+        return sorted((s for s in found if s.age_ms <= limit), key=lambda s: (s.age_ms, s.vlan, s.mac))
+
+    def flush_stations(self, port: int | None = None) -> int:
+        """Forget the stations behind a port, or all. Returns how many."""
+        return int(fdb.flush(self.arrays, -1 if port is None else port))
+
+    def station_statistics(self) -> dict[str, int]:
+        """Counters of learning: learned, moved, evicted for want of space, expired (noticed as such)."""
+        names = ("learned", "moved", "evicted", "expired")
+        return {f"station.{name}": int(self.arrays.state[name][0]) for name in names}

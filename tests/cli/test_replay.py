@@ -1,0 +1,345 @@
+"""The command as users run it, with the real switch below it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flowshunt.cli.main import app
+from flowshunt.ports.capture.reader import open_capture
+from tests.cli.test_report import check_schema
+from tests.cli.test_sources import TALK, write
+from tests.cli.tlines import CAPTURES
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+DEADLINE_S = 300
+
+needs_captures = pytest.mark.skipif(not CAPTURES.is_dir(), reason="needs the real captures in ../shared/captures")
+
+
+class Run:
+    """What a run of the command came to."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+
+def replay(*arguments: str | Path, stdin: bytes = b"") -> Run:
+    """`flowshunt replay` in this process."""
+    result = CliRunner().invoke(app, ["replay", *map(str, arguments)], input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Run(result.exit_code, result.stdout, result.stderr)
+
+
+def start(*arguments: str | Path, **more: Any) -> subprocess.Popen[bytes]:
+    """The command as a process of its own."""
+    code = "from flowshunt.cli import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(SRC)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **more,
+    )
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> str:
+    """A capture of 100 UDP requests, each with its answer."""
+    return write(tmp_path / "talk.pcap", TALK)
+
+
+def test_without_rules_everything_is_tracked_and_forwarded(talk: str) -> None:
+    run = replay(talk)
+    assert (run.status, run.err) == (0, "")
+    assert "packets      200 (8.4 kB)" in run.out
+    assert "connections  100 alive at the end" in run.out
+    assert "\n  udp       answered          100  100.0 %\n" in run.out
+    assert "No rules given" in run.out
+    assert "Sides of the capture" in run.out
+
+
+def test_table_alone_goes_to_standard_output_and_the_summary_beside_it(talk: str) -> None:
+    run = replay(talk, "--table", "conntrack")
+    assert run.status == 0
+    lines = run.out.splitlines()
+    assert len(lines) == 100
+    assert lines[0] == (
+        "udp      17 29 src=10.0.0.1 dst=192.0.2.1 sport=1000 dport=53 packets=1 bytes=42 "
+        "src=192.0.2.1 dst=10.0.0.1 sport=53 dport=1000 packets=1 bytes=42 mark=0 use=1"
+    )
+    assert run.err.startswith("Replay\n")
+
+
+@pytest.mark.parametrize(
+    ("style", "begin"),
+    [
+        ("conntrack-extended", "ipv4     2 udp      17 "),
+        ("proc", "ipv4     2 udp      17 "),
+        ("dpctl", "udp,orig=(src=10.0.0.1,dst=192.0.2.1,sport=1000,dport=53),reply=("),
+        ("dpctl-more", "udp,orig=(src=10.0.0.1,dst=192.0.2.1,sport=1000,dport=53,packets=1,bytes=42),reply=("),
+    ],
+)
+def test_table_in_other_styles(talk: str, style: str, begin: str) -> None:
+    run = replay(talk, "--table", style, "--quiet")
+    assert (run.status, run.err) == (0, "")
+    assert run.out.splitlines()[0].startswith(begin)
+    assert len(run.out.splitlines()) == 100
+
+
+def test_states_of_every_packet(talk: str, tmp_path: Path) -> None:
+    run = replay(talk, "--quiet", "--states", "-")
+    assert run.out.splitlines() == [f"{n}: {'new|trk' if n % 2 else 'est|rpl|trk'}" for n in range(1, 201)]
+    assert replay(talk, "--quiet", "--states", tmp_path / "states").status == 0
+    assert (tmp_path / "states").read_text() == run.out
+
+
+def test_packets_that_skip_the_tracker_have_no_state(talk: str) -> None:
+    run = replay(talk, "--set-flow", "actions=normal", "--quiet", "--states", "-", "--limit", "2")
+    assert run.out == "1: -\n2: -\n"
+
+
+def test_json_follows_its_schema(talk: str) -> None:
+    run = replay(talk, "--json", "-", "--quiet")
+    assert (run.status, run.err) == (0, "")
+    found = check_schema(run.out)
+    assert found["summary"]["packets"] == 200
+    assert len(found["connections"]) == 100
+    assert [(rule["rule"], rule["packets"]) for rule in found["rules"]] == [
+        ("priority=0 actions=ct(commit,table=1)", 200),
+        ("table=1, priority=0 actions=NORMAL", 200),
+    ]
+    assert {port["name"]: port["rx_packets"] for port in found["ports"]} == {"inside": 100, "outside": 100}
+
+
+def test_rules_come_from_files_and_from_the_command_line(talk: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.flows"
+    rules.write_text("# requests only\ntable=0,in_port=pf0hpf,ip,actions=ct(commit),p0\n")
+    run = replay(talk, "--sides", "pf0hpf,p0", "--flows", rules, "--set-flow", "priority=1,actions=drop", "--json", "-")
+    found = json.loads(run.out)
+    assert found["default_rules"] is False
+    assert found["summary"]["forwarded_packets"] == found["summary"]["dropped_packets"] == 100
+    assert found["summary"]["dropped"] == [{"reason": "action", "packets": 100}]
+    assert "action" in run.err
+    assert "p0" in run.err
+
+
+def test_what_leaves_each_port_is_written(talk: str, tmp_path: Path) -> None:
+    other = tmp_path / "in.pcapng"
+    run = replay(talk, "--write", tmp_path / "out", "--write-port", f"inside={other}", "--quiet")
+    assert (run.status, run.out, run.err) == (0, "", "")
+    for path, frames in ((tmp_path / "out" / "outside.pcap", TALK[0::2]), (other, TALK[1::2])):
+        with open_capture(path) as written:
+            batch = written.receive(1000)
+            assert batch is not None
+            assert [bytes(batch.data[p["data"] :][: p["length"]]) for p in batch.packets] == frames
+    assert not (tmp_path / "out" / "inside.pcap").exists()
+
+
+def test_several_captures_are_merged_one_per_port(tmp_path: Path) -> None:
+    inner = write(tmp_path / "in.pcap", TALK[0::2])
+    outer = write(tmp_path / "out.pcap", TALK[1::2], first_ns=500)
+    run = replay("--port", f"pf0hpf={inner}", "--port", f"p0={outer}", "--json", "-", "--quiet")
+    found = check_schema(run.out)
+    assert found["sides"] is None
+    assert [(port["name"], port["source"], port["rx_packets"]) for port in found["ports"]] == [
+        ("pf0hpf", inner, 100),
+        ("p0", outer, 100),
+    ]
+    assert found["summary"]["connections_by_state"] == [{"protocol": "udp", "state": "answered", "connections": 100}]
+
+
+def everything(capture: str, folder: Path, *arguments: str, stdin: bytes = b"") -> dict[str, bytes]:
+    """All outputs of a run."""
+    folder.mkdir()
+    run = replay(
+        capture, "--table", "dpctl-more", "--states", folder / "states", "--json", folder / "json",
+        "--write", folder, *arguments, stdin=stdin,
+    )  # fmt: skip
+    return {"out": run.out.encode(), "err": run.err.encode()} | {
+        path.name: path.read_bytes() for path in sorted(folder.iterdir())
+    }
+
+
+def test_the_same_capture_gives_the_same_output_whatever_the_batch(talk: str, tmp_path: Path) -> None:
+    first = everything(talk, tmp_path / "a")
+    assert set(first) == {"out", "err", "states", "json", "inside.pcap", "outside.pcap"}
+    for batch in ("1", "3", "32", "256"):
+        assert everything(talk, tmp_path / batch, "--batch", batch) == first
+
+
+@needs_captures
+@pytest.mark.parametrize("name", ["zeek-http-methods", "ndpi-fuzz-2006-06-26-2594", "tcpdump-vrrp"])
+def test_real_captures_give_the_same_output_whatever_the_batch(name: str, tmp_path: Path) -> None:
+    capture = str(CAPTURES / f"{name}.pcap")
+    first = everything(capture, tmp_path / "a", "--batch", "256")
+    assert everything(capture, tmp_path / "b", "--batch", "1") == first
+    assert everything(capture, tmp_path / "c", "--batch", "32") == first
+
+
+@needs_captures
+@pytest.mark.parametrize("name", ["zeek-ftp-ipv4", "zeek-http-pipelined-requests", "zeek-communityid-icmp6"])
+def test_states_are_those_of_open_vswitch(name: str) -> None:
+    expected = [line for line in (CAPTURES / f"{name}.ovs").read_text().splitlines() if line[0].isdigit()]
+    run = replay(
+        CAPTURES / f"{name}.pcap", "--set-flow", "table=0,actions=ct(commit,table=1)", "--states", "-", "--quiet"
+    )
+    assert (run.status, run.err) == (0, "")
+    assert run.out.splitlines() == expected
+
+
+def test_a_damaged_capture_is_reported_as_far_as_it_goes(talk: str) -> None:
+    size = os.path.getsize(talk)
+    os.truncate(talk, size - 5)
+    run = replay(talk)
+    assert run.status == 1
+    assert "packets      199" in run.out
+    assert "A capture is damaged: this is what could be read." in run.out
+    assert f"at byte {size - len(TALK[0]) - 16}" in run.err
+
+
+def test_what_is_no_capture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a capture at all, but text")
+    run = replay(path)
+    assert (run.status, run.out) == (1, "")
+    assert "expected a pcap or pcapng capture" in run.err
+
+
+def test_files_that_cannot_be_opened_are_named(talk: str, tmp_path: Path) -> None:
+    for arguments in (
+        [tmp_path / "none.pcap"],
+        [talk, "--flows", tmp_path / "none.flows"],
+        [talk, "--states", tmp_path / "none" / "states"],
+        [talk, "--write-port", f"inside={tmp_path / 'none' / 'a.pcap'}"],
+    ):
+        run = replay(*arguments)
+        assert (run.status, run.out) == (2, "")
+        assert str(tmp_path / "none") in run.err
+        assert "No such file or directory" in run.err
+
+
+def test_a_wrong_rule_shows_file_line_column_and_the_word(talk: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.flows"
+    rules.write_text("table=0,arp,actions=normal\ntable=0,ip,ct_stat=-trk,actions=ct(table=1)\n")
+    run = replay(talk, "--flows", rules)
+    assert (run.status, run.out) == (2, "")
+    assert f"{rules}:2:12: " in run.err
+    assert "\n  table=0,ip,ct_stat=-trk,actions=ct(table=1)\n             ^^^^^^^\n" in run.err
+
+
+def test_a_wrong_rule_of_the_command_line_says_which(talk: str) -> None:
+    run = replay(talk, "--set-flow", "actions=normal", "--set-flow", "actions=fly")
+    assert run.status == 2
+    assert "--set-flow 2:1:9: " in run.err
+    assert "^^^" in run.err
+
+
+def test_rules_that_are_no_text_are_refused(talk: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.flows"
+    rules.write_bytes(b"actions=normal\n\xff\xfe")
+    run = replay(talk, "--flows", rules)
+    assert run.status == 2
+    assert "byte 15 is not UTF-8 text" in run.err
+
+
+def wait_until_reading(process: subprocess.Popen[bytes], pipe: int) -> None:
+    """Until the process has taken everything out of the pipe and waits for more."""
+    import fcntl
+    import termios
+
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        waiting = int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+        system_call = Path(f"/proc/{process.pid}/syscall").read_text().split()
+        if waiting == 0 and system_call[:2] == ["0", "0x0"]:  # read(0, …) on x86-64
+            return
+        time.sleep(0.02)
+    pytest.fail(f"never waited for standard input: {process.communicate(timeout=5)}")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.uname().machine != "x86_64", reason="watches the process through /proc on x86-64"
+)
+def test_an_interrupt_while_waiting_for_a_pipe_reports_what_came(talk: str) -> None:
+    read_end, write_end = os.pipe()
+    process = start("replay", "-", "--states", "-", stdin=read_end)
+    try:
+        os.write(write_end, Path(talk).read_bytes())
+        wait_until_reading(process, read_end)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read_end)
+        os.close(write_end)
+    assert process.returncode == 130, err.decode()
+    assert len(out.splitlines()) == 200
+    assert b"Interrupted: this is what was done so far." in err
+    assert b"Traceback" not in err
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    capture = write(tmp_path / "long.pcap", TALK * 500)
+    process = start("replay", capture, "--states", "-", "--quiet")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1: new|trk\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=DEADLINE_S) == 141
+    process.stderr.close()
+
+
+def test_standard_input_gives_what_the_file_gives(talk: str) -> None:
+    with open(talk, "rb") as file:
+        process = start("replay", "-", "--json", "-", "--quiet", stdin=file)
+        piped, err = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, err) == (0, b"")
+    assert piped.decode() == replay(talk, "--json", "-", "--quiet").out
+
+
+@pytest.mark.needs_jit
+def test_warmup_compiles_and_then_says_that_all_is_there(tmp_path: Path) -> None:
+    for _ in range(2):
+        process = start("warmup")
+        out, err = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, err.decode()
+    assert b"\n" in out
+    assert out.startswith(b"0 kernels compiled, ")
+    assert b"They are kept in " in out
+
+
+def test_progress_on_a_terminal_is_drawn_and_removed() -> None:
+    from flowshunt.cli import terminal
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    before, sys.stderr = sys.stderr, Terminal()
+    try:
+        with terminal.reading(100, quiet=False) as progress:
+            progress(50, 1234)
+        with terminal.compiling(2, quiet=False) as report:
+            report("conntrack.step", 0, 2)
+        drawn = sys.stderr.getvalue()
+    finally:
+        sys.stderr = before
+    assert "replaying" in drawn
+    assert "compiling" in drawn
