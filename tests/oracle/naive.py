@@ -32,6 +32,7 @@ QUERIES = {4: {8: 0, 13: 14, 15: 16}, 6: {128: 129}}
 LINUX_QUERIES = {4: {8: 0, 13: 14, 15: 16, 17: 18}, 6: {128: 129}}
 OPPOSITE = {4: {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17}, 6: {128: 129, 129: 128}}
 ERRORS = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
+NO_NEXT_HEADER = 59
 # Neighbour discovery and multicast listener messages, which Linux leaves alone.
 LINUX_UNTRACKED = (130, 131, 132, 133, 134, 135, 136, 143)
 
@@ -210,6 +211,8 @@ class Naive:
             if 0 in ports and not self.linux:
                 return None
             return Key(*ends, *ports)
+        if self.linux and (family, protocol) == (6, NO_NEXT_HEADER) and not quoted:
+            return None
         return Key(*ends)
 
     def _find(self, key: Key, now: int) -> tuple[Connection | None, bool]:
@@ -288,6 +291,7 @@ class Naive:
                 connection.expires_ms = now + pf_tcp.TIMEOUTS_S[timeout] * 1000
             if outcome == pf_tcp.INVALID:
                 return Verdict("inv|trk", connection, reply)
+            connection.seen_reply |= reply
             if outcome == pf_tcp.VALID_NEW:
                 return Verdict(text("new"), connection, reply)
         elif connection.key.icmp is not None:

@@ -121,7 +121,12 @@ def ip_checksum_ok(data: Any, packets: Any, i: Any) -> Any:
         return True
     frame = packets["data"][i]
     l3 = np.int64(packets["l3"][i])
-    size = (np.int64(data[frame + l3]) & 0x0F) * 4
+    first = load_be64(data, frame + l3)
+    size = (first >> 54) & 0x3C
+    if size == 20:
+        second = load_be64(data, frame + l3 + 8)
+        total = (first & _LOW32) + ((first >> 32) & _LOW32) + load_be32(data, frame + l3 + 16)
+        return fold(total + (second & _LOW32) + ((second >> 32) & _LOW32)) == 0xFFFF
     if size < 20 or l3 + size > np.int64(packets["length"][i]):
         return False
     return checksum(data, frame + l3, frame + l3 + size, 0) == 0

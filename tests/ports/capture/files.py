@@ -22,11 +22,15 @@ class Read(NamedTuple):
     in_port: int
 
 
-def pcap_header(order: str = LITTLE, magic: int = 0xA1B2C3D4, link_type: int = ETHERNET, snap_length: int = 65535) -> bytes:
+def pcap_header(
+    order: str = LITTLE, magic: int = 0xA1B2C3D4, link_type: int = ETHERNET, snap_length: int = 65535
+) -> bytes:
     return struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, snap_length, link_type)
 
 
-def pcap_record(frame: bytes, seconds: int = 1, fraction: int = 0, wire: int | None = None, order: str = LITTLE) -> bytes:
+def pcap_record(
+    frame: bytes, seconds: int = 1, fraction: int = 0, wire: int | None = None, order: str = LITTLE
+) -> bytes:
     return struct.pack(order + "IIII", seconds, fraction, len(frame), len(frame) if wire is None else wire) + frame
 
 

@@ -133,7 +133,10 @@ def test_overwritten_pieces(tmp_path: Path, name: str, edits: list[tuple[int, by
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(magic=st.sampled_from([b"\xd4\xc3\xb2\xa1", b"\n\r\r\n", b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd"]), rest=st.binary(max_size=300))
+@given(
+    magic=st.sampled_from([b"\xd4\xc3\xb2\xa1", b"\n\r\r\n", b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd"]),
+    rest=st.binary(max_size=300),
+)
 def test_random_bytes_behind_a_magic_number(tmp_path: Path, magic: bytes, rest: bytes) -> None:
     got, error = read_to_damage(written(tmp_path, magic + rest))
     assert got or error is not None or len(rest) == 20

@@ -107,8 +107,12 @@ def test_original_captures_give_the_packets_of_their_conversions(captures: Path)
         if original.stem == "gopacket-be-test202":
             continue  # see the test below
         # The conversions have microseconds, and made-up MAC addresses for packets that had none.
-        assert [packet.time_ns // 1000 for packet in ours] == [packet.time_ns // 1000 for packet in theirs], original.name
-        assert [_payload(packet.frame) for packet in ours] == [_payload(packet.frame) for packet in theirs], original.name
+        assert [packet.time_ns // 1000 for packet in ours] == [packet.time_ns // 1000 for packet in theirs], (
+            original.name
+        )
+        assert [_payload(packet.frame) for packet in ours] == [_payload(packet.frame) for packet in theirs], (
+            original.name
+        )
         compared += len(ours)
     assert len(originals) == 11
     assert compared == 845

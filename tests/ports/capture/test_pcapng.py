@@ -32,7 +32,9 @@ A, B, C = b"frame a of fourteen", b"frame b of sixteen bytes", b"frame c"
 @pytest.mark.parametrize("order", [LITTLE, BIG])
 def test_all_packet_blocks_in_both_byte_orders(tmp_path: Path, order: str) -> None:
     content = section(order) + interface(order=order)
-    content += enhanced(A, 5_000_001, wire=99, order=order) + old_packet(B, 6_000_000, order=order) + simple(C, order=order)
+    content += (
+        enhanced(A, 5_000_001, wire=99, order=order) + old_packet(B, 6_000_000, order=order) + simple(C, order=order)
+    )
     packets = read_all(written(tmp_path, content))
     assert frames(packets) == [A, B, C]
     assert [packet.time_ns for packet in packets] == [5 * SECOND + 1000, 6 * SECOND, 6 * SECOND]
@@ -45,7 +47,9 @@ def test_sections_of_different_byte_order_follow_each_other(tmp_path: Path) -> N
 
 
 def test_interfaces_belong_to_their_section(tmp_path: Path) -> None:
-    content = section() + interface() + interface() + enhanced(A, number=1) + section() + interface() + enhanced(B, number=1)
+    content = (
+        section() + interface() + interface() + enhanced(A, number=1) + section() + interface() + enhanced(B, number=1)
+    )
     with open_capture(written(tmp_path, content)) as reader:
         assert reader.receive(10) is not None
         with pytest.raises(CaptureError, match="packet of interface 1 at byte"):
@@ -72,7 +76,9 @@ def test_interfaces_belong_to_their_section(tmp_path: Path) -> None:
         (6, (1 << 64) - 1, LAST_TIME_NS),
     ],
 )
-def test_times_follow_the_resolution_of_the_interface(tmp_path: Path, resolution: int, ticks: int, time_ns: int) -> None:
+def test_times_follow_the_resolution_of_the_interface(
+    tmp_path: Path, resolution: int, ticks: int, time_ns: int
+) -> None:
     content = section() + interface(options=option(9, bytes([resolution]))) + enhanced(A, ticks)
     assert read_all(written(tmp_path, content))[0].time_ns == time_ns
 
@@ -82,7 +88,9 @@ def test_times_follow_the_resolution_of_the_interface(tmp_path: Path, resolution
     [(1000, 1005 * SECOND), (-3, 2 * SECOND), (-100, 0), ((1 << 63) - 1, LAST_TIME_NS), (-(1 << 63), 0)],
 )
 @pytest.mark.parametrize("order", [LITTLE, BIG])
-def test_times_are_moved_by_the_offset_of_the_interface(tmp_path: Path, offset_s: int, time_ns: int, order: str) -> None:
+def test_times_are_moved_by_the_offset_of_the_interface(
+    tmp_path: Path, offset_s: int, time_ns: int, order: str
+) -> None:
     options = option(14, struct.pack(order + "q", offset_s), order)
     content = section(order) + interface(options=options, order=order) + enhanced(A, 5_000_000, order=order)
     assert read_all(written(tmp_path, content))[0].time_ns == time_ns
@@ -167,7 +175,9 @@ def test_more_interfaces_than_the_bound_are_damage(tmp_path: Path) -> None:
         (b"\1\2\3", "file ends after 3 bytes of a block"),
     ],
 )
-def test_damage_is_named_with_its_offset_after_the_packets_before_it(tmp_path: Path, damage: bytes, problem: str) -> None:
+def test_damage_is_named_with_its_offset_after_the_packets_before_it(
+    tmp_path: Path, damage: bytes, problem: str
+) -> None:
     good = section() + interface() + enhanced(A) + enhanced(B)
     with open_capture(written(tmp_path, good + damage)) as reader:
         batch = reader.receive(10)

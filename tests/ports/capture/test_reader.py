@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowshunt.ports import CaptureError
+from flowshunt.ports import CaptureError, Port
 from flowshunt.ports.capture import CapturePort, open_capture
 from tests.ports.capture.files import BIG, LITTLE, frames, packets_of, pcap, pcap_header, pcap_record, read_all, written
 
@@ -195,6 +195,7 @@ def test_a_header_with_a_senseless_snap_length_reads_like_any_other(tmp_path: Pa
 
 def test_a_capture_port_stamps_its_number_and_ends(tmp_path: Path) -> None:
     port = CapturePort(open_capture(written(tmp_path, pcap(FRAMES[:2]))))
+    assert isinstance(port, Port)
     port.in_port = 3
     batch = port.receive(10)
     assert batch is not None

@@ -163,7 +163,10 @@ def test_networks_may_be_ipv6(network: str) -> None:
     def udp(source: str, destination: str) -> bytes:
         return bytes(Packet().eth(ZERO, ZERO).ipv6(source, destination).udp(1000, 53).bytes())
 
-    assert sides_of([udp("2001:db8:4::1", "2001:db8:5::1"), udp("2001:db8:5::1", "2001:db8:4::1")], (network,))[1] == [2, 1]
+    assert sides_of([udp("2001:db8:4::1", "2001:db8:5::1"), udp("2001:db8:5::1", "2001:db8:4::1")], (network,))[1] == [
+        2,
+        1,
+    ]
 
 
 def test_ipv4_networks_do_not_take_ipv6_addresses() -> None:
@@ -229,8 +232,7 @@ def test_a_damaged_capture_is_looked_at_up_to_the_damage(tmp_path: Path, capture
 
 
 def test_both_directions_of_every_reference_capture_come_from_different_sides(captures: Path) -> None:
-    """Packets between the same two addresses: those of one direction all come from one side, those of the other from the
-    other, except where a link carries the same packet twice or hosts of one side talk to each other."""
+    """Between any two addresses, all packets of one direction come from one side, those of the other from the other."""
     rows = csv.DictReader(io.StringIO((captures / "INDEX.tsv").read_text()), delimiter="\t")
     odd = {}
     for row in rows:

@@ -43,9 +43,7 @@ def expected(packets: list[tuple[bytes, int, int]], tick_ns: int = 1) -> list[Re
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(packets=packets_strategy, nanoseconds=st.booleans(), suffix=st.sampled_from(["", ".gz", ".zst"]))
-def test_pcap_round_trip(
-    tmp_path: Path, packets: list[tuple[bytes, int, int]], nanoseconds: bool, suffix: str
-) -> None:
+def test_pcap_round_trip(tmp_path: Path, packets: list[tuple[bytes, int, int]], nanoseconds: bool, suffix: str) -> None:
     path = tmp_path / f"capture.pcap{suffix}"
     with PcapWriter(path, nanoseconds) as writer:
         writer.write(*batch_of(packets))

@@ -258,6 +258,8 @@ class MatchBuilder:
             found.append((place, value, mask))
         if "tp_src" in bits or "tp_dst" in bits or "tcp_flags" in bits:
             self._transport(found)
+        if len(found) < len(bits):
+            facts = facts_of({place: (value, mask) for place, value, mask in found})
         return tuple(found), facts
 
     def _original_tuple(self, place: str, fulfilled: frozenset[str]) -> bool:

@@ -1,0 +1,128 @@
+"""The composition root: where tables, tracker, ports and the flow language become one switch.
+
+The only module that names concrete classes of all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.schema import BATCH_MAX
+from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker
+from flowshunt.datapath.rules import FlowStatistics
+from flowshunt.datapath.tables import Datapath, Result
+from flowshunt.packet.schema import Batch
+from flowshunt.rules.openflow.compile import compile_flow
+from flowshunt.rules.openflow.errors import FlowWarning
+from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
+from flowshunt.rules.openflow.parse import Command, parse_flows
+
+_SWEEP_BUDGET = 512
+
+
+class Switch:
+    """A stateful switch: OpenFlow tables and a connection tracker over numbered ports.
+
+    One thread uses a switch. Packets go in as batches, each carrying its own time; nothing here reads a clock.
+    """
+
+    def __init__(
+        self,
+        profile: str = "default",
+        *,
+        check_checksums: bool = True,
+        check_sequence: bool = True,
+        max_connections: int = DEFAULT_CAPACITY,
+        batch_size: int = BATCH_MAX,
+    ) -> None:
+        """Make a switch without ports and flows; its tracker takes the arguments (see `Tracker`).
+
+        `batch_size` (1 to 256) is how many packets are worked on at a time; it changes speed, never results.
+        """
+        self.tracker = Tracker(
+            profile,
+            check_checksums=check_checksums,
+            check_sequence=check_sequence,
+            max_connections=max_connections,
+            batch_size=batch_size,
+        )
+        self.datapath = Datapath(self.tracker, batch_size, compile_flow=compile_flow)
+        self._ports: dict[str, int] = {}
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """OpenFlow port numbers by name."""
+        return MappingProxyType(self._ports)
+
+    def add_port(self, name: str, number: int | None = None) -> int:
+        """Add a port; without a number it gets the lowest free one from 1. Returns the number.
+
+        Raises UsageError when name or number is taken or cannot be one.
+        """
+        if not name or not name.isprintable() or any(letter in name for letter in ',()= "'):
+            raise UsageError(f"{name!r} cannot be a port's name")
+        if name in self._ports:
+            raise UsageError(f"there is a port {name!r} already")
+        taken = set(self._ports.values())
+        if number is None:
+            number = next(n for n in range(1, len(taken) + 2) if n not in taken)
+        self.datapath.ports.add(number)
+        self._ports[name] = number
+        return number
+
+    def add_flows(
+        self,
+        text: str,
+        source: str = "<flows>",
+        *,
+        now_ms: int = 0,
+        warn: Callable[[FlowWarning], None] | None = None,
+    ) -> int:
+        """Carry out the flows of a text, one on each line, as `ovs-ofctl add-flows` would. Returns how many lines.
+
+        Lines may begin with a command (`add`, `modify`, `delete`, `modify_strict`, `delete_strict`). `source` names the
+        text in messages, `warn` gets what is read otherwise than it looks. Raises FlowSyntaxError, and then nothing
+        has changed.
+        """
+        commands = parse_flows(text, self._ports, source=source, warn=warn)
+        pending: list[Flow] = []
+        for command, flow in commands:
+            if command == "add":
+                pending.append(flow)
+                continue
+            self.datapath.add_flows(pending, now_ms)
+            pending = []
+            self._carry_out(command, flow, now_ms)
+        self.datapath.add_flows(pending, now_ms)
+        return len(commands)
+
+    def del_flows(self, text: str, source: str = "<flows>") -> int:
+        """Delete the flows that a text selects, one match on each line; empty: all. Returns how many."""
+        if not text.strip():
+            return len(self.datapath.delete(Flow(), all_tables=True))
+        commands = parse_flows(text, self._ports, source=source, command="del")
+        return sum(self._carry_out(command, flow, 0) for command, flow in commands)
+
+    def _carry_out(self, command: Command, flow: Flow, now_ms: int) -> int:
+        strict = command.endswith("_strict")
+        if command.startswith("del"):
+            return len(self.datapath.delete(flow, strict=strict, all_tables=flow.table == ALL_TABLES))
+        if command.startswith("mod"):
+            return self.datapath.modify(flow, strict=strict, now_ms=now_ms)
+        return self.datapath.add_flows([flow], now_ms)
+
+    def process(self, batch: Batch) -> Result:
+        """Take a batch through the switch, each packet at its own time and to its end, in order."""
+        result = self.datapath.process(batch)
+        self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
+        return result
+
+    def flows(self) -> list[FlowStatistics]:
+        """All flows with their counters, by table, then highest priority first."""
+        return self.datapath.flows()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of the datapath by name: packets by fate and verdict, frames out, lookups, learning."""
+        return self.datapath.statistics()

@@ -1,0 +1,337 @@
+"""Conversations in all moods, for the kernels and the naive tracker to disagree about.
+
+`Conversation(random)` yields `Event`s without end: frames with the time and the ct() arguments they are sent with. A
+handful of flows live at a time; each TCP flow keeps both ends' numbers, so that most segments are right, and spoils some
+of them: losses, repetitions, reordering, numbers off by one or by a window, resets of all kinds, ports used again.
+Everything comes from the `random.Random` handed in, so a seed (or Hypothesis) names a conversation.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from tests.oracle.frames import ACK, FIN, ICMP, ICMPV6, PSH, RST, SCTP, SYN, TCP, UDP, URG, crc32c, ones_complement
+
+MASK = 0xFFFFFFFF
+ZONES = (0, 1, 7, 65535)
+HOSTS = {
+    4: [ip_address(f"10.0.0.{n}").packed for n in range(1, 5)],
+    6: [ip_address(f"2001:db8::{n}").packed for n in range(1, 5)],
+}
+PORTS = (22, 80, 443, 1024, 5000, 65535)
+OFFSETS = (
+    -70000,
+    -67036,
+    -66001,
+    -1500,
+    -1001,
+    -2,
+    -1,
+    1,
+    2,
+    500,
+    1000,
+    1460,
+    65535,
+    66000,
+    67035,
+    67036,
+    1 << 30,
+    1 << 31,
+)
+WINDOWS = (0, 1, 100, 1000, 8192, 65535)
+# Milliseconds: nearly nothing, a pause, the timeouts and their edges, ages, backwards.
+STEPS = (
+    (0, 900), (1, 300), (40, 300), (700, 100), (2100, 30), (9_999, 8), (10_000, 8), (29_999, 8), (30_000, 12),
+    (45_000, 6), (60_000, 8), (120_000, 8), (300_000, 4), (600_000, 2), (900_000, 2), (3_600_000, 1),
+    (86_400_000, 1), (432_000_000, 1), (-500, 3), (-40_000, 1),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Event:
+    """One packet and how it is tracked; `mark` and `label` are (value, mask)."""
+
+    now_ms: int
+    frame: bytes
+    zone: int
+    commit: bool
+    force: bool
+    mark: tuple[int, int] | None = None
+    label: tuple[int, int] | None = None
+
+
+def l4_checksum(family: int, source: bytes, destination: bytes, protocol: int, l4: bytes) -> int:
+    pseudo = source + destination + struct.pack("!IHBB", len(l4), 0, 0, protocol)
+    return ones_complement((b"" if (family, protocol) == (4, ICMP) else pseudo) + l4)
+
+
+def with_checksum(family: int, source: bytes, destination: bytes, protocol: int, l4: bytes) -> bytes:
+    """`l4` with its checksum field, which must be zero, filled in."""
+    place = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2, SCTP: 8}.get(protocol)
+    if place is None:
+        return l4
+    if protocol == SCTP:
+        return l4[:8] + struct.pack("<I", crc32c(l4)) + l4[12:]
+    value = l4_checksum(family, source, destination, protocol, l4)
+    if protocol == UDP:
+        value = value or 0xFFFF
+    return l4[:place] + struct.pack("!H", value) + l4[place + 2 :]
+
+
+def ip_packet(source: bytes, destination: bytes, protocol: int, l4: bytes, *, extensions: bytes = b"") -> bytes:
+    """`extensions`: IPv6 extension headers whose last next-header byte is right already; the first is hop-by-hop."""
+    if len(source) == 4:
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(l4), 1, 0, 64, protocol, 0, source, destination)
+        return header[:10] + struct.pack("!H", ones_complement(header)) + header[12:] + l4
+    first = 0 if extensions else protocol
+    body = extensions + l4
+    return struct.pack("!IHBB16s16s", 6 << 28, len(body), first, 64, source, destination) + body
+
+
+def ethernet(packet: bytes, tags: int = 0) -> bytes:
+    kind = struct.pack("!H", 0x0800 if packet[0] >> 4 == 4 else 0x86DD)
+    return b"\2\0\0\0\0\2\2\0\0\0\0\1" + b"\x81\0\0\5" * tags + kind + packet
+
+
+def tcp_header(
+    ports: tuple[int, int], seq: int, ack: int, flags: int, window: int, payload: int, scale: int | None
+) -> bytes:
+    options = b"" if scale is None else bytes([1, 3, 3, scale])
+    offset = 5 + len(options) // 4
+    header = struct.pack("!HHIIBBHHH", *ports, seq & MASK, ack & MASK, offset << 4, flags, window, 0, 0)
+    return header + options + bytes(payload)
+
+
+class TcpFlow:
+    """Two ends that talk; `position` is the next sequence number of each."""
+
+    def __init__(self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int]) -> None:
+        self.random, self.ends, self.ports = random, ends, ports
+        self.script: deque[tuple[int, int, int]] = deque()  # direction, flags, payload
+        self.sent: deque[bytes] = deque(maxlen=8)
+        self.late: list[bytes] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """New numbers, and a new course of events."""
+        r = self.random
+        self.position = [r.choice((0, 1, 1000, MASK - 100, 1 << 31, r.getrandbits(32))) for _ in range(2)]
+        self.scale = [r.choice((None, None, 0, 2, 7, 14, 15)) for _ in range(2)]
+        self.window = [r.choice(WINDOWS[2:]) for _ in range(2)]
+        self.script.clear()
+        self.script += self.opening() + self.middle() + self.ending()
+
+    def opening(self) -> list[tuple[int, int, int]]:
+        r = self.random.random()
+        if r < 0.60:
+            return [(0, SYN, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
+        if r < 0.68:
+            return [(0, SYN, 0), (1, SYN, 0), (0, SYN | ACK, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
+        if r < 0.74:
+            return [(0, SYN, 0), (1, SYN, 0), (1, ACK, 0), (0, ACK, 0)]
+        if r < 0.80:
+            return [(0, SYN, 0), (1, RST | ACK, 0)]
+        if r < 0.86:
+            return [(0, SYN, 100), (0, SYN, 0), (1, SYN | ACK, 0), (1, SYN | ACK, 0), (0, ACK, 0)]
+        return []
+
+    def middle(self) -> list[tuple[int, int, int]]:
+        r = self.random
+        steps = []
+        for _ in range(r.choice((0, 1, 4, 10))):
+            d = r.randrange(2)
+            steps.append((d, ACK | r.choice((0, PSH)), r.choice((1, 100, 1000, 1460))))
+            if r.random() < 0.6:
+                steps.append((1 - d, ACK, 0))
+        return steps
+
+    def ending(self) -> list[tuple[int, int, int]]:
+        r, d = self.random.random(), self.random.randrange(2)
+        if r < 0.4:
+            return [(d, FIN | ACK, 0), (1 - d, ACK, 0), (1 - d, FIN | ACK, 0), (d, ACK, 0)]
+        if r < 0.55:
+            return [(d, FIN | ACK, 10), (1 - d, FIN | ACK, 0), (d, ACK, 0), (1 - d, ACK, 0)]
+        if r < 0.7:
+            return [(d, RST, 0)]
+        if r < 0.8:
+            return [(d, RST | ACK, 0), (1 - d, ACK, 0)]
+        return [(0, SYN, 0)]
+
+    def step(self) -> bytes | None:
+        """The next packet; None when it got lost."""
+        r = self.random
+        chance = r.random()
+        if self.late and chance < 0.3:
+            return self.late.pop(r.randrange(len(self.late)))
+        if self.sent and chance < 0.36:
+            return r.choice(self.sent)
+        if chance < 0.40:
+            return self.odd()
+        if not self.script:
+            if r.random() < 0.7:
+                self.restart()
+            else:
+                self.script += self.middle() + self.ending()
+            if not self.script:
+                return None
+        packet = self.segment(*self.script.popleft())
+        if chance < 0.44:
+            return None
+        if chance < 0.48:
+            self.late.append(packet)
+            return None
+        self.sent.append(packet)
+        return packet
+
+    def segment(self, d: int, flags: int, payload: int) -> bytes:
+        seq, ack = self.position[d], self.position[1 - d] if flags & ACK else 0
+        self.position[d] = seq + payload + bool(flags & SYN) + bool(flags & FIN) & MASK
+        if self.random.random() < 0.05:
+            self.window[d] = self.random.choice(WINDOWS)
+        return self.build(d, seq, ack, flags, self.window[d], payload)
+
+    def odd(self) -> bytes:
+        """A segment near the flow's numbers, but not right."""
+        r, d = self.random, self.random.randrange(2)
+        seq = self.position[d] + r.choice((0, 0, r.choice(OFFSETS)))
+        ack = r.choice((0, self.position[1 - d], self.position[1 - d] + r.choice(OFFSETS)))
+        flags = r.choice((SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK, ACK | URG, FIN, 0, SYN | FIN, SYN | RST, PSH))
+        return self.build(d, seq, ack, flags, r.choice(WINDOWS), r.choice((0, 0, 1, 1000)))
+
+    def build(self, d: int, seq: int, ack: int, flags: int, window: int, payload: int) -> bytes:
+        scale = self.scale[d] if flags & SYN else None
+        ports = self.ports if d == 0 else (self.ports[1], self.ports[0])
+        l4 = tcp_header(ports, seq, ack, flags, window, payload, scale)
+        return l4_packet(self.ends[d], self.ends[1 - d], TCP, l4)
+
+
+def l4_packet(source: bytes, destination: bytes, protocol: int, l4: bytes) -> bytes:
+    family = 4 if len(source) == 4 else 6
+    return ip_packet(source, destination, protocol, with_checksum(family, source, destination, protocol, l4))
+
+
+class DatagramFlow:
+    """UDP, SCTP, ICMP queries, or a protocol without ports; now and then an answer."""
+
+    def __init__(self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int], protocol: int) -> None:
+        self.random, self.ends, self.ports, self.protocol = random, ends, ports, protocol
+
+    def step(self) -> bytes | None:
+        r = self.random
+        d = int(r.random() < 0.3)
+        ports = self.ports if d == 0 else (self.ports[1], self.ports[0])
+        body = bytes(r.choice((0, 1, 20)))
+        source, destination = self.ends[d], self.ends[1 - d]
+        if self.protocol == UDP:
+            length = r.choice((8 + len(body), 8 + len(body), 8 + len(body), 8 + len(body), 7, 500))
+            l4 = struct.pack("!HHHH", *ports, length, 0) + body
+            if r.random() < 0.05:
+                return ip_packet(source, destination, UDP, l4)  # checksum zero
+        elif self.protocol == SCTP:
+            l4 = struct.pack("!HHII", *ports, 1, 0) + body
+        elif self.protocol in (ICMP, ICMPV6):
+            kinds = (8, 0, 13, 14, 15, 16, 17, 18, 10) if self.protocol == ICMP else (128, 129, 135, 139)
+            first = r.choice(kinds) if r.random() < 0.3 else kinds[0]
+            kind = first if d == 0 or r.random() < 0.2 else kinds[1]
+            l4 = struct.pack("!BBHHH", kind, r.choice((0, 0, 0, 0, 0, 1)), 0, self.ports[0], 1) + body
+        else:
+            l4 = body
+        return l4_packet(source, destination, self.protocol, l4)
+
+
+class Conversation:
+    """An endless iterator of events; `marks` adds exec(set_field) arguments to some."""
+
+    def __init__(self, random: random.Random, *, marks: bool = False, flows: int = 6) -> None:
+        self.random, self.marks, self.n_flows = random, marks, flows
+        self.now_ms = 1_700_000_000_000
+        self.recent: deque[bytes] = deque(maxlen=20)
+        self.flows = [self.make_flow() for _ in range(flows)]
+        self.steps = [step for step, _ in STEPS]
+        self.weights = [weight for _, weight in STEPS]
+        self.manner = (0, True, False)
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        r = self.random
+        if r.random() < 0.02:
+            self.flows[r.randrange(self.n_flows)] = self.make_flow()
+        if r.random() < 0.15:
+            self.manner = (r.choice(ZONES), r.random() < 0.93, r.random() < 0.03)
+        self.now_ms += r.choices(self.steps, self.weights)[0]
+        packet = None
+        while packet is None:
+            packet = self.error() if r.random() < 0.06 else r.choice(self.flows).step()
+        self.recent.append(packet)
+        frame = self.spoil(packet)
+        mark = label = None
+        if self.marks and r.random() < 0.2:
+            mark = (r.getrandbits(32), r.choice((MASK, 0xFFFF, r.getrandbits(32))))
+            label = (r.getrandbits(128), r.choice(((1 << 128) - 1, 0xFF << 64, r.getrandbits(128))))
+        return Event(self.now_ms, frame, *self.manner, mark, label)
+
+    def make_flow(self) -> TcpFlow | DatagramFlow:
+        r = self.random
+        family = r.choice((4, 6))
+        source, destination = r.sample(HOSTS[family], 2)
+        ports = (r.choice((*PORTS, 0)) if r.random() < 0.03 else r.choice(PORTS), r.choice(PORTS))
+        if r.random() < 0.55:
+            return TcpFlow(r, (source, destination), ports)
+        echo = ICMP if family == 4 else ICMPV6
+        return DatagramFlow(r, (source, destination), ports, r.choice((UDP, UDP, UDP, echo, echo, SCTP, 47, 136, 59)))
+
+    def error(self) -> bytes | None:
+        """An ICMP error about a recent packet, mostly as a router or the receiver would send it."""
+        r = self.random
+        if not self.recent:
+            return None
+        quoted = r.choice(self.recent)
+        v4 = quoted[0] >> 4 == 4
+        source, destination = (quoted[12:16], quoted[16:20]) if v4 else (quoted[8:24], quoted[24:40])
+        if r.random() < 0.1:
+            source = r.choice(HOSTS[4 if v4 else 6])
+        header = 20 if v4 else 40
+        quoted = quoted[: header + r.choice((8, 8, 8, 28, 100, 7, 0))]
+        kind = r.choice((3, 3, 4, 5, 11, 12, 6)) if v4 else r.choice((1, 1, 2, 3, 4, 5))
+        l4 = struct.pack("!BBHI", kind, 1, 0, 0) + quoted
+        return l4_packet(r.choice((destination, HOSTS[4 if v4 else 6][0])), source, ICMP if v4 else ICMPV6, l4)
+
+    def spoil(self, packet: bytes) -> bytes:
+        """The frame of a packet: mostly plain, sometimes tagged, damaged, padded, cut or a fragment."""
+        r = self.random
+        chance = r.random()
+        if chance < 0.9:
+            return ethernet(packet)
+        if chance < 0.94:
+            return ethernet(packet, r.choice((1, 1, 2, 3)))
+        if chance < 0.95:
+            return ethernet(packet) + bytes(r.randrange(20))
+        damaged = bytearray(packet)
+        if chance < 0.975:
+            damaged[r.randrange(len(damaged))] ^= 1 << r.randrange(8)
+        elif chance < 0.985:
+            return ethernet(packet)[: r.randrange(14 + len(packet))]
+        elif chance < 0.99 and packet[0] >> 4 == 4:
+            damaged[6:8] = r.choice((b"\x20\0", b"\0\1", b"\x40\0"))
+            damaged[10:12] = b"\0\0"
+            damaged[10:12] = struct.pack("!H", ones_complement(bytes(damaged[:20])))
+        elif packet[0] >> 4 == 6:
+            return ethernet(self.extended(packet))
+        return ethernet(bytes(damaged))
+
+    def extended(self, packet: bytes) -> bytes:
+        """An IPv6 packet with extension headers put in front of its payload."""
+        r = self.random
+        fragment = struct.pack("!BBHI", packet[6], 0, r.choice((0, 0, 0, 1, 8)), 1)
+        last = r.choice((bytes([packet[6], 0, 1, 4, 0, 0, 0, 0]), fragment))
+        kind = 44 if last is fragment else 60
+        extensions = bytes([kind, 0, 1, 4, 0, 0, 0, 0]) + last
+        return ip_packet(packet[8:24], packet[24:40], packet[6], packet[40:], extensions=extensions)
