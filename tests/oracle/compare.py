@@ -14,8 +14,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-CAPTURES = Path(__file__).resolve().parents[2] / ".." / "shared" / "captures"
-
 _NUMBERED = re.compile(r"(\d+): (.*)")
 _PROTOCOLS = {
     "tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "sctp": 132, "igmp": 2, "gre": 47, "udplite": 136, "dccp": 33,
@@ -74,12 +72,19 @@ class Result:
         return self
 
 
-def captures() -> list[str]:
-    """Names of the captures, in the order of the index; empty when they are not there."""
-    index = CAPTURES / "INDEX.tsv"
-    if not index.exists():
-        return []
-    return [line.split("\t")[0] for line in index.read_text().splitlines()[1:]]
+@dataclass(frozen=True)
+class Tables:
+    """`equal` of `total` entries, each of either side counted once; `missing` here, `extra` here."""
+
+    equal: int
+    total: int
+    missing: list[Entry]
+    extra: list[Entry]
+
+
+def capture_names(folder: Path) -> list[str]:
+    """Names of the captures, in the order of the index."""
+    return [line.split("\t")[0] for line in (folder / "INDEX.tsv").read_text().splitlines()[1:]]
 
 
 def read_pcap(path: Path) -> list[tuple[int, bytes]]:
@@ -96,12 +101,12 @@ def read_pcap(path: Path) -> list[tuple[int, bytes]]:
     return packets
 
 
-def read_reference(name: str, suffix: str) -> Reference:
-    """`suffix`: ovs, ovs-nocsum or kernel."""
+def read_reference(folder: Path, name: str, suffix: str) -> Reference:
+    """The answers for one capture; `suffix`: ovs, ovs-nocsum or kernel."""
     reference = Reference()
     states: dict[int, Answer] = {}
     completing: set[int] = set()  # fragments, too: the last one of a datagram has its state without `@`
-    for line in (CAPTURES / f"{name}.{suffix}").read_text().splitlines():
+    for line in (folder / f"{name}.{suffix}").read_text().splitlines():
         numbered = _NUMBERED.fullmatch(line)
         if numbered:
             states[int(numbered[1])] = _read_answer(numbered[2])
@@ -120,8 +125,9 @@ def _read_answer(rest: str) -> Answer:
     words = rest.split(" [")[0].split()
     if words[0] == "held":
         return Answer(None, True)
-    if words[0] in _SET_ASIDE:
-        return Answer(None, aside=words[0])
+    for word in words:
+        if word in _SET_ASIDE:
+            return Answer(None, aside=word)
     return Answer(words[0], any(word.startswith("@") for word in words))
 
 
@@ -174,8 +180,11 @@ def compare(reference: Reference, states: list[str]) -> Result:
     return result
 
 
-def compare_tables(reference: Reference, entries: set[Entry]) -> tuple[int, int, list[Entry], list[Entry]]:
-    """(equal, all, only in the reference, only in `entries`); all counts each entry of either side once."""
-    missing = sorted(reference.table - entries, key=repr)
-    extra = sorted(entries - reference.table, key=repr)
-    return len(reference.table & entries), len(reference.table | entries), missing, extra
+def compare_tables(reference: Reference, entries: set[Entry]) -> Tables:
+    """Compare the table at the end with the entries of a tracker."""
+    return Tables(
+        len(reference.table & entries),
+        len(reference.table | entries),
+        sorted(reference.table - entries, key=repr),
+        sorted(entries - reference.table, key=repr),
+    )

@@ -1,8 +1,8 @@
 """Conversations in all moods, for the kernels and the naive tracker to disagree about.
 
-`Conversation(random)` yields `Event`s without end: frames with the time and the ct() arguments they are sent with. A
-handful of flows live at a time; each TCP flow keeps both ends' numbers, so that most segments are right, and spoils some
-of them: losses, repetitions, reordering, numbers off by one or by a window, resets of all kinds, ports used again.
+`Conversation(random)` yields `Event`s without end: frames with the time and the ct() arguments that they are sent with.
+A handful of flows live at a time. Each TCP flow keeps the numbers of both ends, so that most segments are right; some it
+spoils: losses, repetitions, reordering, numbers off by one or by a window, resets of all kinds, ports used again.
 Everything comes from the `random.Random` handed in, so a seed (or Hypothesis) names a conversation.
 """
 

@@ -125,12 +125,12 @@ class Naive:
 
         An earlier time than one already seen counts as that one.
         """
+        self.now_ms = now_ms = max(now_ms, self.now_ms)
         datagram = dissect(frame, self.most_tags)
         if datagram is None or datagram.fragment:
             return INVALID
         if self.linux and datagram.tags > 1:
             return INVALID
-        self.now_ms = now_ms = max(now_ms, self.now_ms)
         verdict = self._track(datagram, now_ms, zone, commit, force)
         connection = verdict.connection
         if connection is not None:

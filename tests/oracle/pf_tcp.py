@@ -112,7 +112,7 @@ def follow(peers: list[Peer], reply: bool, segment: Tcp, *, check_sequence: bool
                 source_scale, target_scale = source.scale, target.scale
                 window = unscaled(window, source_scale)
             else:
-                target.window <<= target.scale
+                target.window = target.window << target.scale & 0xFFFF  # 16 bits, as Open vSwitch keeps it
                 target.scale = None
         source.low = seq
         source.state = SYN_SENT

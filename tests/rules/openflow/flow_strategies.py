@@ -181,7 +181,7 @@ def whole_flows(draw: st.DrawFn) -> Flow:
     """A flow with anything that a new flow may have."""
     family = draw(st.sampled_from(sorted(FAMILIES)))
     match = draw(matches(family))
-    lost = dict((name, (value, mask)) for name, value, mask in match).get("ct_state", (0, 0))
+    lost = {name: (value, mask) for name, value, mask in match}.get("ct_state", (0, 0))
     invalid = lost[0] & lost[1] & 0x10
     some = draw(st.lists(actions(family).filter(lambda a: not (invalid and "commit=True" in repr(a))), max_size=5))
     table = draw(st.integers(0, 254))

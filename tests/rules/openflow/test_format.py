@@ -21,7 +21,9 @@ def test_a_printed_flow_reads_back_to_itself(flow: Flow) -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(("p0", "pf0hpf", "eth-1", "LOCAL", "drop", "5", "normal", "vlan 5", 'a"b', "reg0", "é", "action0")),
+        st.sampled_from(
+            ("p0", "pf0hpf", "eth-1", "LOCAL", "drop", "5", "normal", "vlan 5", 'a"b', "reg0", "é", "action0")
+        ),
         st.integers(0, 9),
         max_size=6,
     ),

@@ -16,8 +16,8 @@ from flowshunt.rules.openflow.scanner import MAX_TEXT
 CASES = Path(__file__).with_name("same_as_ovs.txt").read_text().splitlines()
 PIECES = [
     *USER_FIELDS, *PROTOCOLS, "actions=", "action", "ct(", "commit", "exec(", "zone=", "clone(", "set_field:", "load:",
-    "move:", "->", "[", "]", "[0..3]", "(", ")", ",", " ", "=", ":", "/", "\t", "\r", "\n", "#", '"', "0x", "-1", "1.2.3.4",
-    "::1", "1:2:3:4:5:6", "0", "5", "65535", "99999999999999999999", "+trk", "-new", "|", "drop", "note:", "resubmit(",
+    "move:", "->", "[", "]", "[0..3]", "(", ")", ",", " ", "=", ":", "/", "\t", "\r", "\n", "#", '"', "0x", "-1",
+    "1.2.3.4", "::1", "1:2:3:4:5:6", "0", "5", "65535", "99999999999999999999", "+trk", "-new", "|", "drop", "note:", "resubmit(",
     "table=", "cookie=", "mod_nw_src:", "output:", "²", "\0", "\ud800", "é", "\x1b[31m",
 ]  # fmt: skip
 COMMANDS = ("add", "mod", "mod_strict", "del", "del_strict")
@@ -31,20 +31,22 @@ def read(text: str, command: str = "add") -> None:
     except FlowSyntaxError as error:
         assert error.line >= 1
         assert 1 <= error.column <= len(text) + 1
-        assert error.message and str(error).isprintable() is False or "\n" not in str(error)
+        assert error.message
         assert all(part.isprintable() for part in str(error).split("\n"))
         return
     assert all(str(warning) for warning in warnings)
-    assert parse_flow(format_flow(flow, command=command), command=command) == flow  # type: ignore[arg-type]
+    printed = format_flow(flow, command=command)  # type: ignore[arg-type]
+    if len(printed) <= MAX_TEXT:
+        assert parse_flow(printed, command=command) == flow  # type: ignore[arg-type]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.sampled_from(COMMANDS))
 def test_pieces_in_any_order(text: str, command: str) -> None:
     read(text, command)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.sampled_from(CASES), st.data())
 def test_damaged_flows(text: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
@@ -66,7 +68,24 @@ def test_any_text(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["(", ")", "clone(", "ct(", "a(b(", "[", "note:", "reg0[", "actions", "actions ", "ip ", "1,", "+trk", "9", "\t", '"'],
+    [
+        "(",
+        ")",
+        "clone(",
+        "ct(",
+        "a(b(",
+        "[",
+        "note:",
+        "reg0[",
+        "actions",
+        "actions ",
+        "ip ",
+        "1,",
+        "+trk",
+        "9",
+        "\t",
+        '"',
+    ],
 )
 @pytest.mark.parametrize("prefix", ["", "actions=", "actions=ct(", "actions=note:", "ct_state=", "reg0=0x"])
 def test_the_longest_texts_take_no_long_time(prefix: str, piece: str) -> None:

@@ -23,12 +23,13 @@ def quote(word: str) -> str:
 
 
 class BadValueError(ValueError):
-    """A value that can't be read, without its place; the reader of the flow adds that. Args: message, hint."""
+    """A value that can't be read, without its place: the reader of the flow looks for `word` in the value it read."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", word: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.word = word
 
 
 class FlowSyntaxError(UsageError, ValueError):

@@ -232,7 +232,7 @@ class _FlowReader:
             self.context.fail(at, key, f"{key} needs brackets in a match", f"write {key}[]=VALUE")
         if key.lower() in PLAIN_NAMES or key.lower() in PROTOCOLS:
             self.context.fail(at, key, f"unknown field {quote(key)}", f"write {key.lower()}, in lower case")
-        known = [*PROTOCOLS, *PLAIN_NAMES, *_OTHERS]
+        known = [*PLAIN_NAMES, *PROTOCOLS, *_OTHERS] if item.value else [*PROTOCOLS, *FLAGS]
         what = "unknown field" if item.value else "unknown word"
         self.context.fail(at, key, f"{what} {quote(key)}", nearest(key, known))
 

@@ -61,6 +61,8 @@ class Context(NamedTuple):
     def blame(self, item: Item, problem: BadValueError) -> FlowSyntaxError:
         """The error for the value of `item`, or for its key when there is none."""
         at, word = (item.value_at, item.value) if item.value else (item.key_at, item.key)
+        if problem.word and problem.word in item.value:
+            at, word = item.value_at + item.value.index(problem.word), problem.word
         return self.error(at, word, problem.message, problem.hint)
 
     def tell(self, at: int, message: str) -> None:

@@ -64,18 +64,20 @@ def read_part(text: str) -> FieldPart:
     field = field_named(name)
     if field is None:
         if name in UNSUPPORTED:
-            raise BadValueError(f"not supported yet: field {name}")
+            raise BadValueError(f"not supported yet: field {name}", word=name)
         hint = nearest(name, list(USER_FIELDS)) or "write reg0[], NXM_NX_REG0[0..15] and the like"
-        raise BadValueError(f"unknown field {quote(name)}" if name else "a field is missing", hint)
+        raise BadValueError(f"unknown field {quote(name)}" if name else "a field is missing", hint, name)
     if not bracket or rest == "]":
         return FieldPart(field, 0, field.width)
     first, dots, last = rest.removesuffix("]").partition("..")
     last = last if dots else first
     if not rest.endswith("]") or not (_is_bit(first) and _is_bit(last)):
-        raise BadValueError(f"{quote(text)} is no part of a field", f"write {name}[], {name}[3] or {name}[0..15]")
+        raise BadValueError(f"{quote(text)} is no part of a field", f"write {name}[], {name}[3] or {name}[0..15]", text)
     start, end = int(first), int(last)
     if start > end or end >= field.width:
-        raise BadValueError(f"{quote(text)} is not within {name}", f"bits 0 to {field.width - 1}, the lowest first")
+        raise BadValueError(
+            f"{quote(text)} is not within {name}", f"bits 0 to {field.width - 1}, the lowest first", text
+        )
     return FieldPart(field, start, end - start + 1)
 
 
@@ -130,7 +132,7 @@ class FieldActions:
         part = read_part(text)
         field = part.field
         if not field.settable:
-            raise BadValueError(f"{field.name} is read-only")
+            raise BadValueError(f"{field.name} is read-only", word=text)
         if self.in_exec and field.place not in _IN_EXEC:
             raise BadValueError(f"{field.name} can't be changed inside exec", "there, set ct_mark or ct_label only")
         if not self.in_exec and field.place in _IN_EXEC:

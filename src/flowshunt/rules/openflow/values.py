@@ -67,7 +67,7 @@ def read_int(text: str, width: int) -> int:
     if value < 0 and width >= 64:
         value &= U64_FULL
     if value < 0 or value >> width:
-        raise BadValueError(f"{quote(text)} does not fit into {width} bits", f"0 to {_limit(width)}")
+        raise BadValueError(f"{quote(text)} does not fit into {width} bits", f"0 to {_limit(width)}", text)
     return value
 
 
@@ -81,7 +81,7 @@ def _read_odd_int(text: str) -> int:
             pass
         else:
             return -value if text[0] == "-" else value
-    raise BadValueError(f"{quote(text)} is not a number" if text else "a number is missing", "write 80 or 0x50")
+    raise BadValueError(f"{quote(text)} is not a number" if text else "a number is missing", "write 80 or 0x50", text)
 
 
 def _limit(width: int) -> str:
@@ -203,7 +203,7 @@ def _flag(name: str, names: tuple[str, ...], what: str) -> int:
     if name not in names:
         near = nearest(name, list(names))
         raise BadValueError(
-            f"unknown {what} {quote(name)}", near or f"write +a-b or a|b with a, b of {', '.join(names)}"
+            f"unknown {what} {quote(name)}", near or f"write +a-b or a|b with a, b of {', '.join(names)}", name
         )
     return names.index(name)
 
