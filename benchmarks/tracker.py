@@ -20,7 +20,7 @@ from flowshunt.conntrack.kernels import entry
 from flowshunt.conntrack.kernels.step import COMMIT
 from flowshunt.conntrack.table import Tracker
 from flowshunt.jit import kernel, prefetch, warm_up
-from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, Batch
+from flowshunt.packet.schema import KEY_WORDS, PROTO_TCP, PROTO_UDP, Batch
 
 N = 1_000_000
 RING = 2048
@@ -48,7 +48,7 @@ def _run(tracker: Tracker, batch: Batch, flags: int = 0) -> float:
     """Seconds to track a batch, filled into the ring piece by piece."""
     ring = Batch(np.zeros(RING * traffic.STRIDE, np.uint8), np.zeros(RING, batch.packets.dtype))
     states = np.zeros(RING, np.uint16)
-    keys = np.zeros((256, 32), np.int64)
+    keys = np.zeros((entry.RING_ROWS, KEY_WORDS), np.int64)
     seconds = 0.0
     for start in range(0, len(batch.packets), RING):
         part = batch.packets[start : start + RING]

@@ -21,6 +21,13 @@ from tests.cli.fakes import make_batch
 INSIDE_MAC, OUTSIDE_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 
 
+def ip_checksum(addresses: bytes) -> bytes:
+    """Of the header that `frame` makes."""
+    total = 0x4500 + 0x1C + 0x4011 + sum(int.from_bytes(addresses[i : i + 2], "big") for i in range(0, 8, 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    return (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+
+
 def frame(n: int, from_inside: bool) -> bytes:
     """A UDP packet between 10.0.0.1 (inside) and 192.0.2.1, told apart by n."""
     macs = (OUTSIDE_MAC, INSIDE_MAC) if from_inside else (INSIDE_MAC, OUTSIDE_MAC)
@@ -28,7 +35,7 @@ def frame(n: int, from_inside: bool) -> bytes:
     ports = (n.to_bytes(2, "big"), (53).to_bytes(2, "big"))
     if not from_inside:
         hosts, ports = hosts[::-1], ports[::-1]
-    ip = bytes.fromhex("4500001c0000000040110000") + hosts[0] + hosts[1]
+    ip = bytes.fromhex("4500001c000000004011") + ip_checksum(hosts[0] + hosts[1]) + hosts[0] + hosts[1]
     return macs[0] + macs[1] + b"\x08\x00" + ip + ports[0] + ports[1] + bytes.fromhex("00080000")
 
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
 from ipaddress import ip_address
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowshunt import Tracker
+from flowshunt import Switch, Tracker
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.schema import COUNTERS
 from flowshunt.conntrack.states import ct_state_text
@@ -36,23 +35,43 @@ CHUNK = 5000
 """Packets between two comparisons of the tables."""
 
 
-def kernel_states(tracker: Tracker, events: list[Event]) -> list[str]:
-    """Track events in batches of equal ct() arguments."""
-    states: list[str] = []
-    for (zone, commit, force), group in groupby(events, key=lambda event: (event.zone, event.commit, event.force)):
-        members = list(group)
-        batch = batch_of([event.frame for event in members])
-        batch.packets["time_ns"] = [event.now_ms * 1_000_000 + 999_999 for event in members]
-        ct_state = tracker.track(batch, zone, commit=commit or force, force=force)
-        states += [ct_state_text(int(value)) for value in ct_state]
-    return states
+class Pair:
+    """A switch and the naive tracker, fed alike: a packet's ingress port chooses its ct() actions."""
 
+    def __init__(self, profile: str, conversation: Conversation, batch_size: int = 256, **options: bool) -> None:
+        self.switch = Switch(profile, max_connections=20_000, batch_size=batch_size, **options)
+        self.oracle = naive.Naive(profile, sack=False, **options)
+        self.conversation = conversation
+        for n, steps in enumerate(conversation.manners, 1):
+            self.switch.add_port(f"manner{n}", n)
+            actions = ",".join(step.action(step is steps[-1]) for step in steps)
+            self.switch.add_flows(f"table=0,in_port={n},actions={actions}")
 
-def naive_states(oracle: naive.Naive, events: Iterable[Event]) -> list[str]:
-    return [
-        oracle.track(event.frame, event.now_ms, zone=event.zone, commit=event.commit, force=event.force).state
-        for event in events
-    ]
+    @property
+    def tracker(self) -> Tracker:
+        return self.switch.tracker
+
+    def kernel_states(self, events: list[Event]) -> list[str]:
+        batch = batch_of([event.frame for event in events])
+        batch.packets["time_ns"] = [event.now_ms * 1_000_000 + 999_999 for event in events]
+        batch.packets["in_port"] = [event.manner + 1 for event in events]
+        return [ct_state_text(int(value)) for value in self.switch.process(batch).ct_state]
+
+    def naive_states(self, events: list[Event]) -> list[str]:
+        manners = self.conversation.manners
+        return [self.oracle.track_in_turn(event.frame, event.now_ms, manners[event.manner]) for event in events]
+
+    def compare(self, n: int) -> None:
+        """Let the conversation go on for n packets; every state and the table must agree."""
+        events = list(islice(self.conversation, n))
+        got, want = self.kernel_states(events), self.naive_states(events)
+        for at, (event, one, other) in enumerate(zip(events, got, want, strict=True)):
+            manner = self.conversation.manners[event.manner]
+            assert one == other, f"packet {at}: {one}, not {other}: {event.frame.hex()} {manner} {event}"
+        now_ms = self.oracle.now_ms
+        assert {kernel_entry(connection) for connection in self.tracker.connections(now_ms)} == {
+            naive_entry(connection, self.oracle.linux, now_ms) for connection in self.oracle.live(now_ms)
+        }
 
 
 def kernel_entry(connection: Connection) -> tuple[Any, ...]:
@@ -81,31 +100,14 @@ def naive_entry(connection: naive.Connection, linux: bool, now_ms: int) -> tuple
     )  # fmt: skip
 
 
-def compare(tracker: Tracker, oracle: naive.Naive, events: list[Event]) -> None:
-    got, want = kernel_states(tracker, events), naive_states(oracle, events)
-    for n, (event, one, other) in enumerate(zip(events, got, want, strict=True)):
-        assert one == other, f"packet {n} at {event.now_ms}: {one}, not {other}: {event.frame.hex()} {event}"
-    now_ms = oracle.now_ms
-    assert {kernel_entry(connection) for connection in tracker.connections(now_ms)} == {
-        naive_entry(connection, oracle.linux, now_ms) for connection in oracle.live(now_ms)
-    }
-
-
-def pair(profile: str, batch_size: int = 256, **options: bool) -> tuple[Tracker, naive.Naive]:
-    tracker = Tracker(profile, max_connections=20_000, batch_size=batch_size, seed=1, **options)
-    return tracker, naive.Naive(profile, sack=False, **options)
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_long_conversations(profile: str) -> None:
-    rounds = max(PACKETS // len(PROFILES) // (10 * CHUNK), 1)
     reached = dict.fromkeys(COUNTERS, 0)
-    for n in range(rounds):
-        tracker, oracle = pair(profile)
-        conversation = Conversation(random.Random(SEED * 1000 + n), flows=6 if n % 2 else 40)
+    for n in range(max(PACKETS // len(PROFILES) // (10 * CHUNK), 1)):
+        pair = Pair(profile, Conversation(random.Random(SEED * 1000 + n), flows=6 if n % 2 else 40))
         for _ in range(10):
-            compare(tracker, oracle, list(islice(conversation, CHUNK)))
-        for name, value in tracker.statistics().items():
+            pair.compare(CHUNK)
+        for name, value in pair.tracker.statistics().items():
             reached[name] = reached.get(name, 0) + value
     never = {name for name in COUNTERS if reached[name] == 0}
     assert never == NEVER[profile], "the conversations do not reach every corner"
@@ -114,20 +116,16 @@ def test_long_conversations(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("options", [{"check_checksums": False}, {"check_sequence": False}], ids=str)
 def test_checks_switched_off(profile: str, options: dict[str, bool]) -> None:
-    tracker, oracle = pair(profile, **options)
-    compare(tracker, oracle, list(islice(Conversation(random.Random(SEED)), CHUNK)))
+    Pair(profile, Conversation(random.Random(SEED)), **options).compare(CHUNK)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_the_batch_size_changes_nothing(profile: str) -> None:
-    events = list(islice(Conversation(random.Random(SEED + 7), flows=3), CHUNK))
-    for batch_size in (1, 32):
-        tracker, oracle = pair(profile, batch_size)
-        compare(tracker, oracle, events)
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_the_batch_size_changes_nothing(profile: str, batch_size: int) -> None:
+    Pair(profile, Conversation(random.Random(SEED + 7), flows=3), batch_size).compare(CHUNK)
 
 
 @settings(max_examples=60)
 @given(st.randoms(use_true_random=False), st.sampled_from(PROFILES), st.integers(1, 60))
 def test_short_conversations(rng: random.Random, profile: str, n: int) -> None:
-    tracker, oracle = pair(profile)
-    compare(tracker, oracle, list(islice(Conversation(rng, flows=2), n)))
+    Pair(profile, Conversation(rng, flows=2)).compare(n)

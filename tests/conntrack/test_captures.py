@@ -23,7 +23,8 @@ PROFILES = {"default": ("ovs", 0.995), "linux": ("kernel", 0.97)}
 LEAST_PER_CAPTURE = 0.95
 LEAST_TABLES = 0.98
 
-DIFFERENCES: dict[tuple[str, str, str, str], str] = {}
+RUNTS = "frames shorter than an Ethernet header are dropped before the tables"
+DIFFERENCES = {("default", "tcpdump-l2tp-avp-overflow", "inv|trk", "-"): RUNTS}
 """(profile, capture, reference's state, ours): why."""
 
 FRAGMENTS = "fragments are not put together yet"
@@ -120,7 +121,7 @@ def test_without_checksums_the_states_are_those_of_the_reference_without(capture
             states = replay(captures / f"{name}.pcap", time_ns=0, check_checksums=False).states
             total += compare(read_reference(captures, name, "ovs-nocsum"), states)
     assert total.total > 8000
-    assert total.differences == []
+    assert set(total.kinds()) == {kind[2:] for kind, why in DIFFERENCES.items() if why == RUNTS}
 
 
 def test_captures_in_their_original_format_give_the_same_states(

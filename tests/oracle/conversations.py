@@ -1,8 +1,8 @@
 """Conversations in all moods, for the kernels and the naive tracker to disagree about.
 
 `Conversation(random)` yields `Event`s without end: frames with the time and the ct() arguments that they are sent with.
-A handful of flows live at a time. Each TCP flow keeps the numbers of both ends, so that most segments are right; some it
-spoils: losses, repetitions, reordering, numbers off by one or by a window, resets of all kinds, ports used again.
+A handful of flows live at a time. Each TCP flow keeps the numbers of both ends, so that most segments are right; some
+it spoils: losses, repetitions, reordering, numbers off by one or by a window, resets of all kinds, ports used again.
 Everything comes from the `random.Random` handed in, so a seed (or Hypothesis) names a conversation.
 """
 
@@ -18,7 +18,6 @@ from ipaddress import ip_address
 from tests.oracle.frames import ACK, FIN, ICMP, ICMPV6, PSH, RST, SCTP, SYN, TCP, UDP, URG, crc32c, ones_complement
 
 MASK = 0xFFFFFFFF
-ZONES = (0, 1, 7, 65535)
 HOSTS = {
     4: [ip_address(f"10.0.0.{n}").packed for n in range(1, 5)],
     6: [ip_address(f"2001:db8::{n}").packed for n in range(1, 5)],
@@ -54,16 +53,53 @@ STEPS = (
 
 
 @dataclass(frozen=True)
+class Step:
+    """One ct() action; `mark` and `label` are (value, mask) of what it sets."""
+
+    zone: int
+    commit: bool = True
+    force: bool = False
+    mark: tuple[int, int] | None = None
+    label: tuple[int, int] | None = None
+
+    def action(self, table: bool) -> str:
+        """The action in flow syntax; with `table` the packet goes on to table 1."""
+        words = [f"zone={self.zone}"]
+        words += ["commit"] * (self.commit or self.force) + ["force"] * self.force
+        sets = [
+            f"set_field:{value:#x}/{mask:#x}->{name}"
+            for name, pair in (("ct_mark", self.mark), ("ct_label", self.label))
+            if pair is not None
+            for value, mask in [pair]
+        ]
+        words += [f"exec({','.join(sets)})"] * bool(sets) + ["table=1"] * table
+        return f"ct({','.join(words)})"
+
+
+@dataclass(frozen=True)
 class Event:
-    """One packet and how it is tracked; `mark` and `label` are (value, mask)."""
+    """One packet; `manner` is an index into the conversation's manners of tracking it."""
 
     now_ms: int
     frame: bytes
-    zone: int
-    commit: bool
-    force: bool
-    mark: tuple[int, int] | None = None
-    label: tuple[int, int] | None = None
+    manner: int
+
+
+def draw_manner(random: random.Random) -> tuple[Step, ...]:
+    """One or two ct() actions in a row, mostly one that commits."""
+
+    def step(zone: int) -> Step:
+        commit, mark, label = random.random() < 0.9, None, None
+        if commit and random.random() < 0.4:
+            mask = random.choice((MASK, 0xFFFF, random.getrandbits(32) | 1))
+            mark = random.getrandbits(32) & mask, mask
+        if commit and random.random() < 0.3:
+            mask = random.choice(((1 << 128) - 1, 0xFF << 64, random.getrandbits(128) | 1))
+            label = random.getrandbits(128) & mask, mask
+        return Step(zone, commit, commit and random.random() < 0.1, mark, label)
+
+    zones = random.choice(((0,), (0,), (0,), (1,), (65535,), (0, 7), (1, 1), (7, 0)))
+    return tuple(step(zone) for zone in zones)
 
 
 def l4_checksum(family: int, source: bytes, destination: bytes, protocol: int, l4: bytes) -> int:
@@ -246,16 +282,17 @@ class DatagramFlow:
 
 
 class Conversation:
-    """An endless iterator of events; `marks` adds exec(set_field) arguments to some."""
+    """An endless iterator of events."""
 
-    def __init__(self, random: random.Random, *, marks: bool = False, flows: int = 6) -> None:
-        self.random, self.marks, self.n_flows = random, marks, flows
+    def __init__(self, random: random.Random, *, flows: int = 6) -> None:
+        self.random, self.n_flows = random, flows
         self.now_ms = 1_700_000_000_000
         self.recent: deque[bytes] = deque(maxlen=20)
         self.flows = [self.make_flow() for _ in range(flows)]
         self.steps = [step for step, _ in STEPS]
         self.weights = [weight for _, weight in STEPS]
-        self.manner = (0, True, False)
+        self.manners = [(Step(0),), *(draw_manner(random) for _ in range(7))]
+        self.manner = 0
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -265,18 +302,13 @@ class Conversation:
         if r.random() < 0.02:
             self.flows[r.randrange(self.n_flows)] = self.make_flow()
         if r.random() < 0.15:
-            self.manner = (r.choice(ZONES), r.random() < 0.93, r.random() < 0.03)
+            self.manner = r.choice((0, 0, r.randrange(len(self.manners))))
         self.now_ms += r.choices(self.steps, self.weights)[0]
         packet = None
         while packet is None:
             packet = self.error() if r.random() < 0.06 else r.choice(self.flows).step()
         self.recent.append(packet)
-        frame = self.spoil(packet)
-        mark = label = None
-        if self.marks and r.random() < 0.2:
-            mark = (r.getrandbits(32), r.choice((MASK, 0xFFFF, r.getrandbits(32))))
-            label = (r.getrandbits(128), r.choice(((1 << 128) - 1, 0xFF << 64, r.getrandbits(128))))
-        return Event(self.now_ms, frame, *self.manner, mark, label)
+        return Event(self.now_ms, self.spoil(packet), self.manner)
 
     def make_flow(self) -> TcpFlow | DatagramFlow:
         r = self.random
@@ -318,7 +350,7 @@ class Conversation:
         if chance < 0.975:
             damaged[r.randrange(len(damaged))] ^= 1 << r.randrange(8)
         elif chance < 0.985:
-            return ethernet(packet)[: r.randrange(14 + len(packet))]
+            return ethernet(packet)[: r.randrange(14, 14 + len(packet))]
         elif chance < 0.99 and packet[0] >> 4 == 4:
             damaged[6:8] = r.choice((b"\x20\0", b"\0\1", b"\x40\0"))
             damaged[10:12] = b"\0\0"

@@ -8,10 +8,12 @@ docs/differences.md lists where both are left on purpose.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.oracle import nf_tcp, pf_tcp
+from tests.oracle.conversations import Step
 from tests.oracle.frames import (
     ICMP,
     ICMPV6,
@@ -131,20 +133,42 @@ class Naive:
             return INVALID
         if self.linux and datagram.tags > 1:
             return INVALID
-        verdict = self._track(datagram, now_ms, zone, commit, force)
+        verdict = self._track(datagram, now_ms, zone, commit or force, force)
         connection = verdict.connection
-        if connection is not None:
-            d = int(verdict.reply)
-            if "est" in verdict.state or "new" in verdict.state:
-                connection.packets[d] += 1
-                connection.bytes[d] += datagram.size
-            committed = (commit or force) and self.table.get(connection.key) is connection
-            if committed and "inv" not in verdict.state:
-                if mark is not None:
-                    connection.mark = (connection.mark & ~mark[1]) | (mark[0] & mark[1])
-                if label is not None:
-                    connection.label = (connection.label & ~label[1]) | (label[0] & label[1])
+        if connection is not None and ("est" in verdict.state or "new" in verdict.state):
+            connection.packets[int(verdict.reply)] += 1
+            connection.bytes[int(verdict.reply)] += datagram.size
+        if commit or force:
+            self.execute(verdict, mark, label)
         return verdict
+
+    def execute(
+        self, verdict: Verdict, mark: tuple[int, int] | None = None, label: tuple[int, int] | None = None
+    ) -> None:
+        """Set mark and label of a valid packet's connection, if that is still there."""
+        connection = verdict.connection
+        if connection is None or "inv" in verdict.state or self.table.get(connection.key) is not connection:
+            return
+        if mark is not None:
+            connection.mark = (connection.mark & ~mark[1]) | (mark[0] & mark[1])
+        if label is not None:
+            connection.label = (connection.label & ~label[1]) | (label[0] & label[1])
+
+    def track_in_turn(self, frame: bytes, now_ms: int, steps: Sequence[Step]) -> str:
+        """Several ct() actions in a row; in the zone where a packet was tracked last it keeps its state."""
+        verdict, last_zone = INVALID, -1
+        for step in steps:
+            known = verdict.connection
+            again = step.zone == last_zone and known is not None and self.table.get(known.key) is known
+            if again and "inv" not in verdict.state and not step.force:
+                if step.commit:
+                    self.execute(verdict, step.mark, step.label)
+                continue
+            verdict = self.track(
+                frame, now_ms, zone=step.zone, commit=step.commit, force=step.force, mark=step.mark, label=step.label
+            )
+            last_zone = step.zone
+        return verdict.state
 
     def live(self, now_ms: int) -> list[Connection]:
         """Connections that have not expired."""

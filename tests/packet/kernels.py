@@ -112,11 +112,6 @@ def update32(value: Any, old: Any, new: Any) -> Any:
     return sums.update32(value, old, new)
 
 
-@kernel(example=_update)
-def update64(value: Any, old: Any, new: Any) -> Any:
-    return sums.update64(value, old, new)
-
-
 @kernel(example=_region)
 def crc32c(data: Any, start: Any, end: Any, unused: Any) -> Any:
     return sums.crc32c(data, start, end)

@@ -27,8 +27,10 @@ def capture(path: Path, order: str) -> Path:
 
 @pytest.mark.parametrize(
     ("mode", "n"),
-    [({"NUMBA_DISABLE_JIT": "1"}, 60), ({"FLOWSHUNT_BOUNDSCHECK": "1"}, 60_000)],
-    ids=["jit off", "bounds checked"],
+    [
+        pytest.param({"NUMBA_DISABLE_JIT": "1"}, 60, id="jit off"),
+        pytest.param({"FLOWSHUNT_BOUNDSCHECK": "1"}, 200_000, id="bounds checked", marks=pytest.mark.long),
+    ],
 )
 def test_a_small_run(mode: dict[str, str], n: int, run_python: RunPython, repository: Path, tmp_path: Path) -> None:
     program = str(repository / "benchmarks" / "fuzz_parser.py")

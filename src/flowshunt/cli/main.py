@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
+from flowshunt import __version__
 from flowshunt.cli.failures import reported
 from flowshunt.cli.replay import arguments
 from flowshunt.cli.replay.options import Profile, ReplayOptions
@@ -70,17 +70,9 @@ def main() -> None:
     app()
 
 
-def installed_version() -> str:
-    """The version of the installed package."""
-    try:
-        return version("flowshunt")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"flowshunt {installed_version()}")
+        print(f"flowshunt {__version__}")
         raise typer.Exit
 
 

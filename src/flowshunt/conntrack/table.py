@@ -75,7 +75,7 @@ class Tracker:
         state["linux"] = profile == "linux"
         state["check_checksums"] = check_checksums
         state["check_sequence"] = check_sequence
-        self._keys = np.zeros((C.BATCH_MAX, KEY_WORDS), np.int64)
+        self._keys = np.zeros((entry.RING_ROWS, KEY_WORDS), np.int64)
         self._observers: list[Observer] = []
         self._destructors: list[Destructor | None] = []
         self._slot_names: list[str] = []

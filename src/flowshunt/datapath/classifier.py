@@ -71,13 +71,22 @@ def _masked(c: Any, s: Any, j: Any, keys: Any, k: Any) -> Any:
     return keys[k, c.subtables["words"][s, j]] & c.subtables["masks"][s, j - 1]
 
 
-@kernel
-def _hash_extra(c: Any, s: Any, keys: Any, k: Any, h: Any) -> Any:
-    extra = c.subtables["extra"][s]
-    for _ in range(np.int64(c.subtables["n_words"][s]) - INLINE_WORDS):
-        h = _times(h ^ keys[k, c.pool[extra]] & c.pool[extra + 1], _KX)
-        extra += 2
+# What few masks need is kept out of line: inlined, its loops cost every lookup their preparations.
+@kernel(inline=False)
+def _hash_extra(pool: Any, extra: Any, n: Any, keys: Any, k: Any, h: Any) -> Any:
+    """Take n (word, mask) pairs at `extra` into a hash."""
+    for at in range(extra, extra + 2 * n, 2):
+        h = _times(h ^ keys[k, pool[at]] & pool[at + 1], _KX)
     return h
+
+
+@kernel(inline=False)
+def _extra_differs(pool: Any, extra: Any, n: Any, keys: Any, k: Any, values: Any) -> Any:
+    """Whether keys[k] lacks one of n values, those of the (word, mask) pairs at `extra`."""
+    difference = np.int64(0)
+    for j in range(n):
+        difference |= keys[k, pool[extra + 2 * j]] & pool[extra + 2 * j + 1] ^ pool[values + j]
+    return difference != 0
 
 
 @kernel
@@ -86,8 +95,9 @@ def _hash_rest(c: Any, s: Any, keys: Any, k: Any, h: Any) -> Any:
     h ^= _times(_masked(c, s, 1, keys, k), _K1)
     h ^= _times(_masked(c, s, 2, keys, k), _K2)
     h ^= _times(_masked(c, s, 3, keys, k), _K3)
-    if c.subtables["extra"][s] != 0:
-        h = _hash_extra(c, s, keys, k, h)
+    extra = c.subtables["extra"][s]
+    if extra != 0:
+        h = _hash_extra(c.pool, extra, np.int64(c.subtables["n_words"][s]) - INLINE_WORDS, keys, k, h)
     return (h >> 32) & _U32
 
 
@@ -98,13 +108,11 @@ def _rule_matches(c: Any, s: Any, rule: Any, keys: Any, k: Any) -> Any:
     difference = first ^ c.rules["values"][rule, 0]
     for j in range(1, INLINE_WORDS):
         difference |= _masked(c, s, j, keys, k) ^ c.rules["values"][rule, j]
+    if difference != 0:
+        return False
     extra = c.subtables["extra"][s]
-    if extra != 0:
-        values = c.rules["extra"][rule]
-        for j in range(np.int64(c.subtables["n_words"][s]) - INLINE_WORDS):
-            word = keys[k, c.pool[extra + 2 * j]] & c.pool[extra + 2 * j + 1]
-            difference |= word ^ c.pool[values + j]
-    return difference == 0
+    n = np.int64(c.subtables["n_words"][s]) - INLINE_WORDS
+    return extra == 0 or not _extra_differs(c.pool, extra, n, keys, k, c.rules["extra"][rule])
 
 
 @kernel
@@ -124,7 +132,7 @@ def _probe(c: Any, s: Any, hashed: Any, keys: Any, k: Any) -> Any:
         place = (place + 1) & ((np.int64(1) << slots_class) - 1)
 
 
-@kernel(inline=False)
+@kernel
 def lookup(c: Any, table: Any, keys: Any, k: Any) -> Any:
     """The rule of `table` with the highest priority that matches keys[k], or -1.
 

@@ -143,7 +143,7 @@ def _save(w: Any) -> Any:
     return snapshot
 
 
-@kernel
+@kernel(inline=False)
 def _abandon(w: Any, o: Any, sp: Any, fate: Any) -> Any:
     """Take back what the running list caused, with those that it came from up to the tracker.
 
@@ -168,7 +168,7 @@ def _copy_ct(source: Any, i: Any, to: Any, k: Any) -> Any:
         to[k, word] = source[i, word]
 
 
-@kernel
+@kernel(inline=False)
 def _clear_ct(w: Any, t: Any) -> Any:
     w.keys[0, W_PORT] &= ~_U32
     w.keys[0, W_CT] = 0
@@ -190,7 +190,7 @@ def _run_exec(w: Any, pool: Any, pc: Any, end: Any) -> Any:
     return w.snapshots[spare, W_PORT] & _U32, w.snapshots[spare, W_CT_LABEL], w.snapshots[spare, W_CT_LABEL + 1]
 
 
-@kernel
+@kernel(inline=False)
 def _commit_fields(w: Any, c: Any, t: Any, pc: Any, row: Any, mark: Any, high: Any, low: Any) -> Any:
     """Store mark and label of exec in a connection, and show them in the key."""
     keys = w.keys

@@ -77,18 +77,31 @@ def _write_frame(w: Any, o: Any, data: Any, packets: Any, i: Any) -> Any:
 
 
 @kernel
-def _append(w: Any, p: Any, o: Any, packet: Any, time_ns: Any, index: Any, source: Any, at: Any, length: Any) -> Any:
+def _append(
+    machine: Any, ports: Any, o: Any, packet: Any, time_ns: Any, index: Any, source: Any, at: Any, length: Any
+) -> Any:
     n = o.sent[0]
-    if n - w.machine["tx_start"][0] >= MAX_OUTPUTS or length < 0:
+    if n - machine["tx_start"][0] >= MAX_OUTPUTS or length < 0:
         o.counters[N_SKIPPED_LIMIT] += 1
         return
     o.tx["data"][n] = at
     o.tx["time_ns"][n] = time_ns
     o.tx["length"][n] = length
-    o.tx["port"][n] = p.ports["number"][index]
+    o.tx["port"][n] = ports["number"][index]
     o.tx["packet"][n] = packet
     o.tx["source"][n] = source
     o.sent[0] = n + 1
+
+
+@kernel(inline=False)
+def _flood(
+    machine: Any, ports: Any, o: Any, packet: Any, time_ns: Any, in_port: Any, avoided: Any, source: Any, at: Any,
+    length: Any,
+) -> Any:  # fmt: skip
+    """Send to all ports but the input port and those with a flag of `avoided`."""
+    for index in range(len(ports)):
+        if np.int64(ports["number"][index]) != in_port and np.int64(ports["flags"][index]) & avoided == 0:
+            _append(machine, ports, o, packet, time_ns, index, source, at, length)
 
 
 @kernel
@@ -107,22 +120,18 @@ def output(w: Any, c: Any, p: Any, o: Any, data: Any, packets: Any, i: Any, offs
             w.machine["fate"][0] = -number
             return
     floods = number == PORT_FLOOD or number == PORT_ALL
-    first = np.int64(0)
-    end = np.int64(len(p.ports))
+    index = np.int64(-1)
     if not floods:
-        first = _choose_port(w, p, o, number, in_port)
-        if first < 0:
+        index = _choose_port(w, p, o, number, in_port)
+        if index < 0:
             return
-        end = first + 1
     source, at, length = _write_frame(w, o, data, packets, i)
-    w.machine["fate"][0] = FATE_NO_PORT
-    for index in range(first, end):
-        if floods and (
-            np.int64(p.ports["number"][index]) == in_port
-            or (number == PORT_FLOOD and np.int64(p.ports["flags"][index]) & FLAG_NO_FLOOD)
-        ):
-            continue
-        _append(w, p, o, offset + i, packets["time_ns"][i], index, source, at, length)
+    if floods:
+        w.machine["fate"][0] = FATE_NO_PORT
+        avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
+        _flood(w.machine, p.ports, o, offset + i, packets["time_ns"][i], in_port, avoided, source, at, length)
+    else:
+        _append(w.machine, p.ports, o, offset + i, packets["time_ns"][i], index, source, at, length)
 
 
 @kernel

@@ -88,13 +88,6 @@ def update32(old_checksum: Any, old: Any, new: Any) -> Any:
 
 
 @kernel
-def update64(old_checksum: Any, old: Any, new: Any) -> Any:
-    """The checksum after a 64-bit word, at an even place, changed from `old` to `new` (bit patterns)."""
-    high = update32(old_checksum, (old >> 32) & _LOW32, (new >> 32) & _LOW32)
-    return update32(high, old & _LOW32, new & _LOW32)
-
-
-@kernel
 def pseudo_header(data: Any, l3: Any, family: Any, protocol: Any, size: Any) -> Any:
     """The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) of the IP packet at byte l3 of `data`.
 

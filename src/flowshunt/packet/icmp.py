@@ -33,15 +33,3 @@ def classify(protocol: Any, icmp_type: Any) -> Any:
     if icmp_type >= 1 and icmp_type <= 4:
         return ICMP_ERROR
     return ICMP_OTHER
-
-
-@kernel
-def answer_type(protocol: Any, icmp_type: Any) -> Any:
-    """The type of a query's answer, or of an answer's query; -1 when `icmp_type` is no query type."""
-    if classify(protocol, icmp_type) != ICMP_QUERY:
-        return -1
-    if protocol == PROTO_ICMP:
-        if icmp_type == 0 or icmp_type == 8:
-            return 8 - icmp_type
-        return ((icmp_type - 13) ^ 1) + 13
-    return icmp_type ^ 1

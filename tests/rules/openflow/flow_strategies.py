@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from hypothesis import strategies as st
 
 from flowshunt.packet.schema import ETH_ARP, ETH_IPV4, ETH_IPV6, FIELDS, VLAN_PRESENT
@@ -30,6 +32,7 @@ WITH_PORTS = ("tcp", "udp", "sctp", "tcp6", "udp6")
 PAIRS_OF_FRAGMENTS = ((0, 3), (1, 1), (1, 3), (2, 2), (0, 2))
 
 
+@cache
 def masked(width: int) -> st.SearchStrategy[tuple[int, int]]:
     """Value and mask, often exact or a prefix."""
     full = (1 << width) - 1
@@ -38,6 +41,7 @@ def masked(width: int) -> st.SearchStrategy[tuple[int, int]]:
     return st.tuples(st.integers(0, full), masks).map(lambda pair: (pair[0] & pair[1], pair[1]))
 
 
+@cache
 def exact(width: int, limit: int = 0) -> st.SearchStrategy[tuple[int, int]]:
     """A value and the full mask."""
     full = (1 << width) - 1
@@ -92,6 +96,7 @@ def matches(draw: st.DrawFn, family: str) -> tuple[tuple[str, int, int], ...]:
     return tuple((name, *drawn[name]) for name in sorted(drawn))
 
 
+@cache
 def parts(name: str, low: int = 0, high: int = 0) -> st.SearchStrategy[Subfield]:
     """Some of the bits `[low, high)` of a field, often all of them."""
     high = high or FIELDS[name].width
@@ -139,6 +144,7 @@ def moves(draw: st.DrawFn, sources: st.SearchStrategy[Subfield], dests: st.Searc
     return flows.Move(Subfield(source.field, source.start, width), Subfield(dest.field, dest.start, width))
 
 
+@cache
 def actions(family: str) -> st.SearchStrategy[flows.Action]:
     """Any action that may stand anywhere in the list of a flow of the family."""
     dests = st.one_of(settable(family))

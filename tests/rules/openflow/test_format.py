@@ -12,7 +12,7 @@ from flowshunt.rules.openflow.flow import SetField, Subfield
 from tests.rules.openflow.flow_strategies import whole_flows
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(whole_flows())
 def test_a_printed_flow_reads_back_to_itself(flow: Flow) -> None:
     assert parse_flow(format_flow(flow)) == flow

@@ -17,8 +17,8 @@ CASES = Path(__file__).with_name("same_as_ovs.txt").read_text().splitlines()
 PIECES = [
     *USER_FIELDS, *PROTOCOLS, "actions=", "action", "ct(", "commit", "exec(", "zone=", "clone(", "set_field:", "load:",
     "move:", "->", "[", "]", "[0..3]", "(", ")", ",", " ", "=", ":", "/", "\t", "\r", "\n", "#", '"', "0x", "-1",
-    "1.2.3.4", "::1", "1:2:3:4:5:6", "0", "5", "65535", "99999999999999999999", "+trk", "-new", "|", "drop", "note:", "resubmit(",
-    "table=", "cookie=", "mod_nw_src:", "output:", "²", "\0", "\ud800", "é", "\x1b[31m",
+    "1.2.3.4", "::1", "1:2:3:4:5:6", "0", "5", "65535", "99999999999999999999", "+trk", "-new", "|", "drop", "note:",
+    "resubmit(", "table=", "cookie=", "mod_nw_src:", "output:", "²", "\0", "\ud800", "é", "\x1b[31m",
 ]  # fmt: skip
 COMMANDS = ("add", "mod", "mod_strict", "del", "del_strict")
 

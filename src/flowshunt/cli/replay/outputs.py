@@ -15,7 +15,7 @@ from flowshunt.datapath.schema import SOURCE_BATCH
 from flowshunt.ports.capture.writer import PcapngWriter, PcapWriter
 
 if TYPE_CHECKING:
-    from flowshunt.app import Result
+    from flowshunt.datapath.tables import Result
     from flowshunt.packet.schema import Batch
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from flowshunt.app import Result
+    from flowshunt.datapath.tables import Result
     from flowshunt.packet.schema import Batch
     from flowshunt.ports.api import CaptureError
 

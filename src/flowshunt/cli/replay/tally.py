@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from flowshunt.app import Result
+    from flowshunt.datapath.tables import Result
     from flowshunt.packet.schema import Batch
 
 _ROOM = 1 << 15

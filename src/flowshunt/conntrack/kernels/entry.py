@@ -22,6 +22,10 @@ SUGGEST_BEHIND = 16
 TRACK_BEHIND = 32
 """Packets between the first stage and the last: far enough that memory has answered, near enough for the L1 cache."""
 
+RING_ROWS = 64
+"""Rows of the key array in use at a time; a power of two above TRACK_BEHIND, small enough for the L1 cache."""
+_RING = RING_ROWS - 1
+
 _WHEEL_MASK = C.WHEEL_SLOTS - 1
 
 
@@ -35,13 +39,14 @@ def _track_chunk(
 ) -> Any:
     for step in range(n + TRACK_BEHIND):
         if step < n:
-            parse(data, packets, first + step, keys, step)
-            hash_and_prefetch(t, packets, first + step, keys, step)
+            k = step & _RING
+            parse(data, packets, first + step, keys, k)
+            hash_and_prefetch(t, packets, first + step, keys, k)
         if SUGGEST_BEHIND <= step < n + SUGGEST_BEHIND:
-            suggest(t, step - SUGGEST_BEHIND)
+            suggest(t, (step - SUGGEST_BEHIND) & _RING)
         if step >= TRACK_BEHIND:
-            k = step - TRACK_BEHIND
-            i = first + k
+            k = (step - TRACK_BEHIND) & _RING
+            i = first + step - TRACK_BEHIND
             track(t, data, packets, i, keys, k, zone, flags | HASHED, packets["time_ns"][i] // 1_000_000)
             ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
 
@@ -56,7 +61,7 @@ def track_packets(
 ) -> Any:
     """Parse and track packets `[first, len(packets))` in batches of up to `batch`; ct_state (uint16) is filled.
 
-    `keys`: int64 (batch, KEY_WORDS), scratch. Returns how many packets are done in total: fewer than all when the
+    `keys`: int64 (RING_ROWS, KEY_WORDS), scratch. Returns how many packets are done in total: fewer than all when the
     events must be drained first.
     """
     done = first

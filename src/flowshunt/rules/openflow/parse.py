@@ -1,4 +1,16 @@
-"""Flow texts: one flow, or a file of them, as ovs-ofctl reads them."""
+"""Flow texts: one flow, or a file of them, as ovs-ofctl reads them.
+
+Where this differs from ovs-ofctl 3.1, on purpose:
+
+- Refused here, cut down to something else there: values that do not fit (dl_vlan=4096, nw_ecn=4, arp_op=256, the
+  address 10.0.0.256), fields without a value (`reg0=`), numbers that stop early (`0x`, `load:1.2.3.4->`), a mask on
+  mod_dl_src, goto_table to the flow's own table where the text leaves the table out.
+- Taken here, refused there: ct without ip or ipv6 in the match, set_field to a part of a field (`reg0[0..15]`) and by
+  its NXM name, decimal numbers of more than 64 bits, set_field with a mask on any field that can be masked.
+- write_metadata is read as setting the field, masks with gaps as several actions, mod_* actions that no packet of
+  the flow could need as nothing, with a warning; importance and flags are kept and printed.
+- The word `action` counts only as a word: a port may be called reaction0.
+"""
 
 from __future__ import annotations
 
