@@ -56,6 +56,9 @@ class FakeTracker:
     def statistics(self) -> dict[str, int]:
         return self._counters
 
+    def sweep(self, now_ms: int, budget: int | None = None) -> int:
+        return 0
+
 
 class FakeSwitch:
     """All packets get the same state and cross over; the n-th of each `drop_every` is dropped."""

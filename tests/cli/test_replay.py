@@ -79,8 +79,8 @@ def test_table_alone_goes_to_standard_output_and_the_summary_beside_it(talk: str
     lines = run.out.splitlines()
     assert len(lines) == 100
     assert lines[0] == (
-        "udp      17 29 src=10.0.0.1 dst=192.0.2.1 sport=1000 dport=53 packets=1 bytes=42 "
-        "src=192.0.2.1 dst=10.0.0.1 sport=53 dport=1000 packets=1 bytes=42 mark=0 use=1"
+        "udp      17 30 src=10.0.0.1 dst=192.0.2.1 sport=1000 dport=53 packets=1 bytes=28 "
+        "src=192.0.2.1 dst=10.0.0.1 sport=53 dport=1000 packets=1 bytes=28 mark=0 use=1"
     )
     assert run.err.startswith("Replay\n")
 
@@ -91,7 +91,7 @@ def test_table_alone_goes_to_standard_output_and_the_summary_beside_it(talk: str
         ("conntrack-extended", "ipv4     2 udp      17 "),
         ("proc", "ipv4     2 udp      17 "),
         ("dpctl", "udp,orig=(src=10.0.0.1,dst=192.0.2.1,sport=1000,dport=53),reply=("),
-        ("dpctl-more", "udp,orig=(src=10.0.0.1,dst=192.0.2.1,sport=1000,dport=53,packets=1,bytes=42),reply=("),
+        ("dpctl-more", "udp,orig=(src=10.0.0.1,dst=192.0.2.1,sport=1000,dport=53,packets=1,bytes=28),reply=("),
     ],
 )
 def test_table_in_other_styles(talk: str, style: str, begin: str) -> None:
@@ -120,7 +120,7 @@ def test_json_follows_its_schema(talk: str) -> None:
     assert found["summary"]["packets"] == 200
     assert len(found["connections"]) == 100
     assert [(rule["rule"], rule["packets"]) for rule in found["rules"]] == [
-        ("priority=0 actions=ct(commit,table=1)", 200),
+        ("table=0, priority=0 actions=ct(commit,table=1)", 200),
         ("table=1, priority=0 actions=NORMAL", 200),
     ]
     assert {port["name"]: port["rx_packets"] for port in found["ports"]} == {"inside": 100, "outside": 100}
@@ -249,6 +249,13 @@ def test_a_wrong_rule_of_the_command_line_says_which(talk: str) -> None:
     assert "^^^" in run.err
 
 
+def test_a_rule_with_an_unknown_port_is_told_the_ports(talk: str) -> None:
+    run = replay(talk, "--set-flow", "in_port=p0,actions=drop")
+    assert run.status == 2
+    assert "--set-flow:1:9: " in run.err
+    assert "hint: the ports are inside and outside; --sides and --port name them" in run.err
+
+
 def test_rules_that_are_no_text_are_refused(talk: str, tmp_path: Path) -> None:
     rules = tmp_path / "rules.flows"
     rules.write_bytes(b"actions=normal\n\xff\xfe")
@@ -296,14 +303,13 @@ def test_an_interrupt_while_waiting_for_a_pipe_reports_what_came(talk: str) -> N
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     capture = write(tmp_path / "long.pcap", TALK * 500)
-    process = start("replay", capture, "--states", "-", "--quiet")
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"1: new|trk\n"
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    assert process.wait(timeout=DEADLINE_S) == 141
-    process.stderr.close()
+    with start("replay", capture, "--states", "-", "--quiet") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"1: new|trk\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=DEADLINE_S) == 141
 
 
 def test_standard_input_gives_what_the_file_gives(talk: str) -> None:
@@ -311,7 +317,7 @@ def test_standard_input_gives_what_the_file_gives(talk: str) -> None:
         process = start("replay", "-", "--json", "-", "--quiet", stdin=file)
         piped, err = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, err) == (0, b"")
-    assert piped.decode() == replay(talk, "--json", "-", "--quiet").out
+    assert piped.decode().replace('"source": "-"', f'"source": "{talk}"') == replay(talk, "--json", "-", "--quiet").out
 
 
 @pytest.mark.needs_jit

@@ -42,9 +42,11 @@ def tallied(n: int, pieces: int = 1) -> Tally:
 
 
 def report(**changes: Any) -> Report:
-    tracker = FakeTracker([established(), ping(), established(start_ms=5, state="SYN_SENT")], {"invalid-checksum": 3})
+    tracker = FakeTracker(
+        [established(), ping(id=8), established(id=9, start_ms=5, state="SYN_SENT")], {"invalid-checksum": 3}
+    )
     switch = FakeSwitch(tracker=tracker)
-    switch.counters = {"verdict.short-ipv4": 2, "packets": 8}
+    switch.counters = {"verdict.ok": 6, "verdict.short-ipv4": 2, "packets": 8}
     given = {"profile": "default", "default_rules": True, "sources": {"p0": "a.pcap"}, **changes}
     return make_report(switch, tallied(8), given.pop("outcome", Outcome(Ending.END)), **given)
 
@@ -101,7 +103,7 @@ def test_a_replay_without_packets_has_a_report() -> None:
     assert (empty.packets, empty.first_ns, empty.now_ms) == (0, None, 0)
     assert "packets      0 (0 B)" in summary(empty)
     out = io.StringIO()
-    document.write(empty, [], out)
+    document.write(empty, out)
     found = check_schema(out.getvalue())
     assert found["summary"]["duration_ns"] is None
     assert found["connections"] == []
@@ -156,9 +158,7 @@ def test_rich_output_holds_the_same_words() -> None:
 def test_json_follows_its_schema() -> None:
     damage = CaptureError("a.pcap", 40, "packet of 3 GB", "at most 256 kB")
     out = io.StringIO()
-    document.write(
-        report(outcome=Outcome(Ending.DAMAGED, (damage,))), [established(), ping(), established(offload="OFFLOAD")], out
-    )
+    document.write(report(outcome=Outcome(Ending.DAMAGED, (damage,)), with_listing=True), out)
     found = check_schema(out.getvalue())
     assert found["damages"] == [
         {"path": "a.pcap", "offset": 40, "problem": "packet of 3 GB", "expected": "at most 256 kB"}
@@ -166,6 +166,7 @@ def test_json_follows_its_schema() -> None:
     assert found["ports"][0]["source"] == "a.pcap"
     assert found["summary"]["invalid"] == [{"reason": "checksum", "packets": 3}]
     assert [connection["protocol_name"] for connection in found["connections"]] == ["tcp", "icmp", "tcp"]
+    assert [connection["id"] for connection in found["connections"]] == [1, 2, 3]
 
 
 def test_states_are_numbered_across_batches() -> None:

@@ -22,18 +22,18 @@ class Warmth:
     compiled: tuple[str, ...]
     total: int
     directory: str | None
-    took_ns: int
 
 
 def ready(*, quiet: bool = False) -> Warmth:
-    """Compile or load every kernel; says so on standard error, unless `quiet`, when some have to be compiled."""
+    """Compile the kernels that are missing, and say so on standard error unless `quiet`.
+
+    When none is, none is loaded either: each comes from the cache when it is first called, if ever.
+    """
     start = time.monotonic_ns()
     missing = pending()
     place = cache_directory() if JIT else None
     directory = str(place) if place else None
-    if not missing:
-        warm_up()
-    else:
+    if missing:
         if not quiet:
             kept = f"; they are kept in {directory}" if directory else "; there is no place to keep them"
             print(f"flowshunt: compiling {len(missing)} kernels{kept}", file=sys.stderr, flush=True)
@@ -42,4 +42,4 @@ def ready(*, quiet: bool = False) -> Warmth:
     took_ns = time.monotonic_ns() - start
     if missing and not quiet:
         print(f"flowshunt: compiled in {duration(took_ns)}", file=sys.stderr)
-    return Warmth(tuple(entry.name for entry in missing), len(entry_points()), directory, took_ns)
+    return Warmth(tuple(entry.name for entry in missing), len(entry_points()), directory)

@@ -95,7 +95,7 @@ def _hash_rest(c: Any, s: Any, keys: Any, k: Any, h: Any) -> Any:
     h ^= _times(_masked(c, s, 1, keys, k), _K1)
     h ^= _times(_masked(c, s, 2, keys, k), _K2)
     h ^= _times(_masked(c, s, 3, keys, k), _K3)
-    extra = c.subtables["extra"][s]
+    extra = np.int64(c.subtables["extra"][s])
     if extra != 0:
         h = _hash_extra(c.pool, extra, np.int64(c.subtables["n_words"][s]) - INLINE_WORDS, keys, k, h)
     return (h >> 32) & _U32
@@ -110,7 +110,7 @@ def _rule_matches(c: Any, s: Any, rule: Any, keys: Any, k: Any) -> Any:
         difference |= _masked(c, s, j, keys, k) ^ c.rules["values"][rule, j]
     if difference != 0:
         return False
-    extra = c.subtables["extra"][s]
+    extra = np.int64(c.subtables["extra"][s])
     n = np.int64(c.subtables["n_words"][s]) - INLINE_WORDS
     return extra == 0 or not _extra_differs(c.pool, extra, n, keys, k, c.rules["extra"][rule])
 
@@ -118,7 +118,7 @@ def _rule_matches(c: Any, s: Any, rule: Any, keys: Any, k: Any) -> Any:
 @kernel
 def _probe(c: Any, s: Any, hashed: Any, keys: Any, k: Any) -> Any:
     """Head of the chain of subtable s that keys[k] matches, or -1."""
-    slots = c.subtables["slots"][s]
+    slots = np.int64(c.subtables["slots"][s])
     slots_class = np.int64(c.subtables["slots_class"][s])
     place = _home(hashed, slots_class)
     while True:
@@ -146,6 +146,15 @@ def lookup(c: Any, table: Any, keys: Any, k: Any) -> Any:
         if entry >> 32 <= best_priority:
             break
         s = entry & _U32
+        only = np.int64(c.subtables["only"][s])
+        if only >= 0:
+            # A subtable of one match is compared with it, which is shorter than to search for it.
+            if _rule_matches(c, s, only, keys, k):
+                priority = np.int64(c.rules["priority"][only])
+                if priority > best_priority:
+                    best = only
+                    best_priority = priority
+            continue
         h = _times(keys[k, c.subtables["words"][s, 0]] & c.subtables["first_mask"][s], _K0)
         bit = _first_bit(h)
         if (c.subtables["first_bloom"][s, bit >> 6] >> (bit & 63)) & 1 == 0:
@@ -197,7 +206,7 @@ def _grow_slots(c: Any, s: Any) -> Any:
         return False
     for at in range(new, new + (np.int64(2) << old_class)):
         c.pool[at] = 0
-    old = c.subtables["slots"][s]
+    old = np.int64(c.subtables["slots"][s])
     for at in range(old, old + (np.int64(1) << old_class)):
         if c.pool[at] != 0:
             _put_slot(c, new, old_class + 1, c.pool[at])
@@ -211,7 +220,7 @@ def _grow_slots(c: Any, s: Any) -> Any:
 def _find_slot(c: Any, s: Any, rule: Any) -> Any:
     """Place in the pool of the slot whose chain begins with `rule`; it must be there."""
     hashed = np.int64(c.rules["hash"][rule])
-    slots = c.subtables["slots"][s]
+    slots = np.int64(c.subtables["slots"][s])
     slots_class = np.int64(c.subtables["slots_class"][s])
     last = (np.int64(1) << slots_class) - 1
     place = _home(hashed, slots_class)
@@ -221,9 +230,17 @@ def _find_slot(c: Any, s: Any, rule: Any) -> Any:
 
 
 @kernel
+def _replace_head(c: Any, s: Any, old: Any, new: Any) -> Any:
+    """Let a chain begin with another rule."""
+    c.pool[_find_slot(c, s, old)] = np.int64(c.rules["hash"][old]) << 32 | new + 1
+    if c.subtables["only"][s] == old:
+        c.subtables["only"][s] = new
+
+
+@kernel
 def _remove_slot(c: Any, s: Any, at: Any) -> Any:
     """Free a slot, and move those behind it that could no longer be found."""
-    slots = c.subtables["slots"][s]
+    slots = np.int64(c.subtables["slots"][s])
     slots_class = np.int64(c.subtables["slots_class"][s])
     last = (np.int64(1) << slots_class) - 1
     hole = at - slots
@@ -238,6 +255,18 @@ def _remove_slot(c: Any, s: Any, at: Any) -> Any:
             hole = place
     c.pool[slots + hole] = 0
     c.subtables["n_slots"][s] -= 1
+    _note_only(c, s)
+
+
+@kernel
+def _note_only(c: Any, s: Any) -> Any:
+    """Find the chain of a subtable that has just one."""
+    c.subtables["only"][s] = -1
+    if c.subtables["n_slots"][s] == 1:
+        at = np.int64(c.subtables["slots"][s])
+        while c.pool[at] == 0:
+            at += 1
+        c.subtables["only"][s] = (c.pool[at] & _U32) - 1
 
 
 @kernel
@@ -277,7 +306,7 @@ def _refresh(c: Any, s: Any) -> Any:
     c.subtables["stale"][s] = 0
     _clear_bloom(c, s)
     highest = np.int64(-1)
-    slots = c.subtables["slots"][s]
+    slots = np.int64(c.subtables["slots"][s])
     for at in range(slots, slots + n_slots):
         slot = c.pool[at]
         if slot != 0:
@@ -323,7 +352,7 @@ def _get_pair(c: Any, s: Any, i: Any) -> Any:
         return np.int64(c.subtables["words"][s, 0]), c.subtables["first_mask"][s]
     if i < INLINE_WORDS:
         return np.int64(c.subtables["words"][s, i]), c.subtables["masks"][s, i - 1]
-    at = c.subtables["extra"][s] + 2 * (i - INLINE_WORDS)
+    at = np.int64(c.subtables["extra"][s]) + 2 * (i - INLINE_WORDS)
     return c.pool[at], c.pool[at + 1]
 
 
@@ -355,7 +384,7 @@ def add_subtable(c: Any, table: Any, pairs: Any, at: Any, n_words: Any) -> Any:
     if s == c.state["n_subtables"][0]:
         c.state["n_subtables"][0] += 1
     else:
-        c.state["free_subtable"][0] = c.subtables["slots"][s]
+        c.state["free_subtable"][0] = np.int64(c.subtables["slots"][s])
     for j in range(np.int64(1) << np.int64(MIN_SLOTS_CLASS)):
         c.pool[slots + j] = 0
     for j in range(INLINE_WORDS):
@@ -370,6 +399,7 @@ def add_subtable(c: Any, table: Any, pairs: Any, at: Any, n_words: Any) -> Any:
     c.subtables["slots_class"][s] = MIN_SLOTS_CLASS
     c.subtables["extra"][s] = extra
     c.subtables["n_slots"][s] = 0
+    c.subtables["only"][s] = -1
     c.subtables["stale"][s] = 0
     place = c.tables["order"][table] + np.int64(c.tables["n_subtables"][table])
     c.pool[place] = np.int64(-1) << 32 | s
@@ -385,8 +415,8 @@ def remove_subtable(c: Any, s: Any) -> Any:
     for at in range(_order_place(c, s), end):
         c.pool[at] = c.pool[at + 1]
     c.tables["n_subtables"][table] -= 1
-    release(c, c.subtables["slots"][s], np.int64(c.subtables["slots_class"][s]))
-    release(c, c.subtables["extra"][s], size_class(2 * (np.int64(c.subtables["n_words"][s]) - INLINE_WORDS)))
+    release(c, np.int64(c.subtables["slots"][s]), np.int64(c.subtables["slots_class"][s]))
+    release(c, np.int64(c.subtables["extra"][s]), size_class(2 * (np.int64(c.subtables["n_words"][s]) - INLINE_WORDS)))
     c.subtables["slots"][s] = c.state["free_subtable"][0]
     c.state["free_subtable"][0] = s
 
@@ -423,7 +453,7 @@ def _has_values(c: Any, s: Any, rule: Any, values: Any, at: Any) -> Any:
 def find_chain(c: Any, s: Any, values: Any, at: Any) -> Any:
     """Head of the chain of subtable s with exactly these match values, or -1."""
     hashed = _hash_values(c, s, values, at)
-    slots = c.subtables["slots"][s]
+    slots = np.int64(c.subtables["slots"][s])
     slots_class = np.int64(c.subtables["slots_class"][s])
     last = (np.int64(1) << slots_class) - 1
     place = _home(hashed, slots_class)
@@ -491,10 +521,11 @@ def _link(c: Any, s: Any, rule: Any, head: Any) -> Any:
         c.rules["next"][rule] = -1
         _put_slot(c, c.subtables["slots"][s], np.int64(c.subtables["slots_class"][s]), hashed << 32 | rule + 1)
         c.subtables["n_slots"][s] += 1
+        c.subtables["only"][s] = rule if c.subtables["n_slots"][s] == 1 else -1
         _mark_bloom(c, s, rule)
     elif np.int64(c.rules["priority"][head]) < priority:
         c.rules["next"][rule] = head
-        c.pool[_find_slot(c, s, head)] = hashed << 32 | rule + 1
+        _replace_head(c, s, head, rule)
     else:
         before = head
         after = np.int64(c.rules["next"][before])
@@ -516,7 +547,7 @@ def _unlink(c: Any, s: Any, rule: Any) -> Any:
             before = np.int64(c.rules["next"][before])
         c.rules["next"][before] = after
     elif after >= 0:
-        c.pool[_find_slot(c, s, rule)] = np.int64(c.rules["hash"][rule]) << 32 | after + 1
+        _replace_head(c, s, rule, after)
     else:
         _remove_slot(c, s, _find_slot(c, s, rule))
 
@@ -525,7 +556,7 @@ def _unlink(c: Any, s: Any, rule: Any) -> Any:
 def _chain_head(c: Any, s: Any, rule: Any) -> Any:
     """Head of the chain that `rule` is in."""
     hashed = np.int64(c.rules["hash"][rule])
-    slots = c.subtables["slots"][s]
+    slots = np.int64(c.subtables["slots"][s])
     slots_class = np.int64(c.subtables["slots_class"][s])
     last = (np.int64(1) << slots_class) - 1
     place = _home(hashed, slots_class)
@@ -577,7 +608,7 @@ def _is_covered(c: Any, s: Any, rule: Any, triples: Any, n: Any) -> Any:
 @kernel
 def select_subtable(c: Any, s: Any, triples: Any, n: Any, found: Any, n_found: Any) -> Any:
     """Append the rules of subtable s that the match of n (word, mask, value) triples covers; returns the new count."""
-    slots = c.subtables["slots"][s]
+    slots = np.int64(c.subtables["slots"][s])
     for at in range(slots, slots + (np.int64(1) << np.int64(c.subtables["slots_class"][s]))):
         if c.pool[at] != 0:
             rule = (c.pool[at] & _U32) - 1

@@ -45,8 +45,10 @@ SUBTABLE = np.dtype(
         ("table", np.uint8),
         ("slots_class", np.uint8),
         ("pad", np.uint8),
-        ("slots", np.int64),  # pool offset of the slots: hash << 32 | rule + 1, 0 when free
-        ("extra", np.int64),  # pool offset of word, mask pairs beyond INLINE_WORDS; 0: none
+        ("slots", np.int32),  # pool offset of the slots: hash << 32 | rule + 1, 0 when free
+        ("extra", np.int32),  # pool offset of word, mask pairs beyond INLINE_WORDS; 0: none
+        ("only", np.int32),  # the chain, when there is just one; else -1
+        ("pad2", np.int32),
         # line 2
         ("masks", np.int64, INLINE_WORDS - 1),
         ("bloom", np.int64, BLOOM_WORDS),  # one bit per hash of all words

@@ -154,7 +154,8 @@ class Datapath:
                 n,
                 self.batch_size,
             )
-            self.tracker.drain()
+            if self.tracker.arrays.state["n_events"][0]:
+                self.tracker.drain()
             if done < n:
                 self._make_room()
         output = self._output

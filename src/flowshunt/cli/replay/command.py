@@ -42,7 +42,7 @@ def execute(options: ReplayOptions) -> int:
         tally = Tally()
         outcome = _replay(options, switch, source, [tally.add, *outputs.consumers])
         report = _report(options, switch, source, tally, outcome)
-        _write(options, switch, report, outputs)
+        _write(options, report, outputs)
     for damage in outcome.damages:
         complain(str(damage))
     if outcome.ending is Ending.INTERRUPTED:
@@ -67,7 +67,8 @@ def make_switch(options: ReplayOptions) -> Switch:
         for number, text in enumerate(options.flows, 1):
             switch.add_flows(text, "--set-flow" if len(options.flows) == 1 else f"--set-flow {number}")
     except FlowSyntaxError as error:
-        raise UsageError(str(error)) from None
+        hint = f"the ports are {' and '.join(switch.ports)}; --sides and --port name them"
+        raise UsageError(str(error), hint=hint if "port" in error.message else None) from None
     if not options.flow_files and not options.flows:
         switch.add_flows(DEFAULT_FLOWS, "default rules")
     return switch
@@ -136,20 +137,19 @@ def _report(
         outcome,
         profile=options.profile.value,
         default_rules=not options.flow_files and not options.flows,
-        sources={port.name: port.path for port in options.ports},
+        sources=options.sources,
         sides=source.sides if isinstance(source, SidedSource) else None,
         n_skipped=source.n_skipped,
+        with_listing=options.table is not None or options.json is not None,
     )
 
 
-def _write(options: ReplayOptions, switch: Switch, report: Report, outputs: _Outputs) -> None:
+def _write(options: ReplayOptions, report: Report, outputs: _Outputs) -> None:
     """What comes at the end: the table, the JSON, the summary."""
-    if options.table is not None or outputs.json is not None:
-        listing = connections.in_order(switch.tracker.connections(report.now_ms))
-        if options.table is not None:
-            connections.write(listing, options.table, sys.stdout)
-        if outputs.json is not None:
-            document.write(report, listing, outputs.json)
+    if options.table is not None:
+        connections.write(report.listing, options.table, sys.stdout)
+    if outputs.json is not None:
+        document.write(report, outputs.json)
     sys.stdout.flush()
     if not options.quiet:
         show(render.sections(report), sys.stderr if options.stdout_users else sys.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TextIO
 
 from flowshunt.cli.replay.options import TableStyle
@@ -19,8 +20,17 @@ _LINES: dict[TableStyle, Callable[[Connection], str]] = {
 
 
 def in_order(connections: Iterable[Connection]) -> list[Connection]:
-    """By start time, then protocol, zone and tuple."""
-    return sorted(connections, key=lambda connection: connection.sort_key)
+    """By start time, then protocol, zone and tuple, and numbered from 1 in that order.
+
+    The tracker's own numbers say where in its memory a connection lies. That depends on when expired ones made room,
+    and so on the size of batches.
+    """
+    ordered = sorted(connections, key=lambda connection: connection.sort_key)
+    numbers: dict[int | None, int] = {connection.id: n for n, connection in enumerate(ordered, 1)}
+    return [
+        replace(connection, id=n, generation=0, parent=numbers.get(connection.parent))
+        for n, connection in enumerate(ordered, 1)
+    ]
 
 
 def write(connections: Iterable[Connection], style: TableStyle, out: TextIO) -> int:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from flowshunt.cli.replay.report import Report
-from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.listing.json import document as connection_document
 from flowshunt.ports.capture.sides import Side, Sides
 
 FORMAT = "flowshunt/replay/1"
 
 
-def write(report: Report, connections: Iterable[Connection], out: TextIO) -> None:
-    """Write `report` and `connections` as one object. Connections are written one by one, each on its line."""
+def write(report: Report, out: TextIO) -> None:
+    """Write `report`, made with its listing, as one object. Connections are written one by one, each on its line."""
     head = json.dumps(_head(report), indent=2, ensure_ascii=False)
     out.write(f'{head[: head.rindex("}")].rstrip()},\n  "connections": [')
     separator = "\n    "
-    for connection in connections:
+    for connection in report.listing:
         out.write(separator + json.dumps(connection_document(connection), ensure_ascii=False))
         separator = ",\n    "
     out.write("\n  ]\n}\n")

@@ -74,6 +74,11 @@ class ReplayOptions:
     """Neither summary nor progress."""
 
     @property
+    def sources(self) -> dict[str, str]:
+        """The capture that each port's packets come from, by the port's name."""
+        return {port.name: port.path for port in self.ports} or dict.fromkeys(self.sides, self.capture or "")
+
+    @property
     def stdout_users(self) -> tuple[str, ...]:
         """Options whose output goes to standard output."""
         users = (
@@ -91,7 +96,7 @@ class ReplayOptions:
             raise UsageError("CAPTURE and --port exclude each other", hint="give every capture its --port NAME=FILE")
         if self.ports and self.inside:
             raise UsageError("--inside is about the sides of one CAPTURE", hint="with --port the sides are known")
-        names = [port.name for port in self.ports] or list(self.sides)
+        names = [port.name for port in self.ports] or [*self.sides]
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"two ports are called {name}", hint="give every port its own name")

@@ -15,7 +15,7 @@ class Reason(NamedTuple):
 
 INVALID = {
     "not-ip": Reason("neither IPv4 nor IPv6", "send only ip and ipv6 through ct() to keep ARP and the like out"),
-    "malformed": Reason("headers cut off or contradictory", "capture whole packets (tcpdump -s 0)"),
+    "malformed": Reason("headers cut off or contradictory"),
     "fragment": Reason("IP fragment; fragments are not put together"),
     "checksum": Reason(
         "wrong checksum",
@@ -28,6 +28,8 @@ INVALID = {
     "tcp": Reason("TCP outside its window or out of order", "use --no-sequence-check if the capture has gaps"),
 }
 """Why the tracker calls a packet invalid, by counter."""
+
+UNTRACKED = Reason("no rule sent it through ct()")
 
 FULL = Reason("the connection table was full", "raise --max-connections")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flowshunt.cli.layout import Column, Section
 from flowshunt.cli.numbers import count, duration, moment, share, size
@@ -11,6 +12,7 @@ from flowshunt.cli.replay.report import Report
 from flowshunt.cli.replay.run import Ending
 
 TOP_RULES = 10
+SHOWN_MACS = 3
 
 _FACTS = (Column(""), Column(""))
 _REASONS = (Column("reason"), Column("packets", True), Column("meaning"))
@@ -22,9 +24,9 @@ def sections(report: Report) -> list[Section]:
         _overview(report),
         _connections(report),
         _ct_states(report),
-        _by_reason("Not tracked or invalid, by reason", report.invalid, reasons.INVALID, report.packets),
-        _by_reason("Damaged packets", report.verdicts, reasons.VERDICTS, report.packets),
-        _by_reason("Dropped, by reason", report.drops, reasons.DROPS, report.packets),
+        _not_tracked(report),
+        _by_reason("Not parsed to their end, by reason", report.verdicts, reasons.VERDICTS),
+        _by_reason("Dropped, by reason", report.drops, reasons.DROPS),
         _ports(report),
         _sides(report),
         _rules(report),
@@ -96,7 +98,16 @@ def _state_name(text: str) -> str:
     return "never tracked" if text == "-" else text
 
 
-def _by_reason(title: str, counts: Mapping[str, int], known: Mapping[str, reasons.Reason], whole: int) -> Section:
+def _not_tracked(report: Report) -> Section:
+    section = _by_reason("Not tracked or invalid, by reason", report.invalid, reasons.INVALID)
+    n_untracked = report.ct_states.get("-", 0)
+    if not n_untracked:
+        return section
+    row = ("never tracked", count(n_untracked), reasons.UNTRACKED.what)
+    return replace(section, rows=(*section.rows, row))
+
+
+def _by_reason(title: str, counts: Mapping[str, int], known: Mapping[str, reasons.Reason]) -> Section:
     explained = {name: known.get(name, reasons.Reason("")) for name in counts}
     rows = tuple((name, count(n), explained[name].what) for name, n in counts.items())
     hints = dict.fromkeys(f"{name}: {reason.hint}" for name, reason in explained.items() if reason.hint)
@@ -133,7 +144,7 @@ def _sides(report: Report) -> Section:
     if report.sides is None or not report.packets:
         return Section("Sides", columns, ())
     rows = tuple(
-        (port.name, count(side.n_macs), count(side.n_addresses), ", ".join(side.macs))
+        (port.name, count(side.n_macs), count(side.n_addresses), _some(side.macs))
         for port, side in zip(report.ports, (report.sides.inside, report.sides.outside), strict=True)
     )
     how = "told apart by MAC address" if report.sides.by == "mac" else "told apart by IP address"
@@ -146,6 +157,10 @@ def _sides(report: Report) -> Section:
             "if that is wrong, one capture per port (--port NAME=FILE) leaves no doubt."
         )
     return Section("Sides of the capture", columns, rows, tuple(remarks))
+
+
+def _some(macs: tuple[str, ...]) -> str:
+    return ", ".join(macs[:SHOWN_MACS]) + (", …" if len(macs) > SHOWN_MACS else "")
 
 
 def _rules(report: Report) -> Section:

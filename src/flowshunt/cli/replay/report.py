@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowshunt.cli.replay import reasons
+from flowshunt.cli.replay.connections import in_order
 from flowshunt.cli.replay.run import Outcome
 from flowshunt.cli.replay.tally import PortCount, Tally
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.states import ct_state_text
 from flowshunt.datapath.schema import FATES
+from flowshunt.packet.schema import VERDICT_OK, VERDICTS
 from flowshunt.rules.openflow.format import format_flow
 
 if TYPE_CHECKING:
     from flowshunt.app import Switch
     from flowshunt.ports.capture.sides import Sides
+    from flowshunt.rules.openflow.flow import Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class RuleReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything about a run but the connections themselves.
+    """Everything about a run.
 
     Mappings are in the order in which they are shown: the most frequent first, then by name.
     """
@@ -71,6 +74,8 @@ class Report:
     """Packets that left at least one port."""
     connections: Mapping[tuple[str, str], int]
     """Living connections by protocol and state."""
+    listing: Sequence[Connection]
+    """The living connections in the order of listings, if they were asked for."""
     counters: Mapping[str, int]
     """Of switch and tracker, as they name them."""
     ports: tuple[PortReport, ...]
@@ -114,11 +119,21 @@ def make_report(
     sources: Mapping[str, str],
     sides: Sides | None = None,
     n_skipped: int = 0,
+    with_listing: bool = False,
 ) -> Report:
-    """Collect the state of `switch` and of `tally`, which is flushed; `sources` are file names by port name."""
+    """Collect the state of `switch` and of `tally`, which is flushed; `sources` are file names by port name.
+
+    First the tracker removes what has expired by the capture's last packet. How much of that it did on the way depends
+    on the size of batches, and a report must not.
+    """
     tally.flush()
-    counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
     now_ms = (tally.last_ns or 0) // 1_000_000
+    switch.tracker.sweep(now_ms)
+    counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
+    verdicts = reasons.split(counters, "verdict.")
+    verdicts.pop(VERDICTS[VERDICT_OK], None)
+    living = switch.tracker.connections(now_ms)
+    listing = in_order(living) if with_listing else []
     fates = {name: int(tally.fates[index]) for index, name in enumerate(FATES)}
     return Report(
         outcome=outcome,
@@ -133,9 +148,10 @@ def make_report(
         ct_states=_ct_states(tally),
         invalid=reasons.split(counters, "tracker.invalid-"),
         drops=reasons.split(fates, "drop."),
-        verdicts=reasons.split(counters, "verdict."),
+        verdicts=verdicts,
         n_output=fates["output"],
-        connections=count_connections(switch.tracker.connections(now_ms)),
+        connections=count_connections(listing if with_listing else living),
+        listing=listing,
         counters=dict(sorted(counters.items())),
         ports=tuple(
             PortReport(name, number, sources.get(name), tally.ports.get(number, PortCount()))
@@ -154,9 +170,12 @@ def _ct_states(tally: Tally) -> dict[str, int]:
 
 def _rules(switch: Switch) -> tuple[RuleReport, ...]:
     rules = [
-        RuleReport(
-            entry.flow.table, entry.flow.priority, format_flow(entry.flow, switch.ports), entry.packets, entry.bytes
-        )
+        RuleReport(entry.flow.table, entry.flow.priority, _rule_text(entry.flow, switch), entry.packets, entry.bytes)
         for entry in switch.flows()
     ]
     return tuple(sorted(rules, key=lambda rule: (-rule.packets, rule.table, -rule.priority, rule.text)))
+
+
+def _rule_text(flow: Flow, switch: Switch) -> str:
+    """Flow text that names the table also when it is 0."""
+    return f"{'' if flow.table else 'table=0, '}{format_flow(flow, switch.ports)}"
