@@ -14,7 +14,7 @@ from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.packet.schema import Batch
-from flowshunt.rules.openflow.compile import compile_flow
+from flowshunt.rules.openflow.compile import FlowCompiler
 from flowshunt.rules.openflow.errors import FlowWarning
 from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
 from flowshunt.rules.openflow.parse import Command, parse_flows
@@ -48,7 +48,7 @@ class Switch:
             max_connections=max_connections,
             batch_size=batch_size,
         )
-        self.datapath = Datapath(self.tracker, batch_size, compile_flow=compile_flow)
+        self.datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler())
         self._ports: dict[str, int] = {}
 
     @property
@@ -101,16 +101,16 @@ class Switch:
     def del_flows(self, text: str, source: str = "<flows>") -> int:
         """Delete the flows that a text selects, one match on each line; empty: all. Returns how many."""
         if not text.strip():
-            return len(self.datapath.delete(Flow(), all_tables=True))
+            return len(self.datapath.delete_flows(Flow(table=ALL_TABLES)))
         commands = parse_flows(text, self._ports, source=source, command="del")
         return sum(self._carry_out(command, flow, 0) for command, flow in commands)
 
     def _carry_out(self, command: Command, flow: Flow, now_ms: int) -> int:
         strict = command.endswith("_strict")
         if command.startswith("del"):
-            return len(self.datapath.delete(flow, strict=strict, all_tables=flow.table == ALL_TABLES))
+            return len(self.datapath.delete_flows(flow, strict=strict))
         if command.startswith("mod"):
-            return self.datapath.modify(flow, strict=strict, now_ms=now_ms)
+            return self.datapath.modify_flows(flow, strict=strict, now_ms=now_ms)
         return self.datapath.add_flows([flow], now_ms)
 
     def process(self, batch: Batch) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from typer.testing import CliRunner
 
 from flowshunt.cli.main import app
 from flowshunt.ports.capture.reader import open_capture
+from flowshunt.ports.capture.writer import PcapngWriter
+from tests.cli.fakes import make_batch
 from tests.cli.test_report import check_schema
 from tests.cli.test_sources import TALK, write
-from tests.cli.tlines import CAPTURES
+from tests.cli.tlines import CAPTURES, read_conntrack, read_dpctl
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 DEADLINE_S = 300
@@ -51,9 +54,8 @@ def start(*arguments: str | Path, **more: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=environment,
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **more,
+        **{"stdout": subprocess.PIPE, **more},
     )
 
 
@@ -136,6 +138,52 @@ def test_rules_come_from_files_and_from_the_command_line(talk: str, tmp_path: Pa
     assert found["summary"]["dropped"] == [{"reason": "action", "packets": 100}]
     assert "action" in run.err
     assert "p0" in run.err
+
+
+def broken_checksums(tmp_path: Path) -> str:
+    """TALK with a wrong checksum in every IPv4 header."""
+    return write(tmp_path / "broken.pcap", [frame[:24] + b"\xff\xff" + frame[26:] for frame in TALK])
+
+
+def test_checksums_can_be_taken_as_good(tmp_path: Path) -> None:
+    path = broken_checksums(tmp_path)
+    run = replay(path)
+    assert "\n  checksum      200  wrong checksum\n" in run.out
+    assert "use --no-checksum" in run.out
+    assert "connections  0 alive at the end" in run.out
+    assert "connections  100 alive at the end" in replay(path, "--no-checksum").out
+
+
+def test_the_size_of_the_table_can_be_limited(talk: str) -> None:
+    run = replay(talk, "--max-connections", "10")
+    assert "connections  10 alive at the end" in run.out
+    assert "refused: the connection table was full; raise --max-connections." in run.out
+
+
+@needs_captures
+def test_profiles_differ_as_the_real_trackers_do() -> None:
+    capture = CAPTURES / "zeek-ftp-ipv4.pcap"
+    for profile, suffix, table in (("default", "ovs", "dpctl-more"), ("linux", "kernel", "conntrack-extended")):
+        run = replay(capture, "--profile", profile, "--table", table, "--quiet")
+        lines = [line[2:] for line in (CAPTURES / f"zeek-ftp-ipv4.{suffix}").read_text().splitlines() if line[0] == "T"]
+        assert sorted(tuple_and_state(line) for line in run.out.splitlines()) == sorted(map(tuple_and_state, lines))
+
+
+def tuple_and_state(line: str) -> tuple[object, ...]:
+    """What is compared of a table line: both tuples and the TCP states."""
+    if line.startswith("ipv"):
+        found = read_conntrack(re.sub(r" packets=\d+ bytes=\d+", "", line))
+    else:
+        found = read_dpctl(re.sub(r",packets=\d+,bytes=\d+|,start=[^,]+", "", line))
+    return found.original.sort_key, found.reply.sort_key, found.states
+
+
+@needs_captures
+def test_sequence_numbers_can_be_taken_as_good() -> None:
+    capture = CAPTURES / "suri-tcp-session-stream-out-of-window.pcap"
+    strict = json.loads(replay(capture, "--json", "-", "--quiet").out)
+    loose = json.loads(replay(capture, "--json", "-", "--quiet", "--no-sequence-check").out)
+    assert (strict["counters"]["tracker.invalid-tcp"], loose["counters"]["tracker.invalid-tcp"]) == (1, 0)
 
 
 def test_what_leaves_each_port_is_written(talk: str, tmp_path: Path) -> None:
@@ -231,6 +279,39 @@ def test_files_that_cannot_be_opened_are_named(talk: str, tmp_path: Path) -> Non
         assert (run.status, run.out) == (2, "")
         assert str(tmp_path / "none") in run.err
         assert "No such file or directory" in run.err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full (Linux)")
+def test_an_output_that_fails_on_the_way_ends_with_status_1(talk: str) -> None:
+    for arguments in (["--states", "/dev/full"], ["--json", "/dev/full"]):
+        run = replay(talk, *arguments, "--quiet")
+        assert (run.status, run.out) == (1, "")
+        assert "cannot go on: No space left on device" in run.err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full (Linux)")
+def test_a_full_disk_behind_standard_output_ends_with_status_1(talk: str) -> None:
+    with open("/dev/full", "wb") as full, start("replay", talk, "--states", "-", "--quiet", stdout=full) as process:
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, err) == (1, b"flowshunt: cannot go on: No space left on device\n")
+
+
+def test_a_time_that_pcap_cannot_say_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    late = str(tmp_path / "late.pcapng")
+    batch = make_batch(TALK[:2], first_ns=1 << 62)
+    with PcapngWriter(late) as writer:
+        writer.write(batch.data, batch.packets)
+    run = replay(late, "--write", tmp_path, "--quiet")
+    assert run.status == 2
+    assert "has a time that the format can't say" in run.err
+    assert "--write-port NAME=FILE.pcapng" in run.err
+    assert replay(late, "--write-port", f"outside={tmp_path / 'a.pcapng'}", "--quiet").status == 0
+
+
+def test_what_is_odd_about_a_rule_is_a_warning(talk: str) -> None:
+    run = replay(talk, "--set-flow", "nw_src=10.0.0.1,actions=normal", "--quiet")
+    assert run.status == 0
+    assert "flowshunt: warning: --set-flow:1:1: " in run.err
 
 
 def test_a_wrong_rule_shows_file_line_column_and_the_word(talk: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from flowshunt.datapath.schema import FATES, SOURCE_BATCH
 from flowshunt.datapath.tables import Datapath
 from flowshunt.packet.schema import Batch
 from flowshunt.rules.openflow import flow as F
-from flowshunt.rules.openflow.compile import compile_flow
+from flowshunt.rules.openflow.compile import FlowCompiler
 from tests.builders import Packet, batch_of
 
 IP = ("eth_type", 0x0800, 0xFFFF)
@@ -29,7 +29,7 @@ class Sent(NamedTuple):
 
 
 def switch(*flows: F.Flow, ports: Iterable[int] = (1, 2, 3), batch_size: int = 256) -> Datapath:
-    datapath = Datapath(Tracker(max_connections=1000, seed=1), batch_size, compile_flow=compile_flow)
+    datapath = Datapath(Tracker(max_connections=1000, seed=1), batch_size, compiler=FlowCompiler())
     for port in ports:
         datapath.ports.add(port)
     datapath.add_flows(flows)

@@ -42,7 +42,9 @@ def matches(draw: st.DrawFn) -> tuple[tuple[int, int, int], ...]:
     return tuple((word, mask, draw(st.sampled_from(VALUES)) & mask) for word, mask in zip(words, masks, strict=True))
 
 
-rules_of_any_kind = st.builds(lambda match, priority: CompiledRule(3, priority, match, PROGRAM), matches(), st.integers(0, 6))
+rules_of_any_kind = st.builds(
+    lambda match, priority: CompiledRule(3, priority, match, PROGRAM), matches(), st.integers(0, 6)
+)
 
 
 def key_for(match: tuple[tuple[int, int, int], ...], filler: int) -> list[int]:
@@ -103,7 +105,7 @@ def test_finds_each_of_many_rules_of_one_mask() -> None:
 
 def test_rules_that_differ_only_in_the_top_bits_of_a_word_spread() -> None:
     rules = Rules()
-    rules.add(CompiledRule(0, 1, ((6, np.int64(-1) << 48, np.int64(port) << 48),), PROGRAM) for port in range(0, 256))
+    rules.add(CompiledRule(0, 1, ((6, np.int64(-1) << 48, np.int64(port) << 48),), PROGRAM) for port in range(256))
     slots = int(rules.arrays.subtables["slots"][0])
     n_slots = 1 << int(rules.arrays.subtables["slots_class"][0])
     used = rules.arrays.pool[slots : slots + n_slots] != 0
@@ -148,14 +150,16 @@ def test_a_flow_changed_often_takes_no_more_memory() -> None:
     rules = Rules()
     rules.add(many(10))
     rule = CompiledRule(0, 5, tuple((word, -1, 1) for word in range(7)), (1, 2, 3, 0))
-    for _ in range(3):
-        rules.add([rule])
-        rules.remove([rules.find(rule)])
+
+    def change(times: int) -> None:
+        for n in range(times):
+            rules.add([rule._replace(program=(1,) * (1 + n % 4))])
+            rules.add([rule])
+            rules.remove([rules.find(rule)])
+
+    change(4)
     used = rules.arrays.state["pool_used"][0], rules.arrays.state["n_rules"][0], rules.arrays.state["n_subtables"][0]
-    for n in range(50):
-        rules.add([rule._replace(program=(1,) * (1 + n % 4))])
-        rules.add([rule])
-        rules.remove([rules.find(rule)])
+    change(50)
     assert used == (
         rules.arrays.state["pool_used"][0],
         rules.arrays.state["n_rules"][0],
@@ -169,7 +173,7 @@ def test_full_tables_say_so_and_keep_working(n_rules: int, n_subtables: int, n_w
     rules = Rules()
     rules.arrays = D.make_tables(n_rules, n_subtables, n_words)
     added = []
-    with pytest.raises(UsageError, match="full|too many masks"):
+    with pytest.raises(UsageError, match=r"full|too many masks"):
         for n in range(99):
             match = tuple((word, -1 << (n // 3), 1 << 62) for word in range(words))
             rule = CompiledRule(0, n, match, PROGRAM)
@@ -186,7 +190,9 @@ def test_full_tables_say_so_and_keep_working(n_rules: int, n_subtables: int, n_w
 def test_all_tables_can_be_used() -> None:
     rules = Rules()
     rules.add(CompiledRule(table, table, (), PROGRAM) for table in range(D.N_TABLES))
-    assert [rules.rule(search(rules, [0] * KEY_WORDS, table)).priority for table in range(D.N_TABLES)] == list(range(255))
+    assert [rules.rule(search(rules, [0] * KEY_WORDS, table)).priority for table in range(D.N_TABLES)] == list(
+        range(255)
+    )
     assert rules.tables()[254].masks == 1
 
 
@@ -207,7 +213,7 @@ def test_selection_by_a_wider_match() -> None:
     rules.add([inside, outside, coarser, elsewhere, many_words])
     wanted = CompiledRule(0, 0, ((5, 0xFF00, 0x1200),), PROGRAM)
     assert {rules.rule(n) for n in rules.select(wanted)} == {inside, many_words}
-    assert {rules.rule(n) for n in rules.select(wanted, all_tables=True)} == {inside, elsewhere, many_words}
+    assert {rules.rule(n) for n in rules.select(wanted._replace(table=D.ALL_TABLES))} == {inside, elsewhere, many_words}
     assert rules.select(wanted, strict=True) == []
     assert [rules.rule(n) for n in rules.select(inside, strict=True)] == [inside]
     assert rules.select(inside._replace(priority=2), strict=True) == []

@@ -43,10 +43,14 @@ OFFSETS = (
     1 << 30,
     1 << 31,
 )
+ODD_FLAGS = (
+    ACK, ACK, RST, RST, RST | ACK, RST | ACK, FIN | ACK, FIN | ACK, SYN, SYN | ACK,
+    ACK | URG, FIN, 0, SYN | FIN, SYN | RST, PSH,
+)  # fmt: skip
 WINDOWS = (0, 1, 100, 1000, 8192, 65535)
 # Milliseconds: nearly nothing, a pause, the timeouts and their edges, ages, backwards.
 STEPS = (
-    (0, 900), (1, 300), (40, 300), (700, 100), (2100, 30), (9_999, 8), (10_000, 8), (29_999, 8), (30_000, 12),
+    (0, 900), (1, 300), (40, 300), (700, 100), (2000, 40), (9_999, 8), (10_000, 8), (29_999, 8), (30_000, 12),
     (45_000, 6), (60_000, 8), (120_000, 8), (300_000, 4), (600_000, 2), (900_000, 2), (3_600_000, 1),
     (86_400_000, 1), (432_000_000, 1), (-500, 3), (-40_000, 1),
 )  # fmt: skip
@@ -207,7 +211,7 @@ class TcpFlow:
             return self.late.pop(r.randrange(len(self.late)))
         if self.sent and chance < 0.36:
             return r.choice(self.sent)
-        if chance < 0.40:
+        if chance < 0.46:
             return self.odd()
         if not self.script:
             if r.random() < 0.7:
@@ -217,9 +221,9 @@ class TcpFlow:
             if not self.script:
                 return None
         packet = self.segment(*self.script.popleft())
-        if chance < 0.44:
+        if chance < 0.50:
             return None
-        if chance < 0.48:
+        if chance < 0.54:
             self.late.append(packet)
             return None
         self.sent.append(packet)
@@ -235,9 +239,10 @@ class TcpFlow:
     def odd(self) -> bytes:
         """A segment near the flow's numbers, but not right."""
         r, d = self.random, self.random.randrange(2)
-        seq = self.position[d] + r.choice((0, 0, r.choice(OFFSETS)))
-        ack = r.choice((0, self.position[1 - d], self.position[1 - d] + r.choice(OFFSETS)))
-        flags = r.choice((SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK, ACK | URG, FIN, 0, SYN | FIN, SYN | RST, PSH))
+        wrong_seq, wrong_ack = r.choice(((0, 0), (0, 1), (1, 0), (1, 1)))
+        seq = self.position[d] + wrong_seq * r.choice(OFFSETS)
+        ack = self.position[1 - d] + wrong_ack * r.choice((*OFFSETS, -self.position[1 - d]))
+        flags = r.choice(ODD_FLAGS)
         return self.build(d, seq, ack, flags, r.choice(WINDOWS), r.choice((0, 0, 1, 1000)))
 
     def build(self, d: int, seq: int, ack: int, flags: int, window: int, payload: int) -> bytes:

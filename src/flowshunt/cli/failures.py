@@ -35,7 +35,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        _silence_stdout()
+        give_up_stdout()
         raise SystemExit(PIPE_CLOSED) from None
     except KeyboardInterrupt:
         complain("interrupted")
@@ -49,8 +49,11 @@ def reported() -> Iterator[None]:
         raise SystemExit(WRONG_USAGE) from None
 
 
-def _silence_stdout() -> None:
-    """Keep the interpreter from complaining when it flushes standard output at exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.close(devnull)
+def give_up_stdout() -> None:
+    """Where standard output cannot be written any more, keep the interpreter from failing once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)

@@ -14,6 +14,6 @@ learned stations, `tables.Datapath` is the facade over all of it.
 A packet is never parked: its connection's memory was asked for in the loop's first stages, so ct is a call like
 any other, and a batch gives what its packets one by one would.
 
-May import: `flowshunt.conntrack`, `flowshunt.packet`, `flowshunt.jit`, `flowshunt.base`. Hands out: `Datapath`, `Result`,
-`CompiledRule`, `FATES`.
+May import: `flowshunt.conntrack`, `flowshunt.packet`, `flowshunt.jit`, `flowshunt.base`. Hands out: `Datapath`,
+`Compiler`, `Result`, `CompiledRule`, `FATES`.
 """

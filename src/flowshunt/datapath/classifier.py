@@ -443,10 +443,10 @@ def _hash_values(c: Any, s: Any, values: Any, at: Any) -> Any:
 
 @kernel
 def _has_values(c: Any, s: Any, rule: Any, values: Any, at: Any) -> Any:
+    difference = np.int64(0)
     for j in range(np.int64(c.subtables["n_words"][s])):
-        if _get_value(c, rule, j) != values[at + j]:
-            return False
-    return True
+        difference |= _get_value(c, rule, j) ^ values[at + j]
+    return difference == 0
 
 
 @kernel(inline=False)

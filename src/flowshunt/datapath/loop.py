@@ -27,7 +27,7 @@ from flowshunt.datapath.schema import (
     make_tables,
     make_work,
 )
-from flowshunt.jit import kernel, prefetch
+from flowshunt.jit import by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
 
@@ -89,6 +89,11 @@ def run_batch(
     when there might not be room for all that one more packet causes; the caller drains events or enlarges `tx` and
     `tx_data`, and calls again.
     """
+    w = by_reference(w)
+    c = by_reference(c)
+    p = by_reference(p)
+    o = by_reference(o)
+    t = by_reference(t)
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]

@@ -158,13 +158,15 @@ class Rules:
         found = int(changes.find_rule(self.arrays, subtable, rule.priority, values))
         return found if found >= 0 else None
 
-    def select(self, rule: CompiledRule, *, strict: bool = False, all_tables: bool = False) -> list[int]:
-        """Numbers of the rules that a change means.
+    def select(self, rule: CompiledRule, *, strict: bool = False) -> list[int]:
+        """Numbers of the rules that a change means, in its table or, when that is ALL_TABLES, in all.
 
         Strict: the one of equal match and priority. Otherwise all whose packets the match covers, whatever their
         priority (OpenFlow's non-strict selection).
         """
-        tables = [table for table, n in enumerate(self._per_table) if n] if all_tables else [rule.table]
+        tables = [rule.table]
+        if rule.table == D.ALL_TABLES:
+            tables = [table for table, n in enumerate(self._per_table) if n]
         if strict:
             numbers = (self.find(rule._replace(table=table)) for table in tables)
             return [number for number in numbers if number is not None]

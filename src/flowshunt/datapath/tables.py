@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -37,17 +37,46 @@ class Result(NamedTuple):
     tx_data: np.ndarray
 
 
-def _identity(rule: Any) -> CompiledRule:
-    if not isinstance(rule, CompiledRule):
-        raise TypeError("without a compiler a datapath takes CompiledRule")
-    return rule
+class Compiler(Protocol):
+    """What the datapath asks about flows, whatever they are. All methods may raise UsageError for a wrong flow."""
+
+    def compile(self, flow: Any) -> CompiledRule:
+        """A flow as a rule, with the flow as its source."""
+
+    def compile_selection(self, request: Any) -> CompiledRule:
+        """Table (ALL_TABLES: any), priority and match by which a change or deletion selects; the program is unused."""
+
+    def is_selected(self, flow: Any, request: Any) -> bool:
+        """Whether `request` selects a flow that its match selects; cookies and output ports are considered here."""
+
+    def merge(self, flow: Any, request: Any) -> Any:
+        """What a flow becomes by a change: its own match and priority, the other's actions."""
+
+
+class PlainCompiler:
+    """Takes rules that are compiled already."""
+
+    def compile(self, flow: CompiledRule) -> CompiledRule:
+        """The rule itself, as its own source. Raises TypeError when it is something else."""
+        if not isinstance(flow, CompiledRule):
+            raise TypeError(f"without a compiler a datapath takes CompiledRule, not {type(flow).__name__}")
+        return flow._replace(source=flow)
+
+    compile_selection = compile
+
+    def is_selected(self, flow: CompiledRule, request: CompiledRule) -> bool:
+        """Always."""
+        return True
+
+    def merge(self, flow: CompiledRule, request: CompiledRule) -> CompiledRule:
+        """The flow with the program of the request."""
+        return flow._replace(program=request.program)
 
 
 class Datapath:
     """Tables, ports and the batch loop, with one tracker. One thread uses a datapath.
 
-    What it takes as a flow is what `compile_flow` compiles; without one, CompiledRule itself. Times are milliseconds
-    since the epoch.
+    A flow is whatever `compiler` compiles; without one, a CompiledRule. Times are milliseconds since the epoch.
     """
 
     def __init__(
@@ -55,7 +84,7 @@ class Datapath:
         tracker: Tracker | None = None,
         batch_size: int = BATCH_MAX,
         *,
-        compile_flow: Callable[[Any], CompiledRule] = _identity,
+        compiler: Compiler | None = None,
     ) -> None:
         """Make a datapath without rules and ports, with a tracker of its own when none is given.
 
@@ -63,7 +92,7 @@ class Datapath:
         """
         if not 1 <= batch_size <= BATCH_MAX:
             raise UsageError(f"batch size {batch_size} is out of range", hint=f"1 to {BATCH_MAX}")
-        self.tracker = tracker or Tracker()
+        self.tracker = Tracker() if tracker is None else tracker  # an empty one is false
         if len(self.tracker.arrays.events) < MAX_EVENTS:
             raise UsageError(
                 "the tracker has too little room for the events of one packet", hint=f"make it {MAX_EVENTS}"
@@ -71,7 +100,7 @@ class Datapath:
         self.batch_size = batch_size
         self.ports = Ports()
         self.rules = Rules()
-        self._compile = compile_flow
+        self._compiler = compiler or PlainCompiler()
         self._work = D.make_work(batch_size)
         self._output = D.make_output(0, _FRAMES_AT_ONCE, _SIZE_AT_ONCE)
 
@@ -87,37 +116,35 @@ class Datapath:
         All are compiled before the first is added. Returns how many. Raises UsageError for a flow that cannot be
         compiled (nothing is added) and when the tables are full (those before it are).
         """
-        return self.rules.add([self._compile(flow) for flow in flows], now_ms)
+        return self.rules.add([self._compiler.compile(flow) for flow in flows], now_ms)
 
-    def delete(
-        self,
-        flow: Any,
-        *,
-        strict: bool = False,
-        all_tables: bool = False,
-        keep: Callable[[FlowStatistics], bool] | None = None,
-    ) -> list[Any]:
-        """Delete what the match of `flow` selects (see `Rules.select`), but what `keep` wants; returns the flows.
+    def delete_flows(self, request: Any, *, strict: bool = False) -> list[Any]:
+        """Delete what `request` selects, and return it.
 
-        The actions of `flow` do not count.
+        Strict: the flow of equal match and priority. Otherwise all flows whose packets the match covers, whatever
+        their priority (OpenFlow's non-strict selection).
         """
-        numbers = self.rules.select(self._compile(flow), strict=strict, all_tables=all_tables)
-        if keep is not None:
-            numbers = [number for number in numbers if not keep(self.rules.statistics_of(number))]
-        return [rule.source for rule in self.rules.remove(numbers)]
+        removed = self.rules.remove(self._select(request, strict))
+        return [rule.source for rule in removed]
 
-    def modify(self, flow: Any, *, strict: bool = False, add: bool = True, now_ms: int = 0) -> int:
-        """Give the actions of `flow` to what its match selects; counters stay. Returns how many were changed.
+    def modify_flows(self, request: Any, *, strict: bool = False, add: bool = True, now_ms: int = 0) -> int:
+        """Give the actions of `request` to what it selects (see `delete_flows`); counters stay.
 
-        When there is none, the flow is added if `add` is set (as OpenFlow 1.0 does), and counts as one.
+        Returns how many were changed. When there is none, the flow is added if `add` is set (as OpenFlow 1.0 does), and
+        counts as one. All are compiled before the first is changed.
         """
-        rule = self._compile(flow)
-        numbers = self.rules.select(rule, strict=strict)
-        for number in numbers:
+        numbers = self._select(request, strict)
+        merged = [self._compiler.merge(self.rules.rule(number).source, request) for number in numbers]
+        rules = [self._compiler.compile(flow) for flow in merged]
+        for number, rule in zip(numbers, rules, strict=True):
             self.rules.change(number, rule)
         if not numbers and add:
-            return self.rules.add([rule], now_ms)
+            return self.add_flows([request], now_ms)
         return len(numbers)
+
+    def _select(self, request: Any, strict: bool) -> list[int]:
+        numbers = self.rules.select(self._compiler.compile_selection(request), strict=strict)
+        return [n for n in numbers if self._compiler.is_selected(self.rules.rule(n).source, request)]
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

@@ -30,12 +30,14 @@ from flowshunt.jit.primitives import (
     store_be64,
     store_release,
 )
+from flowshunt.jit.reference import by_reference
 from flowshunt.jit.warmup import pending, warm_up
 
 __all__ = [
     "BOUNDSCHECK",
     "JIT",
     "EntryPoint",
+    "by_reference",
     "entry_points",
     "kernel",
     "load_acquire",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TextIO
 from flowshunt.app import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.cli import kernels
-from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain
+from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain, give_up_stdout
 from flowshunt.cli.replay import connections, document, render
 from flowshunt.cli.replay.options import DEFAULT_FLOWS, STDOUT, ReplayOptions
 from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
@@ -28,21 +28,37 @@ from flowshunt.rules.openflow.errors import FlowSyntaxError
 def execute(options: ReplayOptions) -> int:
     """Do what `options`, which have been checked, ask for; returns the exit status.
 
-    Raises UsageError for rules that cannot be read, OSError for files that cannot be opened.
+    Raises UsageError for rules that cannot be read, OSError for files that cannot be opened, BrokenPipeError when
+    nobody reads standard output any more.
     """
+    kernels.ready(quiet=options.quiet)
+    switch = make_switch(options)
     with ExitStack() as closing:
-        kernels.ready(quiet=options.quiet)
-        switch = make_switch(options)
         try:
             source = _open_source(options, switch, closing)
         except CaptureError as error:
             complain(str(error))
             return DAMAGED
         outputs = _open_outputs(options, switch, closing)
-        tally = Tally()
-        outcome = _replay(options, switch, source, [tally.add, *outputs.consumers])
-        report = _report(options, switch, source, tally, outcome)
-        _write(options, report, outputs)
+        try:
+            status = _replay_and_report(options, switch, source, outputs)
+            closing.close()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            complain(f"cannot go on: {error.strerror or error}")
+            give_up_stdout()
+            return DAMAGED
+    return status
+
+
+def _replay_and_report(
+    options: ReplayOptions, switch: Switch, source: SidedSource | MergedSource, outputs: _Outputs
+) -> int:
+    tally = Tally()
+    outcome = _replay(options, switch, source, [tally.add, *outputs.consumers])
+    report = _report(options, switch, source, tally, outcome)
+    _write(options, report, outputs)
     for damage in outcome.damages:
         complain(str(damage))
     if outcome.ending is Ending.INTERRUPTED:
@@ -62,16 +78,22 @@ def make_switch(options: ReplayOptions) -> Switch:
     for name in [port.name for port in options.ports] or options.sides:
         switch.add_port(name)
     try:
-        for path in options.flow_files:
-            switch.add_flows(_read_flows(path), path)
-        for number, text in enumerate(options.flows, 1):
-            switch.add_flows(text, "--set-flow" if len(options.flows) == 1 else f"--set-flow {number}")
+        for source, text in _flow_texts(options):
+            switch.add_flows(text, source, warn=lambda warning: complain(f"warning: {warning}"))
     except FlowSyntaxError as error:
         hint = f"the ports are {' and '.join(switch.ports)}; --sides and --port name them"
         raise UsageError(str(error), hint=hint if "port" in error.message else None) from None
-    if not options.flow_files and not options.flows:
-        switch.add_flows(DEFAULT_FLOWS, "default rules")
     return switch
+
+
+def _flow_texts(options: ReplayOptions) -> Iterator[tuple[str, str]]:
+    """Where each text of rules comes from, and the text."""
+    for path in options.flow_files:
+        yield path, _read_flows(path)
+    for number, text in enumerate(options.flows, 1):
+        yield "--set-flow" if len(options.flows) == 1 else f"--set-flow {number}", text
+    if not options.flow_files and not options.flows:
+        yield "default rules", DEFAULT_FLOWS
 
 
 def _read_flows(path: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
+from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.states import ct_state_text
 from flowshunt.datapath.schema import SOURCE_BATCH
 from flowshunt.ports.capture.writer import PcapngWriter, PcapWriter
@@ -51,14 +52,21 @@ class PortWriters:
             self._open = opened.pop_all()
 
     def take(self, batch: Batch, result: Result) -> None:
-        """Write what the packets of a batch became, in the order in which it left."""
+        """Write what the packets of a batch became, in the order in which it left.
+
+        Raises UsageError for a packet that the format cannot hold.
+        """
         for number, writer in self._writers.items():
             frames = result.tx[result.tx["port"] == number]
             cut = batch.packets["wire_length"].astype(np.int64) - batch.packets["length"]
             wire_length = frames["length"] + cut[frames["packet"]]
             for run in _runs(frames["source"]):
                 data = batch.data if frames["source"][run.start] == SOURCE_BATCH else result.tx_data
-                writer.write(data, frames[run], wire_length=wire_length[run])
+                try:
+                    writer.write(data, frames[run], wire_length=wire_length[run])
+                except ValueError as error:
+                    hint = "pcapng says times that pcap cannot: --write-port NAME=FILE.pcapng"
+                    raise UsageError(f"{writer.path}: {error}", hint=hint) from None
 
     def __enter__(self) -> PortWriters:
         return self

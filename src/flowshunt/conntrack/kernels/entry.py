@@ -13,7 +13,7 @@ from flowshunt.conntrack.kernels.buckets import find, migrate
 from flowshunt.conntrack.kernels.rows import destroy, move_timer
 from flowshunt.conntrack.kernels.step import HASHED, hash_and_prefetch, set_label, set_mark, suggest, track
 from flowshunt.conntrack.kernels.tuples import hash_packet, turn_word
-from flowshunt.jit import kernel, prefetch
+from flowshunt.jit import by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT
 
@@ -64,6 +64,7 @@ def track_packets(
     `keys`: int64 (RING_ROWS, KEY_WORDS), scratch. Returns how many packets are done in total: fewer than all when the
     events must be drained first.
     """
+    t = by_reference(t)
     done = first
     while done < len(packets):
         n = min(batch, len(packets) - done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -54,8 +55,45 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
     """
     if not 0 <= flow.table < N_TABLES:
         raise UsageError(f"table {flow.table} is out of range", hint=f"0 to {N_TABLES - 1}")
-    compiler = _Actions(flow)
-    return CompiledRule(flow.table, flow.priority, compile_match(flow.match), compiler.list_of(flow.actions), flow)
+    match = compile_match(flow.match)
+    return CompiledRule(flow.table, flow.priority, match, _Actions(flow).list_of(flow.actions), flow)
+
+
+class FlowCompiler:
+    """What a datapath needs to know of flows (`datapath.tables.Compiler`)."""
+
+    def compile(self, flow: F.Flow) -> CompiledRule:
+        """`compile_flow`."""
+        return compile_flow(flow)
+
+    def compile_selection(self, request: F.Flow) -> CompiledRule:
+        """Table (maybe ALL_TABLES), priority and match of a modification or deletion; its actions don't count."""
+        if not 0 <= request.table <= F.ALL_TABLES:
+            raise UsageError(f"table {request.table} is out of range", hint=f"0 to {N_TABLES - 1}")
+        return CompiledRule(request.table, request.priority, compile_match(request.match), (P.OP_END,), request)
+
+    def is_selected(self, flow: F.Flow, request: F.Flow) -> bool:
+        """Whether a flow has the cookie that a request wants, and outputs where it wants. There are no groups."""
+        if (flow.cookie ^ request.cookie) & request.cookie_mask or request.out_group is not None:
+            return False
+        return request.out_port is None or _outputs_to(flow.actions, request.out_port)
+
+    def merge(self, flow: F.Flow, request: F.Flow) -> F.Flow:
+        """A flow with the actions of a modification, and its cookie if it brings one."""
+        cookie = flow.cookie if request.new_cookie is None else request.new_cookie
+        return dataclasses.replace(flow, actions=request.actions, cookie=cookie)
+
+
+_RESERVED = {F.Normal: PORT_NORMAL, F.Flood: PORT_FLOOD, F.All: PORT_ALL, F.InPort: PORT_IN_PORT, F.Local: PORT_LOCAL}
+
+
+def _outputs_to(actions: Iterable[F.Action], port: int) -> bool:
+    """Whether a list itself names the port, be it a reserved one; fields and nested lists don't count."""
+    return any(
+        _RESERVED.get(type(action)) == _port(port)
+        or (isinstance(action, F.Output) and isinstance(action.port, int) and _port(action.port) == _port(port))
+        for action in actions
+    )
 
 
 def compile_match(match: Iterable[tuple[str, int, int]]) -> tuple[tuple[int, int, int], ...]:
@@ -229,6 +267,8 @@ class _Actions:
         return (masks[W_PORT], masks[W_CT_LABEL], masks[W_CT_LABEL + 1]), tuple(body.words)
 
     def resubmit(self, out: Assembler, action: F.Resubmit) -> None:
+        if action.table is not None and not 0 <= action.table < N_TABLES:
+            raise UsageError(f"resubmit to table {action.table} is out of range", hint=f"0 to {N_TABLES - 1}")
         port = None if action.port is None else _port(action.port)
         out.resubmit(None if port == PORT_IN_PORT else port, action.table)
 
@@ -238,11 +278,7 @@ class _Actions:
 
 _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Output: _Actions.output,
-    F.Normal: lambda _, out, action: out.output(PORT_NORMAL),
-    F.Flood: lambda _, out, action: out.output(PORT_FLOOD),
-    F.All: lambda _, out, action: out.output(PORT_ALL),
-    F.InPort: lambda _, out, action: out.output(PORT_IN_PORT),
-    F.Local: lambda _, out, action: out.output(PORT_LOCAL),
+    **dict.fromkeys(_RESERVED, lambda _, out, action: out.output(_RESERVED[type(action)])),
     F.Resubmit: _Actions.resubmit,
     F.SetField: _Actions.set,
     F.Move: _Actions.move,
