@@ -53,6 +53,9 @@ class FakeTracker:
     def connections(self, now_ms: int | None = None, zone: int | None = None) -> Iterable[Connection]:
         return iter(self._connections)
 
+    def census(self, now_ms: int | None = None) -> Iterable[tuple[Connection, int]]:
+        return ((connection, 1) for connection in self._connections)
+
     def statistics(self) -> dict[str, int]:
         return self._counters
 

@@ -112,7 +112,7 @@ def test_a_replay_without_packets_has_a_report() -> None:
 def test_connections_are_counted_by_protocol_and_state_largest_first() -> None:
     unanswered = established(protocol=17, state=None, states=None, seen_reply=False)
     counts = count_connections(
-        [ping(), unanswered, unanswered, established(state="SYN_SENT"), established(), established()]
+        [(ping(), 1), (unanswered, 1), (unanswered, 1), (established(state="SYN_SENT"), 1), (established(), 2)]
     )
     assert list(counts.items()) == [
         (("tcp", "ESTABLISHED"), 2),

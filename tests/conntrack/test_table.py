@@ -192,6 +192,21 @@ def test_flush_of_everything_of_a_zone_and_of_one_tuple() -> None:
     assert send(tracker, udp(port=3)) == ["new|trk"]
 
 
+def test_a_census_counts_what_a_listing_lists() -> None:
+    tracker = make_tracker()
+    send(tracker, *handshake(), *handshake(port=2), tcp("S", 1, port=3), udp(), udp(port=6), udp(port=6, reply=True))
+    counts: dict[tuple[str, str | None, bool], int] = {}
+    for example, n in tracker.census():
+        kind = (example.protocol_name, example.state, example.seen_reply)
+        counts[kind] = counts.get(kind, 0) + n
+    assert counts == {
+        ("tcp", "ESTABLISHED", True): 2,
+        ("tcp", "SYN_SENT", False): 1,
+        ("udp", None, False): 1,
+        ("udp", None, True): 1,
+    }
+
+
 def test_a_full_table_refuses_new_connections_only() -> None:
     tracker = make_tracker(max_connections=3)
     states = send(tracker, *(udp(port=port) for port in range(1, 6)))

@@ -11,6 +11,7 @@ import flowshunt.ports.capture.sides
 import flowshunt.ports.capture.writer  # noqa: F401  (all three for their entry points)
 from flowshunt.cli.numbers import duration
 from flowshunt.cli.terminal import compiling
+from flowshunt.datapath.loop import run_batch
 from flowshunt.jit import JIT, entry_points, pending, warm_up
 from flowshunt.jit.cache import cache_directory
 
@@ -24,13 +25,15 @@ class Warmth:
     directory: str | None
 
 
-def ready(*, quiet: bool = False) -> Warmth:
+def ready(*, quiet: bool = False, thorough: bool = True) -> Warmth:
     """Compile the kernels that are missing, and say so on standard error unless `quiet`.
 
-    When none is, none is loaded either: each comes from the cache when it is first called, if ever.
+    When none is, none is loaded either: each comes from the cache when it is first called, if ever. Looking at every
+    kernel takes a tenth of a second; not `thorough` looks only at the batch loop, the largest and the
+    one that nearly every change concerns. What is missing besides then compiles when it is first called.
     """
     start = time.monotonic_ns()
-    missing = pending()
+    missing = pending() if thorough or not run_batch.is_cached() else []
     place = cache_directory() if JIT else None
     directory = str(place) if place else None
     if missing:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack import states as S
-from flowshunt.conntrack.connection import Connection, Tuple
+from flowshunt.conntrack.connection import Connection, Tuple, combined_tcp_state
 from flowshunt.packet.schema import KEY_WORDS, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, W_NW_DST, W_NW_SRC
 
 _KIND_IPV6 = 0x80
@@ -57,7 +57,7 @@ def connection(record: Any, row: int, now_ms: int, linux: bool) -> Connection:
     elif protocol == PROTO_TCP:
         peers = [int(peer) for peer in record["peer"]]
         states = S.PEER_NAMES[peers[0]], S.PEER_NAMES[peers[1]]
-        state = S.PEER_NAMES[max(peers)]
+        state = combined_tcp_state(*states)
         scales = [int(scale) for scale in record["wscale"]]
         wscale = tuple(scale & _WSCALE_SHIFT if scale & _WSCALE_KNOWN else None for scale in scales)  # type: ignore[assignment]
         liberal = tuple(bool(scale & _WSCALE_UNKNOWN) for scale in scales)  # type: ignore[assignment]

@@ -25,6 +25,7 @@ from typing import Any
 from numba.core import serialize
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 
 from flowshunt.base.log import logger
 from flowshunt.jit.fingerprint import fingerprint
@@ -130,10 +131,11 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compile result for a signature; None when there is none or its file is damaged."""
-        target_context.refresh()
         payload = self._read(self._file_name(sig, target_context.codegen())) if self._enabled else None
         if payload is None:
             return None
+        # Machine code needs the runtime's symbols, but not what Numba knows about compiling (refresh(), 0.2 s).
+        rtsys.initialize(target_context)
         return CompileResult._rebuild(target_context, *pickle.loads(payload))
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -31,7 +31,7 @@ def execute(options: ReplayOptions) -> int:
     Raises UsageError for rules that cannot be read, OSError for files that cannot be opened, BrokenPipeError when
     nobody reads standard output any more.
     """
-    kernels.ready(quiet=options.quiet)
+    kernels.ready(quiet=options.quiet, thorough=False)
     switch = make_switch(options)
     with ExitStack() as closing:
         try:

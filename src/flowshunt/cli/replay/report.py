@@ -100,10 +100,15 @@ def connection_state(connection: Connection) -> str:
     return connection.state or ("answered" if connection.seen_reply else "unanswered")
 
 
-def count_connections(connections: Iterable[Connection]) -> dict[tuple[str, str], int]:
-    """Connections by protocol and state, largest protocol first, within it the largest state."""
-    counts = Counter((connection.protocol_name, connection_state(connection)) for connection in connections)
+def count_connections(census: Iterable[tuple[Connection, int]]) -> dict[tuple[str, str], int]:
+    """Connections by protocol and state, largest protocol first, within it the largest state.
+
+    `census`: examples with how many are like each (`Tracker.census`).
+    """
+    counts: Counter[tuple[str, str]] = Counter()
     protocols: Counter[str] = Counter()
+    for example, n in census:
+        counts[example.protocol_name, connection_state(example)] += n
     for (protocol, _), n in counts.items():
         protocols[protocol] += n
     return dict(sorted(counts.items(), key=lambda item: (-protocols[item[0][0]], item[0][0], -item[1], item[0][1])))
@@ -132,8 +137,7 @@ def make_report(
     counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
     verdicts = reasons.split(counters, "verdict.")
     verdicts.pop(VERDICTS[VERDICT_OK], None)
-    living = switch.tracker.connections(now_ms)
-    listing = in_order(living) if with_listing else []
+    listing = in_order(switch.tracker.connections(now_ms)) if with_listing else []
     fates = {name: int(tally.fates[index]) for index, name in enumerate(FATES)}
     return Report(
         outcome=outcome,
@@ -150,7 +154,7 @@ def make_report(
         drops=reasons.split(fates, "drop."),
         verdicts=verdicts,
         n_output=fates["output"],
-        connections=count_connections(listing if with_listing else living),
+        connections=count_connections(switch.tracker.census(now_ms)),
         listing=listing,
         counters=dict(sorted(counters.items())),
         ports=tuple(
