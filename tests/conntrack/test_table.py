@@ -161,6 +161,16 @@ def test_sweeping_is_bounded_and_complete() -> None:
     assert tracker.statistics()["removed-expired"] == 1000
 
 
+def test_a_complete_sweep_is_exact_to_the_millisecond() -> None:
+    for late in range(0, 3000, 250):
+        tracker = make_tracker()
+        send(tracker, udp())
+        send(tracker, udp(port=6), at_ms=START_MS + late)
+        assert tracker.sweep(START_MS + 60 * SECOND - 1) == 0
+        assert tracker.sweep(START_MS + 60 * SECOND) == (1 if late else 2)
+        assert tracker.sweep(START_MS + 60 * SECOND + late) == (1 if late else 0)
+
+
 @pytest.mark.parametrize("leap_ms", [4 * 3600 * SECOND, 400 * 86_400 * SECOND])
 def test_a_leap_of_the_clock_expires_what_is_due(leap_ms: int) -> None:
     tracker = make_tracker()

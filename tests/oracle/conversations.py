@@ -296,7 +296,7 @@ class Conversation:
         self.flows = [self.make_flow() for _ in range(flows)]
         self.steps = [step for step, _ in STEPS]
         self.weights = [weight for _, weight in STEPS]
-        self.manners = [(Step(0),), *(draw_manner(random) for _ in range(7))]
+        self.manners = [(Step(0),), (Step(0, force=True),), *(draw_manner(random) for _ in range(7))]
         self.manner = 0
 
     def __iter__(self) -> Iterator[Event]:

@@ -116,7 +116,7 @@ def test_arp_operation_beyond_a_byte_is_no_number() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "is_query"),
-    [(8, True), (0, True), (13, True), (14, True), (15, True), (16, True), (3, False), (17, False)],
+    [(8, True), (0, True), (13, True), (14, True), (15, True), (16, True), (17, True), (3, False), (9, False)],
 )
 def test_icmp_id_is_read_from_queries_only(kind: int, is_query: bool) -> None:
     packet = parsed(V4.icmp(kind, 2, id=0xBEEF).payload(28))

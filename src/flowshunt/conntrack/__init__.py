@@ -1,0 +1,14 @@
+"""The connection tracker: who talks to whom, in which state, since when and for how long.
+
+The life of a packet here: its tuple is hashed and its bucket asked for (`hash_and_prefetch`), a little later the bucket
+suggests a connection (`suggest`), a little later again the packet is judged (`track`): looked up in its zone, taken
+into the protocol's state machine, counted, timed; or, when it may and shall, made into a connection of its own. What
+changed goes into the event array.
+
+- `schema` and `states`: the records, numbers and names; `timeouts`; `linux_states`, the TCP table of profile linux.
+- `kernels`: the compiled steps, of which the datapath calls those in `kernels.step`.
+- `table`: the facade `Tracker`; `connection`: the immutable snapshots that it hands out; `listing`: snapshots as text.
+
+Knows nothing of rules, ports or offload: modules observe its events and keep their own data in private slots. May
+import `packet`, `jit` and `base`.
+"""

@@ -24,7 +24,14 @@ CT_STATE_NAMES = (
 )
 """Bits and names in the order in which Open vSwitch prints them."""
 
-_KERNEL_2015 = ((CS_NEW, 0x01), (CS_ESTABLISHED, 0x02), (CS_RELATED, 0x04), (CS_INVALID, 0x20), (CS_REPLY, 0x40), (CS_TRACKED, 0x80))  # fmt: skip
+_KERNEL_2015 = (
+    (CS_NEW, 0x01),
+    (CS_ESTABLISHED, 0x02),
+    (CS_RELATED, 0x04),
+    (CS_INVALID, 0x20),
+    (CS_REPLY, 0x40),
+    (CS_TRACKED, 0x80),
+)
 
 
 def to_kernel_2015(ct_state: int) -> int:

@@ -13,6 +13,7 @@ from flowshunt.conntrack.arrays import make_arrays
 from flowshunt.conntrack.connection import Connection, Tuple
 from flowshunt.conntrack.kernels import entry
 from flowshunt.conntrack.kernels.step import COMMIT, FORCE
+from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_slot
 from flowshunt.conntrack.memory import release
 from flowshunt.conntrack.snapshot import connections, key_of
 from flowshunt.conntrack.states import F_LIVE, F_SEEN_REPLY
@@ -157,7 +158,9 @@ class Tracker:
         row = self._row(wanted, protocol, zone)
         if row < 0:
             return None
-        return next(connections(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms, self.profile == "linux"))
+        return next(
+            connections(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms, self.profile == "linux")
+        )
 
     def _row(self, wanted: Tuple, protocol: int, zone: int) -> int:
         try:
@@ -190,13 +193,23 @@ class Tracker:
         Returns how many were removed.
         """
         before = len(self)
-        while True:
+        left = 0
+        while left <= 0:
             left = entry.sweep(self.arrays, now_ms, _SWEEP_BUDGET if budget is None else budget)
             self.drain()
-            if budget is not None or left > 0:
+            if budget is not None:
                 break
+        else:
+            self._sweep_to_the_millisecond()
         self._tidy()
         return before - len(self)
+
+    def _sweep_to_the_millisecond(self) -> None:
+        """The wheel is behind by up to two slots, by how much depends on its past; a complete sweep must not."""
+        row = FROM_THE_START
+        while row != AT_THE_END:
+            row = sweep_slot(self.arrays, self.now_ms, row, _SWEEP_BUDGET)
+            self.drain()
 
     def _tidy(self) -> None:
         """Give back the memory of bucket tables that were outgrown."""

@@ -92,9 +92,9 @@ def _extra_differs(pool: Any, extra: Any, n: Any, keys: Any, k: Any, values: Any
 @kernel
 def _hash_rest(c: Any, s: Any, keys: Any, k: Any, h: Any) -> Any:
     """Hash, 32 bits, of all words of subtable s in keys[k], given the product of the first."""
-    h ^= _times(_masked(c, s, 1, keys, k), _K1)
-    h ^= _times(_masked(c, s, 2, keys, k), _K2)
-    h ^= _times(_masked(c, s, 3, keys, k), _K3)
+    h ^= _times(_masked(c, s, np.int64(1), keys, k), _K1)
+    h ^= _times(_masked(c, s, np.int64(2), keys, k), _K2)
+    h ^= _times(_masked(c, s, np.int64(3), keys, k), _K3)
     extra = np.int64(c.subtables["extra"][s])
     if extra != 0:
         h = _hash_extra(c.pool, extra, np.int64(c.subtables["n_words"][s]) - INLINE_WORDS, keys, k, h)
@@ -431,10 +431,10 @@ def _hash_values(c: Any, s: Any, values: Any, at: Any) -> Any:
     """`_hash_rest` of match values, given in the order of the subtable's words."""
     n = np.int64(c.subtables["n_words"][s])
     h = (
-        _times(_value(values, at, 0, n), _K0)
-        ^ _times(_value(values, at, 1, n), _K1)
-        ^ _times(_value(values, at, 2, n), _K2)
-        ^ _times(_value(values, at, 3, n), _K3)
+        _times(_value(values, at, np.int64(0), n), _K0)
+        ^ _times(_value(values, at, np.int64(1), n), _K1)
+        ^ _times(_value(values, at, np.int64(2), n), _K2)
+        ^ _times(_value(values, at, np.int64(3), n), _K3)
     )
     for j in range(INLINE_WORDS, n):
         h = _times(h ^ values[at + j], _KX)

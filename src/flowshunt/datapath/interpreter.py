@@ -289,7 +289,7 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
                 output(w, c, p, o, data, packets, i, offset, pc)
                 pc += 1
             elif op <= OP_LAST_CHANGE:
-                pc = change(c.pool, pc, w.keys, 0)
+                pc = change(c.pool, pc, w.keys, np.int64(0))
                 w.machine["dirty"][0] = 1
             elif op == OP_RESUBMIT:
                 target = (instruction >> 8) & 0xFF

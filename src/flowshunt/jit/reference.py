@@ -23,7 +23,7 @@ from numba.extending import (
 from flowshunt.jit.kernel import JIT
 
 
-class Reference(types.Type):  # type: ignore[misc]
+class Reference(types.Type):
     """A pointer to a NamedTuple that lives as long as the entry point runs."""
 
     def __init__(self, target: Any) -> None:

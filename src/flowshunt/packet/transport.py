@@ -163,7 +163,8 @@ def _icmp(data: Any, packets: Any, i: Any, keys: Any, k: Any, l4: Any, l3_end: A
     code = (header >> 48) & 0xFF
     protocol = (word >> 24) & 0xFF
     keys[k, W_L4] = (icmp_type << 48) | (code << 32) | word
-    if classify(protocol, icmp_type) == ICMP_QUERY:
+    if classify(protocol, icmp_type) == ICMP_QUERY or (protocol == PROTO_ICMP and 17 <= icmp_type <= 18):
+        # Address mask queries, which only Linux tracks, have an id too.
         packets["icmp_id"][i] = (header >> 16) & 0xFFFF
     if protocol == PROTO_ICMPV6 and code == 0 and (icmp_type == ND_SOLICIT or icmp_type == ND_ADVERTISE):
         _neighbour(data, keys, k, frame + l4 + ICMP_SIZE, frame + l3_end)

@@ -33,7 +33,9 @@ def valid_new(t: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, kind:
     """Whether the packet may create a connection. An ICMP reply may not."""
     if proto == PROTO_TCP:
         return _tcp_valid_new(t, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
-    return kind & 1 == 0 and (proto != PROTO_NONE or t.state["linux"][0] == 0)
+    if t.state["linux"][0] and proto == PROTO_NONE and packets["family"][i] == 6:
+        return False
+    return kind & 1 == 0
 
 
 @kernel(inline=False)

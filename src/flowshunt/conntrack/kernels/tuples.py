@@ -13,7 +13,6 @@ from flowshunt.packet.schema import (
     PROTO_SCTP,
     PROTO_TCP,
     PROTO_UDP,
-    PROTO_UDPLITE,
     W_L4,
     W_NW_DST,
     W_NW_SRC,
@@ -28,8 +27,8 @@ _PORTS = 0xFFFFFFFF
 
 @kernel
 def has_ports(proto: Any) -> Any:
-    """Whether the protocol's tuple has ports."""
-    return proto == PROTO_TCP or proto == PROTO_UDP or proto == PROTO_SCTP or proto == PROTO_UDPLITE
+    """Whether the protocol's tuple has ports; UDP-Lite's has none, as in Open vSwitch."""
+    return proto == PROTO_TCP or proto == PROTO_UDP or proto == PROTO_SCTP
 
 
 @kernel
