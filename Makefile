@@ -20,7 +20,7 @@ PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 KERNEL_TESTS := $(wildcard tests/jit tests/packet tests/conntrack tests/datapath)
 CHECKED_TESTS := $(wildcard tests/conntrack tests/datapath)
 
-.PHONY: help install demo test test-long lint format bench lock clean
+.PHONY: help install demo test test-long lint format bench tour lock clean
 
 help:
 	@echo 'make demo       install into .venv and replay the capture that comes with the project'
@@ -30,6 +30,7 @@ help:
 	@echo 'make format     let ruff format the code'
 	@echo 'make test-long  the tests that take minutes'
 	@echo 'make bench      measure (ONLY=tracker for a part); writes build/bench.json'
+	@echo 'make tour       fill the tour in the README with what the program prints'
 	@echo 'make lock       resolve the dependencies anew'
 	@echo 'make clean      remove what was made'
 
@@ -74,6 +75,10 @@ test-long: $(STAMPS)/dev
 
 bench: install
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+tour: install
+	$(BIN)/flowshunt warmup
+	$(BIN)/python docs/tour.py
 
 LOCK = build/lock/bin/uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command 'make lock' pyproject.toml requirements/build.in

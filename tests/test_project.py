@@ -169,3 +169,10 @@ def test_an_example_loads(file):
 
 def number_of_flows(file: Path) -> int:
     return sum(1 for line in file.read_text().splitlines() if line and not line.startswith("#"))
+
+
+@pytest.mark.needs_jit
+def test_the_tour_is_what_the_program_prints(repository: Path) -> None:
+    command = [sys.executable, "docs/tour.py", "--check"]
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

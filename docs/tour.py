@@ -1,0 +1,81 @@
+"""Fill the README's tour with what the program really prints: `python docs/tour.py`, or `--check` to compare only.
+
+A part of the tour stands between `<!-- tour:NAME -->` and `<!-- /tour:NAME -->`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+
+DEMO = "demo/demo.pcap"
+RULES = "examples/flows"
+PARTS = {
+    "summary": [f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows"],
+    "connections": [
+        f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows -q --table conntrack | tail -4",
+        f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows -q --table proc | tail -2",
+        f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows -q --table dpctl-more | tail -2",
+    ],
+    "states": [f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows -q --states - | sed -n 3,9p"],
+    "variations": [
+        f"flowshunt replay {DEMO} --flows {RULES}/rocev2.flows | sed -n '/^Rules/,$p'",
+        f"flowshunt replay {DEMO} --flows {RULES}/firewall.flows | sed -n '/^Dropped/,/^$/p'",
+        f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows --profile linux -q --table conntrack | tail -2",
+    ],
+    "error": [f"flowshunt replay {DEMO} --set-flow 'table=0,ip,nw_scr=10.0.0.0/8,actions=normal'"],
+    "python": ["python examples/states.py"],
+}
+
+
+def output_of(command: str) -> str:
+    """What a shell prints for a command, its errors included."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "120"}
+    run = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return run.stdout
+
+
+def part(commands: list[str]) -> str:
+    """A part of the tour: each command behind a prompt, and its output."""
+    texts = []
+    for command in commands:
+        if command.startswith("python "):
+            texts.append((ROOT / shlex.split(command)[1]).read_text().rstrip() + "\n")
+        texts.append(f"$ {command}\n{output_of(command).rstrip()}\n")
+    return "\n" + "\n".join("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()) for text in texts)
+
+
+def filled(text: str) -> str:
+    """The README with every part of the tour as it is now."""
+    for name, commands in PARTS.items():
+        pattern = re.compile(f"(<!-- tour:{name} -->\n).*?(\n<!-- /tour:{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no part tour:{name}")
+        replacement = part(commands)
+        text = pattern.sub(lambda found, new=replacement: found[1] + new + found[2], text)
+    return text
+
+
+def main() -> int:
+    """Entry point."""
+    old = README.read_text()
+    new = filled(old)
+    if "--check" in sys.argv[1:]:
+        if new != old:
+            print("the README's tour is not what the program prints: run `make tour`", file=sys.stderr)
+        return new != old
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
