@@ -1,8 +1,8 @@
 """The tracker alone: full parsing, checksums verified, zones, counters and TCP windows, one thread, batches of 256.
 
 Seconds are CPU seconds of the thread, so that what else runs on the machine counts less; on an idle one they are the
-clock's. Packets come from a small buffer that is used over and over, as a port's ring is; filling it is not measured. The
-roofline reads, with prefetch and nothing else, as many random cache lines of the same arrays as the tracker touches
+clock's. Packets come from a small buffer that is used over and over, as a port's ring is; filling it is not measured.
+The roofline reads, with prefetch and nothing else, as many random cache lines of the same arrays as the tracker touches
 for one packet: its bucket and two lines of its connection.
 """
 

@@ -1,7 +1,7 @@
 """The tracker's memory: connections, buckets, events, state.
 
-A connection is one 192-byte record in three cache lines: what identifies and times it, what every packet writes, and
-what is rarely touched. A packet of a tracked connection reads its bucket and the first two lines, and writes the second.
+A connection is one 192-byte record in three cache lines: what identifies it, what every packet writes, and what is
+rarely touched. A packet of a tracked connection reads its bucket and the first two lines, and writes the second.
 
 The reply tuple of a connection without NAT is the original one turned round, so only that is stored; `ext` leaves
 room for an extension record (NAT, parent, helper).
@@ -172,7 +172,8 @@ class ConntrackArrays(NamedTuple):
     `wheel`: int32 (WHEEL_SLOTS,), first row of each expiry slot or -1. `free`: int32 (capacity,), a stack.
     `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `candidates`, `packet_state`,
     `packet_zone`, `packet_row`, `packet_generation`: int64 (BATCH_MAX,), per packet of a batch: its tuple hash, the row
-    that its bucket suggests (-1: none), and where it was tracked last. `inner_key`: a flow key for the packet quoted in an ICMP error.
+    that its bucket suggests (-1: none), and where it was tracked last. `inner_key`: a flow key for the packet quoted
+    in an ICMP error.
     """
 
     conns: np.ndarray

@@ -8,7 +8,7 @@ A packet goes through one compiled call from its bytes to what leaves:
     output        ports, flooding, `normal` (fdb); a packet whose key was changed is written anew, others are not copied
 
 Rules arrive compiled (`program.CompiledRule`: masked words and int64 instructions); `rules` keeps them, `changes` are
-the kernels that insert and remove them, `classifier` and `pool` what those are made of. `ports` keeps ports and
+the kernels that insert and remove them, made of `subtables` and `pool`; `classifier` finds. `ports` keeps ports and
 learned stations, `tables.Datapath` is the facade over all of it.
 
 A packet is never parked: its connection's memory was asked for in the loop's first stages, so ct is a call like

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flowshunt.datapath import classifier
+from flowshunt.datapath import classifier, subtables
 from flowshunt.datapath.pool import allocate, release, size_class
 from flowshunt.datapath.schema import make_tables
 from flowshunt.jit import kernel
@@ -66,10 +66,10 @@ def insert_rules(c: Any, feed: Any, first: Any, n: Any, results: Any, now_ms: An
         program = _store_program(c, feed, values + n_values, n_program)
         if program == 0:
             return index
-        rule = classifier.find_rule(c, subtable, priority, feed, values)
+        rule = subtables.find_rule(c, subtable, priority, feed, values)
         replaced = rule >= 0
         if not replaced:
-            rule = classifier.link_rule(c, subtable, priority, feed, values)
+            rule = subtables.link_rule(c, subtable, priority, feed, values)
             if rule < 0:
                 release(c, program, size_class(n_program))
                 return index
@@ -97,13 +97,13 @@ def remove_rules(c: Any, rules: Any, emptied: Any) -> Any:
     for index in range(len(rules)):
         rule = rules[index]
         _replace_program(c, rule, np.int64(0), np.int64(0))
-        emptied[index] = classifier.unlink_rule(c, rule)
+        emptied[index] = subtables.unlink_rule(c, rule)
 
 
 @kernel(example=lambda: (make_tables(1, 1, 8), 0, np.zeros(1, np.int64)))
 def add_subtable(c: Any, table: Any, pairs: Any) -> Any:
     """A subtable of `table` for a mask that has none: word, mask, word, mask...; -1 when memory ran out."""
-    return classifier.add_subtable(c, table, pairs, np.int64(0), np.int64(len(pairs) // 2))
+    return subtables.add_subtable(c, table, pairs, np.int64(0), np.int64(len(pairs) // 2))
 
 
 @kernel(example=lambda: (make_tables(1, 1, 8), 0))
@@ -111,14 +111,14 @@ def drop_subtable(c: Any, subtable: Any) -> Any:
     """Remove a subtable when it has no rules; whether it had none."""
     if c.subtables["n_slots"][subtable] != 0:
         return False
-    classifier.remove_subtable(c, subtable)
+    subtables.remove_subtable(c, subtable)
     return True
 
 
 @kernel(example=lambda: (make_tables(1, 1, 8), 0, 0, np.zeros(1, np.int64)))
 def find_rule(c: Any, subtable: Any, priority: Any, values: Any) -> Any:
     """The rule of a subtable with exactly these match values and priority, or -1."""
-    return classifier.find_rule(c, subtable, priority, values, np.int64(0))
+    return subtables.find_rule(c, subtable, priority, values, np.int64(0))
 
 
 @kernel(example=lambda: (make_tables(1, 1, 8), 0, np.zeros(1, np.int64), 0, np.zeros(1, np.int64)))
@@ -130,7 +130,7 @@ def select_rules(c: Any, table: Any, triples: Any, n_found: Any, found: Any) -> 
     order = c.tables["order"][table]
     n = np.int64(len(triples) // 3)
     for at in range(order, order + np.int64(c.tables["n_subtables"][table])):
-        n_found = classifier.select_subtable(c, c.pool[at] & 0xFFFFFFFF, triples, n, found, n_found)
+        n_found = subtables.select_subtable(c, c.pool[at] & 0xFFFFFFFF, triples, n, found, n_found)
     return n_found
 
 

@@ -249,6 +249,49 @@ def _lookup_fate(w: Any, depth: Any) -> Any:
 
 
 @kernel
+def _ct(
+    w: Any, c: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any, pc: Any, table: Any, depth: Any,
+    sp: Any,
+) -> Any:  # fmt: skip
+    """The ct action at `pc`, with what it means for the list that it is in: `(table to look up next or -1, sp)`.
+
+    Without a table the list goes on with its former ct fields. With one, the packet goes on there, and the rest of the
+    list, if there is any, waits in a frame with the former ct fields and the headers as the tracker left them.
+    """
+    instruction = c.pool[pc]
+    target = (instruction >> 16) & 0xFF
+    following = pc + CT_WORDS + (instruction >> 32)
+    alone = target != NO_TABLE and sp == 0 and c.pool[following] == OP_END
+    snapshot = _NONE if alone else _save(w)
+    w.machine["tracks"][0] += 1
+    _track(w, c, o, t, data, packets, i, offset, pc)
+    if target == NO_TABLE:
+        _copy_ct(w.snapshots, snapshot, w.keys, 0)
+        w.machine["snapshots"][0] = snapshot
+        return _NONE, sp
+    if not alone:
+        for word in range(HEADER_WORDS):
+            w.snapshots[snapshot, word] = w.keys[0, word]
+        w.frames[sp, F_SIZE_MARK] = w.machine["size_mark"][0]
+        sp = _push(w, sp, following, table, depth, snapshot)
+        w.frames[sp - 1, F_TX_MARK] = w.machine["tx_mark"][0]
+    w.machine["tx_mark"][0] = o.sent[0]
+    w.machine["size_mark"][0] = o.sent[1]
+    return target, sp
+
+
+@kernel
+def _finish(w: Any, p: Any, o: Any, packet: Any) -> Any:
+    """Count and note what became of a packet that has ended."""
+    o.counters[N_RESUBMITS] += w.machine["resubmits"][0] - 1
+    fate = w.machine["fate"][0]
+    if count_sent(w, p, o) > 0:
+        fate = np.int64(FATE_OUTPUT)
+    o.fate[packet] = fate
+    o.fates[fate] += 1
+
+
+@kernel
 def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any) -> Any:
     """Take packet i of a chunk, parsed into original[i], from table 0 to its end.
 
@@ -304,39 +347,21 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
             elif op == OP_GOTO:
                 target = (instruction >> 8) & 0xFF
             elif op == OP_CT:
-                following = pc + CT_WORDS + (instruction >> 32)
-                target = (instruction >> 16) & 0xFF
                 failed = _ct_fate(w, depth + 1)
                 if failed == 0:
-                    w.machine["tracks"][0] += 1
-                    alone = sp == 0 and c.pool[following] == OP_END
-                    snapshot = _NONE if alone and target != NO_TABLE else _save(w)
-                    _track(w, c, o, t, data, packets, i, offset, pc)
-                    pc = following
-                    if target == NO_TABLE:
-                        _copy_ct(w.snapshots, snapshot, w.keys, 0)
-                        w.machine["snapshots"][0] = snapshot
-                        target = _NONE
-                    else:
-                        if not alone:
-                            for word in range(HEADER_WORDS):
-                                w.snapshots[snapshot, word] = w.keys[0, word]
-                            sp = _push(w, sp, pc, table, depth, snapshot)
-                            w.frames[sp - 1, F_TX_MARK] = w.machine["tx_mark"][0]
-                            w.frames[sp - 1, F_SIZE_MARK] = w.machine["size_mark"][0]
-                        w.machine["tx_mark"][0] = o.sent[0]
-                        w.machine["size_mark"][0] = o.sent[1]
-                        depth += 1
+                    target, sp = _ct(w, c, o, t, data, packets, i, offset, pc, table, depth, sp)
+                    depth += 1 if target >= 0 else 0
+                    pc += CT_WORDS + (instruction >> 32)
             elif op == OP_CT_CLEAR:
                 _clear_ct(w, t)
                 pc += 1
             elif op == OP_CLONE:
                 following = pc + 1 + ((instruction >> 8) & _U32)
                 if sp > 0 or c.pool[following] != OP_END:
-                    if w.machine["snapshots"][0] >= MAX_SNAPSHOTS:
-                        failed = np.int64(FATE_SNAPSHOTS)
-                    else:
+                    if w.machine["snapshots"][0] < MAX_SNAPSHOTS:
                         sp = _push(w, sp, following, table, depth, _save(w))
+                    else:
+                        failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
             elif op == OP_DEC_TTL:
                 pc += 1
@@ -352,9 +377,4 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
                 break
             sp -= 1
             pc, table, depth = _pop(w, sp)
-    o.counters[N_RESUBMITS] += w.machine["resubmits"][0] - 1
-    fate = w.machine["fate"][0]
-    if count_sent(w, p, o) > 0:
-        fate = np.int64(FATE_OUTPUT)
-    o.fate[offset + i] = fate
-    o.fates[fate] += 1
+    _finish(w, p, o, offset + i)

@@ -51,11 +51,12 @@ def _track_chunk(
             ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
 
 
-@kernel(
-    example=lambda: (
-        example_arrays(), np.zeros(1, np.uint8), np.zeros(1, PACKET), _example_keys(), 0, 0, 0, np.zeros(1, np.uint16), 1,
-    )  # fmt: skip
-)
+def _track_example() -> tuple[Any, ...]:
+    data, packets, ct_state = np.zeros(1, np.uint8), np.zeros(1, PACKET), np.zeros(1, np.uint16)
+    return example_arrays(), data, packets, _example_keys(), 0, 0, 0, ct_state, 1
+
+
+@kernel(example=_track_example)
 def track_packets(
     t: Any, data: Any, packets: Any, keys: Any, first: Any, zone: Any, flags: Any, ct_state: Any, batch: Any
 ) -> Any:

@@ -167,7 +167,8 @@ def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zon
     if not parse_quoted(data, packets, i, t.inner_key, 0, i):
         return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
     word = packet_word(packets, i, t.inner_key, 0)
-    if t.state["linux"][0] == 0 and has_ports((word >> 8) & 0xFF) and not ((word >> 48) & 0xFFFF and (word >> 32) & 0xFFFF):
+    ports_ok = (word >> 48) & 0xFFFF != 0 and (word >> 32) & 0xFFFF != 0
+    if t.state["linux"][0] == 0 and has_ports((word >> 8) & 0xFF) and not ports_ok:
         return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
     hashed = hash_packet(t.state, t.inner_key, 0, word)
     word |= zone << 16
