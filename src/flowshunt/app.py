@@ -6,15 +6,16 @@ The only module that names concrete classes of all layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.schema import BATCH_MAX
-from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker
+from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.packet.schema import Batch
-from flowshunt.rules.openflow.compile import FlowCompiler
+from flowshunt.rules.openflow.compile import FlowCompiler, compile_flow
 from flowshunt.rules.openflow.errors import FlowWarning
 from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
 from flowshunt.rules.openflow.parse import Command, parse_flows
@@ -83,10 +84,14 @@ class Switch:
         """Carry out the flows of a text, one on each line, as `ovs-ofctl add-flows` would. Returns how many lines.
 
         Lines may begin with a command (`add`, `modify`, `delete`, `modify_strict`, `delete_strict`). `source` names the
-        text in messages, `warn` gets what is read otherwise than it looks. Raises FlowSyntaxError, and then nothing
-        has changed.
+        text in messages, `warn` gets what is read otherwise than it looks. Raises FlowSyntaxError, and UsageError for
+        what cannot be compiled; then nothing has changed.
         """
         commands = parse_flows(text, self._ports, source=source, warn=warn)
+        if any(command != "add" for command, _ in commands):
+            for command, flow in commands:
+                if not command.startswith("del"):
+                    compile_flow(_in_a_table(flow))
         pending: list[Flow] = []
         for command, flow in commands:
             if command == "add":
@@ -110,11 +115,14 @@ class Switch:
         if command.startswith("del"):
             return len(self.datapath.delete_flows(flow, strict=strict))
         if command.startswith("mod"):
-            return self.datapath.modify_flows(flow, strict=strict, now_ms=now_ms)
+            n_changed = self.datapath.modify_flows(flow, strict=strict, add=False, now_ms=now_ms)
+            return n_changed or self.datapath.add_flows([_in_a_table(flow)], now_ms)
         return self.datapath.add_flows([flow], now_ms)
 
     def process(self, batch: Batch) -> Result:
         """Take a batch through the switch, each packet at its own time and to its end, in order."""
+        if len(batch.packets):
+            self.tracker.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         return result
@@ -126,3 +134,8 @@ class Switch:
     def statistics(self) -> dict[str, int]:
         """Counters of the datapath by name: packets by fate and verdict, frames out, lookups, learning."""
         return self.datapath.statistics()
+
+
+def _in_a_table(flow: Flow) -> Flow:
+    """A flow that can be added: what names no table goes to the first one."""
+    return replace(flow, table=0) if flow.table == ALL_TABLES else flow

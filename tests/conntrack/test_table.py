@@ -8,11 +8,12 @@ from ipaddress import IPv4Address
 import numpy as np
 import pytest
 
+from flowshunt import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.connection import Tuple
 from flowshunt.conntrack.kernels import entry
-from flowshunt.conntrack.states import ct_state_text, from_kernel_2015, to_kernel_2015
+from flowshunt.conntrack.states import LINUX_NAMES, ct_state_text, from_kernel_2015, to_kernel_2015
 from flowshunt.conntrack.table import Tracker
 from flowshunt.jit import JIT
 from tests.builders import Packet, batch_of
@@ -349,6 +350,128 @@ def test_slots_run_out_with_an_error() -> None:
         tracker.allocate_slot("one too many")
     with pytest.raises(UsageError, match="taken"):
         tracker.allocate_slot("module0")
+
+
+def test_observers_cannot_change_the_tracker_that_calls_them() -> None:
+    tracker = make_tracker()
+    refused: list[str] = []
+
+    def meddle(events: np.ndarray) -> None:
+        for change in (tracker.flush, lambda: tracker.sweep(0), lambda: send(tracker, udp(port=9))):
+            try:
+                change()
+            except UsageError as error:
+                refused.append(str(error))
+        with pytest.raises(ValueError, match="read-only"):
+            events["kind"] = 0
+
+    tracker.observe(meddle)
+    send(tracker, udp())
+    assert len(refused) == 3
+    assert len(tracker) == 1
+    assert tracker.flush() == 1
+
+
+def test_a_module_that_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = make_tracker()
+    seen: list[int] = []
+    freed: list[int] = []
+
+    def broken(events: np.ndarray) -> None:
+        raise ZeroDivisionError("a bug of the module")
+
+    def destroy(value: int) -> None:
+        freed.append(value)
+        if value == 2:
+            raise ZeroDivisionError("another")
+
+    slot = tracker.allocate_slot("test", destroy)
+    tracker.observe(broken)
+    tracker.observe(lambda events: seen.extend(events["row"].tolist()))
+    assert send(tracker, udp(port=1), udp(port=2), udp(port=3)) == ["new|trk"] * 3
+    for row in seen[:3]:
+        tracker.set_slot(slot, row, 0, row + 1)
+    tracker.flush()
+    assert sorted(freed) == [1, 2, 3]
+    assert len(seen) == 6
+    assert tracker.statistics()["observer-errors"] == 3
+    assert "a module that observes connections failed" in caplog.text
+
+
+def test_force_in_the_original_direction_counts_a_packet_once() -> None:
+    switch = Switch(max_connections=100)
+    switch.add_port("p0")
+    switch.add_flows("table=0,ip,actions=ct(table=1)\ntable=1,ip,actions=ct(commit,force),normal")
+    for _ in range(4):
+        switch.process(batch_of([udp()]))
+    (connection,) = switch.tracker.connections()
+    assert connection.packets == (4, 0)
+
+
+def test_one_packet_from_the_future_does_not_stop_the_clock() -> None:
+    tracker = make_tracker()
+    future = 9_000_000_000 * SECOND
+    send(tracker, *handshake())
+    send(tracker, udp(), at_ms=future)
+    assert send(tracker, tcp("A", 101, 501), at_ms=START_MS + SECOND) == ["est|trk"]
+    assert tracker.now_ms == START_MS + SECOND
+    send(tracker, udp(port=8), at_ms=START_MS + 2 * SECOND)
+    assert tracker.sweep(START_MS + 5000 * SECOND) == 1  # 5000 s are more than the wheel goes round in
+
+
+def test_times_before_1970_are_times_like_others() -> None:
+    tracker = make_tracker()
+    assert send(tracker, udp(), at_ms=-100_000 * SECOND) == ["new|trk"]
+    assert send(tracker, udp(reply=True), at_ms=-99_999 * SECOND) == ["est|rpl|trk"]
+    assert send(tracker, udp(), at_ms=-10 * SECOND) == ["new|trk"]
+    (connection,) = tracker.connections()
+    assert connection.start_ms == -10 * SECOND
+
+
+def test_a_table_full_of_what_has_expired_takes_new_connections() -> None:
+    tracker = make_tracker(max_connections=1)
+    send(tracker, udp(port=1))
+    assert send(tracker, udp(port=2), at_ms=START_MS + 100 * SECOND) == ["new|trk"]
+    assert tracker.statistics()["full"] == 0
+
+
+def test_marks_and_labels_can_be_set_from_outside() -> None:
+    tracker = make_tracker()
+    events: list[np.ndarray] = []
+    tracker.observe(events.append)
+    send(tracker, udp())
+    (connection,) = tracker.connections()
+    assert tracker.set_mark(connection.id, connection.generation, 0xABCD, 0xFF)
+    assert tracker.set_label(connection.id, connection.generation, 1 << 127 | 5)
+    (changed,) = tracker.connections()
+    assert (changed.mark, changed.label) == (0xCD, 1 << 127 | 5)
+    assert [C.EVENT_KINDS[kind] for kind in np.concatenate(events)["kind"]] == ["created", "mark"]
+    tracker.flush()
+    assert not tracker.set_mark(connection.id, connection.generation, 1)
+    assert not tracker.set_label(connection.id, connection.generation, 1)
+
+
+def test_tcp_flags_are_remembered_by_direction() -> None:
+    tracker = make_tracker()
+    send(tracker, *handshake(), tcp("PA", 101, 501, payload=3))
+    (connection,) = tracker.connections()
+    assert connection.tcp_flags == (0x02 | 0x10 | 0x08, 0x02 | 0x10)
+
+
+def test_state_events_of_profile_linux_name_its_states() -> None:
+    tracker = make_tracker(profile="linux")
+    events: list[np.ndarray] = []
+    tracker.observe(events.append)
+    send(tracker, *handshake())
+    found = np.concatenate(events)
+    states = found["state"][found["kind"] == C.EVENT_STATE].tolist()
+    assert [LINUX_NAMES[state] for state in states] == ["SYN_RECV", "ESTABLISHED"]
+
+
+def test_a_high_zone_works_as_any_other() -> None:
+    tracker = make_tracker()
+    assert send(tracker, udp(), zone=65535) == ["new|trk"]
+    assert [connection.zone for connection in tracker.connections()] == [65535]
 
 
 @pytest.mark.parametrize(

@@ -362,6 +362,18 @@ def test_ct_without_a_table_tracks_and_shows_nothing() -> None:
     assert [(c.zone, c.packets) for c in datapath.tracker.connections()] == [(5, (1, 0))]
 
 
+def test_what_follows_a_ct_action_sees_an_untracked_packet_even_if_it_was_tracked_before() -> None:
+    untracked = [ct_state(0, 0xFF), ("ct_zone", 0, 0xFFFF)]
+    datapath = switch(
+        flow(F.Ct(table=1, zone=1)),
+        flow(F.Ct(table=2, zone=2), F.Resubmit(table=3), table=1),
+        flow(F.Ct(commit=True, zone=3), F.Resubmit(table=3), table=2, match=[ct_state(TRK, TRK)]),
+        flow(F.Output(2), table=3, match=untracked),
+        flow(F.Output(3), table=3, priority=1),
+    )
+    assert ports_of(send(datapath, udp())) == [2, 2]
+
+
 C1 = (
     flow(F.Normal(), match=[ARP]),
     flow(F.Ct(table=1), match=[IP, ct_state(0, TRK)]),

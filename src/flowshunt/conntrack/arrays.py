@@ -26,6 +26,7 @@ def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: 
         max_base *= 2
     state = np.zeros(1, C.STATE)
     state["key"][0] = _hash_key(seed)
+    state["now_ms"] = C.BEFORE_ALL_MS
     state["capacity"] = capacity
     state["base"] = C.MIN_BUCKETS
     state["max_base"] = max_base
@@ -44,18 +45,15 @@ def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: 
         counters=np.zeros(len(C.COUNTERS), np.int64),
         hashes=np.zeros(C.BATCH_MAX, np.int64),
         candidates=np.full(C.BATCH_MAX, -1, np.int64),
-        packet_row=np.full(C.BATCH_MAX, -1, np.int64),
-        packet_generation=np.zeros(C.BATCH_MAX, np.int64),
-        packet_state=np.zeros(C.BATCH_MAX, np.int64),
-        packet_zone=np.zeros(C.BATCH_MAX, np.int64),
+        tracked=np.zeros(C.BATCH_MAX, C.TRACKED),
         inner_key=np.zeros((1, KEY_WORDS), np.int64),
     )
 
 
 def _hash_key(seed: int | None) -> np.ndarray:
     if seed is not None:
-        return np.random.default_rng(seed).integers(-(1 << 63), (1 << 63) - 1, 6, np.int64)
-    return np.frombuffer(secrets.token_bytes(48), np.int64).copy()
+        return np.random.default_rng(seed).integers(-(1 << 63), (1 << 63) - 1, 4, np.int64)
+    return np.frombuffer(secrets.token_bytes(32), np.int64).copy()
 
 
 def example_arrays() -> C.ConntrackArrays:

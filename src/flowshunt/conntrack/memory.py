@@ -6,12 +6,14 @@ for life, and what was never used costs address space only.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from typing import Any
 
 import numpy as np
 
 _HUGE = 1 << 21
+_MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it
 
 
 def reserve(dtype: Any, *shape: int) -> np.ndarray:
@@ -24,11 +26,12 @@ def reserve(dtype: Any, *shape: int) -> np.ndarray:
     n = int(np.prod(shape, dtype=np.int64))
     size = max(n * dtype.itemsize, 1)
     try:
-        region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
+        region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
     except OSError as error:
         raise MemoryError(f"cannot reserve {size} bytes: {error.strerror}") from error
     if size >= _HUGE:
-        region.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel without transparent huge pages; it works without them
+            region.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(region, dtype=dtype, count=n).reshape(shape)
 
 

@@ -91,12 +91,16 @@ BATCH_MAX = 256
 WHEEL_SLOTS = 4096
 WHEEL_SHIFT = 10
 """An expiry slot covers 2**WHEEL_SHIFT milliseconds."""
+CLOCK_STEP_MS = 3_600_000
+"""A step back of the clock by at least this much is followed; a smaller one is jitter."""
+BEFORE_ALL_MS = -(1 << 62)
+"""The tracker's time before its first packet."""
 N_SLOTS = 4
 """Private 64-bit slots per connection."""
 
 STATE = np.dtype(
     [
-        ("key", np.int64, 6),  # of the tuple hash
+        ("key", np.int64, 4),  # of the tuple hash
         ("now_ms", np.int64),  # latest time seen; time never runs backwards here
         ("wheel_tick", np.int64),
         ("capacity", np.int64),
@@ -117,6 +121,17 @@ STATE = np.dtype(
         ("slots_on", np.int64),
     ]
 )
+
+TRACKED = np.dtype(
+    [
+        ("word", np.int64),  # tuple word, zone 0, of a packet found fit to be looked up; 0: not looked at yet
+        ("row", np.int64),  # connection that it was tracked in last; -1: none
+        ("generation", np.uint32),
+        ("state", np.uint16),  # ct_state that it was given there
+        ("zone", np.uint16),
+    ]
+)
+"""What the tracker remembers of a packet of the batch."""
 
 COUNTERS = (
     "found",
@@ -170,10 +185,9 @@ class ConntrackArrays(NamedTuple):
     `conns`: CONNECTION (capacity,). `buckets`: int64 (2 * max buckets, 8); the table of n buckets lies in rows
     `[n, 2n)`. `state`: STATE (1,). `events`: EVENT (n,). `timeouts`: int64 (policies, N_TIMEOUTS), milliseconds.
     `wheel`: int32 (WHEEL_SLOTS,), first row of each expiry slot or -1. `free`: int32 (capacity,), a stack.
-    `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `candidates`, `packet_state`,
-    `packet_zone`, `packet_row`, `packet_generation`: int64 (BATCH_MAX,), per packet of a batch: its tuple hash, the row
-    that its bucket suggests (-1: none), and where it was tracked last. `inner_key`: a flow key for the packet quoted
-    in an ICMP error.
+    `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `candidates`: int64 (BATCH_MAX,),
+    `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
+    and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error.
     """
 
     conns: np.ndarray
@@ -187,8 +201,5 @@ class ConntrackArrays(NamedTuple):
     counters: np.ndarray
     hashes: np.ndarray
     candidates: np.ndarray
-    packet_row: np.ndarray
-    packet_generation: np.ndarray
-    packet_state: np.ndarray
-    packet_zone: np.ndarray
+    tracked: np.ndarray
     inner_key: np.ndarray

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.log import logger
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.arrays import make_arrays
 from flowshunt.conntrack.connection import Connection, Tuple
@@ -27,8 +28,21 @@ _SLICE_ROWS = 2048
 """Rows that a dump or flush handles at a time: well under a millisecond."""
 _SWEEP_BUDGET = 512
 
+_log = logger(__name__)
+
 Observer = Callable[[np.ndarray], None]
 Destructor = Callable[[int], None]
+
+
+def _signed_half(value: int) -> int:
+    """The low 64 bits of a number, as the int64 of that pattern."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def first_ms(batch: Batch) -> int:
+    """When a batch of at least one packet begins; of one whose first packet is from the future, when it ends."""
+    return int(min(batch.packets["time_ns"][0], batch.packets["time_ns"][-1])) // 1_000_000
 
 
 class Tracker:
@@ -67,7 +81,7 @@ class Tracker:
             raise UsageError(f"batch size {batch_size} is out of range: use 1 to {C.BATCH_MAX}")
         try:
             self.arrays = make_arrays(max_connections, seed=seed)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             raise UsageError(f"max_connections: {error}") from error
         self.profile = profile
         self.batch_size = batch_size
@@ -80,6 +94,8 @@ class Tracker:
         self._observers: list[Observer] = []
         self._destructors: list[Destructor | None] = []
         self._slot_names: list[str] = []
+        self._is_telling = False
+        self._n_failed_observers = 0
         self._released = C.MIN_BUCKETS
 
     def __len__(self) -> int:
@@ -99,9 +115,12 @@ class Tracker:
         """
         if not 0 <= zone < 1 << 16:
             raise UsageError(f"zone {zone} is out of range: use 0 to 65535")
+        self.refuse_observers()
         flags = (COMMIT if commit else 0) | (FORCE if force else 0)
         n = len(batch.packets)
         ct_state = np.zeros(n, np.uint16)
+        if n:
+            self.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
         done = 0
         while done < n:
             done = entry.track_packets(
@@ -173,11 +192,12 @@ class Tracker:
 
     def flush(self, zone: int | None = None, *, wanted: Tuple | None = None, protocol: int = 0) -> int:
         """Remove all connections, those of a zone, or the one of a tuple (with its protocol). Returns how many."""
-        before = len(self)
+        self.refuse_observers()
+        before = self._n_removed(C.REASON_FLUSHED)
+        self.drain()
         if wanted is not None:
             row = self._row(wanted, protocol, zone or 0)
             if row >= 0:
-                self.drain()
                 entry.destroy_row(self.arrays, row)
         else:
             first = 0
@@ -185,14 +205,18 @@ class Tracker:
                 first = entry.flush_rows(self.arrays, first, _SLICE_ROWS, -1 if zone is None else zone)
                 self.drain()
         self.drain()
-        return before - len(self)
+        return self._n_removed(C.REASON_FLUSHED) - before
+
+    def _n_removed(self, reason: int) -> int:
+        return int(self.arrays.counters[C.C_REMOVED + reason])
 
     def sweep(self, now_ms: int, budget: int | None = None) -> int:
         """Remove connections that have expired at `now_ms`, looking at up to `budget` entries (None: all that is due).
 
         Returns how many were removed.
         """
-        before = len(self)
+        self.refuse_observers()
+        before = self._n_removed(C.REASON_EXPIRED)
         left = 0
         while left <= 0:
             left = entry.sweep(self.arrays, now_ms, _SWEEP_BUDGET if budget is None else budget)
@@ -202,7 +226,7 @@ class Tracker:
         else:
             self._sweep_to_the_millisecond()
         self._tidy()
-        return before - len(self)
+        return self._n_removed(C.REASON_EXPIRED) - before
 
     def _sweep_to_the_millisecond(self) -> None:
         """The wheel is behind by up to two slots, by how much depends on its past; a complete sweep must not."""
@@ -218,25 +242,66 @@ class Tracker:
             release(self.arrays.buckets, self._released, int(state["base"]))
             self._released = int(state["base"])
 
+    def set_mark(self, row: int, generation: int, value: int, mask: int = 0xFFFFFFFF) -> bool:
+        """Set the bits of `mask` in a connection's mark. Returns False, and sets nothing, when it is gone."""
+        self.refuse_observers()
+        if not self._lives(row, generation):
+            return False
+        self.drain()
+        entry.change_mark(self.arrays, row, value & mask, mask & 0xFFFFFFFF, self.now_ms)
+        self.drain()
+        return True
+
+    def set_label(self, row: int, generation: int, value: int, mask: int = (1 << 128) - 1) -> bool:
+        """Set the bits of `mask` in a connection's 128-bit label. Returns False, and sets nothing, when it is gone."""
+        self.refuse_observers()
+        if not self._lives(row, generation):
+            return False
+        halves = (value >> 64, value, mask >> 64, mask)
+        entry.change_label(self.arrays, row, *(_signed_half(half) for half in halves))
+        return True
+
     # --- observing (row A10) -----------------------------------------------------------------------------------------
 
     def observe(self, observer: Observer) -> None:
-        """Have `observer(events)` called with every drained array of EVENT records, in order, losing none."""
+        """Have `observer(events)` called with every drained array of EVENT records, in order, losing none.
+
+        The array is read-only and may be kept. An observer may read the tracker and set its own slots, but not send
+        packets, flush or sweep: that raises UsageError. One that raises is logged and counted (`observer-errors`), and
+        harms neither the packet path nor other observers.
+        """
         self._observers.append(observer)
         self.arrays.state["events_on"] = 1
+
+    def refuse_observers(self) -> None:
+        """Raise UsageError when an observer is being called: what it wanted must wait until it has returned."""
+        if self._is_telling:
+            raise UsageError("an observer cannot change the tracker that calls it", hint="note it and do it afterwards")
 
     def drain(self) -> np.ndarray:
         """Hand the waiting events to the observers, and return them as a copy, EVENT (n,)."""
         state = self.arrays.state
         n = int(state["n_events"][0])
         events = self.arrays.events[:n].copy()
+        events.flags.writeable = False
         state["n_events"] = 0
-        if n:
-            for observer in self._observers:
-                observer(events)
-            if self._destructors:
+        if n and not self._is_telling:
+            self._is_telling = True
+            try:
+                for observer in self._observers:
+                    self._tell(observer, events)
                 self._destroy_slots(events)
+            finally:
+                self._is_telling = False
         return events
+
+    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Call a module's function; nothing that it raises gets further than the log."""
+        try:
+            callback(*arguments)
+        except Exception:  # noqa: BLE001  (whatever a module gets wrong, packets go on)
+            self._n_failed_observers += 1
+            _log.exception("a module that observes connections failed")
 
     def allocate_slot(self, name: str, destructor: Destructor | None = None) -> int:
         """Reserve a private 64-bit integer per connection for a module. Returns the slot's number.
@@ -275,9 +340,9 @@ class Tracker:
             if destructor is not None:
                 for value in ended["slots"][:, slot]:
                     if value:
-                        destructor(int(value))
+                        self._tell(destructor, int(value))
 
     def statistics(self) -> dict[str, int]:
         """Counters by name since the tracker was made, and `connections`, those in the table."""
         counters = {name: int(value) for name, value in zip(C.COUNTERS, self.arrays.counters, strict=True)}
-        return {"connections": len(self), **counters}
+        return {"connections": len(self), **counters, "observer-errors": self._n_failed_observers}

@@ -158,25 +158,14 @@ def _abandon(w: Any, o: Any, sp: Any, fate: Any) -> Any:
 
 
 @kernel
-def _copy_ct(source: Any, i: Any, to: Any, k: Any) -> Any:
-    """Copy the ct fields of a key."""
-    to[k, W_PORT] = to[k, W_PORT] & ~_U32 | source[i, W_PORT] & _U32
-    to[k, W_CT] = source[i, W_CT]
+def _clear_ct(keys: Any, k: Any) -> Any:
+    """Make the ct fields of a key those of a packet that was never tracked."""
+    keys[k, W_PORT] &= ~_U32
+    keys[k, W_CT] = 0
     for word in range(W_CT_LABEL, W_CT_LABEL + 2):
-        to[k, word] = source[i, word]
+        keys[k, word] = 0
     for word in range(W_CT_SRC, W_CT_L4 + 1):
-        to[k, word] = source[i, word]
-
-
-@kernel(inline=False)
-def _clear_ct(w: Any, t: Any) -> Any:
-    w.keys[0, W_PORT] &= ~_U32
-    w.keys[0, W_CT] = 0
-    for word in range(W_CT_LABEL, W_CT_LABEL + 2):
-        w.keys[0, word] = 0
-    for word in range(W_CT_SRC, W_CT_L4 + 1):
-        w.keys[0, word] = 0
-    forget(t, 0)
+        keys[k, word] = 0
 
 
 @kernel(inline=False)
@@ -255,23 +244,24 @@ def _ct(
 ) -> Any:  # fmt: skip
     """The ct action at `pc`, with what it means for the list that it is in: `(table to look up next or -1, sp)`.
 
-    Without a table the list goes on with its former ct fields. With one, the packet goes on there, and the rest of the
-    list, if there is any, waits in a frame with the former ct fields and the headers as the tracker left them.
+    With a table, the packet goes on there, and the rest of the list, if there is any, waits in a frame with the headers
+    as the tracker left them. That rest, as the list after a ct without a table, sees an untracked packet: the ct fields
+    are cleared (ovs-actions(7), "The ct action"). The tracker still remembers where the packet was.
     """
     instruction = c.pool[pc]
     target = (instruction >> 16) & 0xFF
     following = pc + CT_WORDS + (instruction >> 32)
     alone = target != NO_TABLE and sp == 0 and c.pool[following] == OP_END
-    snapshot = _NONE if alone else _save(w)
+    snapshot = _NONE if alone or target == NO_TABLE else _save(w)
     w.machine["tracks"][0] += 1
     _track(w, c, o, t, data, packets, i, offset, pc)
     if target == NO_TABLE:
-        _copy_ct(w.snapshots, snapshot, w.keys, 0)
-        w.machine["snapshots"][0] = snapshot
+        _clear_ct(w.keys, np.int64(0))
         return _NONE, sp
     if not alone:
         for word in range(HEADER_WORDS):
             w.snapshots[snapshot, word] = w.keys[0, word]
+        _clear_ct(w.snapshots, snapshot)
         w.frames[sp, F_SIZE_MARK] = w.machine["size_mark"][0]
         sp = _push(w, sp, following, table, depth, snapshot)
         w.frames[sp - 1, F_TX_MARK] = w.machine["tx_mark"][0]
@@ -300,8 +290,10 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
     tx records.
     """
     _begin(w, o, packets, i)
+    word = t.tracked["word"][i]  # the tracker keeps what it knows of the packet in the place of its key
     forget(t, 0)
-    t.hashes[0] = t.hashes[i]  # the tracker keeps what it knows of the packet in the place of its key
+    t.tracked["word"][0] = word
+    t.hashes[0] = t.hashes[i]
     t.candidates[0] = t.candidates[i]
     o.ct_state[offset + i] = 0
     sp = np.int64(0)
@@ -353,7 +345,8 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
                     depth += 1 if target >= 0 else 0
                     pc += CT_WORDS + (instruction >> 32)
             elif op == OP_CT_CLEAR:
-                _clear_ct(w, t)
+                _clear_ct(w.keys, np.int64(0))
+                forget(t, 0)
                 pc += 1
             elif op == OP_CLONE:
                 following = pc + 1 + ((instruction >> 8) & _U32)
@@ -369,6 +362,8 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
                 if not decrement_ttl(w.keys, 0):
                     w.machine["fate"][0] = FATE_TTL
                     pc = np.int64(0)
+            else:
+                pc = np.int64(0)  # no program has such an instruction; a broken one ends here
         if failed != 0:
             target = _NONE
             port = _NONE

@@ -162,6 +162,7 @@ class Datapath:
         Fills the parser's part of `batch.packets`. Events are handed to the tracker's observers when they fill up and
         at the end. A packet of a port that does not exist is processed like any other.
         """
+        self.tracker.refuse_observers()
         n = len(batch.packets)
         if len(self._output.fate) < n:
             self._output = self._output._replace(fate=np.zeros(n, np.uint8), ct_state=np.zeros(n, np.uint16))

@@ -4,8 +4,8 @@ This package is the only importer of numba. Everything that runs per packet or p
 
 - `kernel` is the one decorator. Bare, it marks an inner function, inlined into its callers. With `example=` it
   marks an *entry point*: compiled once, for exactly the types of the example arguments, and cached on disk.
-- `primitives` are what Python cannot say: prefetch, acquire/release, big-endian loads, a 128-bit product. Each has a
-  plain-Python twin that runs when the JIT is off or when bounds are checked.
+- `primitives` are what Python cannot say: prefetch, acquire/release, big-endian loads, a 128-bit product, a search of
+  eight words. Each has a plain-Python twin that runs when the JIT is off or when bounds are checked.
 - `warm_up` compiles (or loads) entry points ahead of the first packet; `pending` says which would have to compile.
 
 Kernels follow five rules. Arithmetic is int64 with explicit masks (`np.int64(...)` around a narrower field that
@@ -19,10 +19,13 @@ Python, `FLOWSHUNT_BOUNDSCHECK=1` compiles them with bounds checks and with the 
 
 from flowshunt.jit.kernel import BOUNDSCHECK, JIT, EntryPoint, entry_points, kernel
 from flowshunt.jit.primitives import (
+    assume,
     load_acquire,
     load_be16,
     load_be32,
     load_be64,
+    lowest_bit,
+    match_words,
     mix,
     prefetch,
     store_be16,
@@ -37,6 +40,7 @@ __all__ = [
     "BOUNDSCHECK",
     "JIT",
     "EntryPoint",
+    "assume",
     "by_reference",
     "entry_points",
     "kernel",
@@ -44,6 +48,8 @@ __all__ = [
     "load_be16",
     "load_be32",
     "load_be64",
+    "lowest_bit",
+    "match_words",
     "mix",
     "pending",
     "prefetch",

@@ -61,7 +61,7 @@ def _toolchain() -> bytes:
     digest = hashlib.blake2b(
         f"{sys.version} {sysconfig.get_platform()} {numba.__version__} {llvmlite.__version__} {np.__version__}".encode()
     )
-    for source in ("kernel.py", "primitives.py"):
+    for source in ("kernel.py", "primitives.py", "reference.py"):
         digest.update(Path(__file__).with_name(source).read_bytes())
     return digest.digest()
 

@@ -37,6 +37,27 @@ def _mix_twin(a: Any, b: Any) -> np.int64:
     return _signed(product ^ (product >> 64))
 
 
+def _assume_twin(condition: Any) -> None:
+    if not condition:
+        raise AssertionError("an assumption is wrong")
+
+
+def _match_words_twin(array: Any, index: Any, shift: Any, value: Any) -> np.int64:
+    _refuse_negative(index)
+    mask = np.int64(0)
+    for j in range(8):
+        if ((array[index, j] >> shift) ^ value) << shift == 0:
+            mask |= np.int64(1) << j
+    return mask
+
+
+def _lowest_bit_twin(value: Any) -> np.int64:
+    place = np.int64(0)
+    while place < 64 and (value >> place) & 1 == 0:
+        place += 1
+    return place
+
+
 def _prefetch_twin(array: Any, index: Any, byte: Any) -> None:
     return
 
@@ -134,6 +155,48 @@ def _mix(typing_context: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _assume(typing_context: Any, condition: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.assume(arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.boolean), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _match_words(typing_context: Any, array: Any, index: Any, shift: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type = signature.args[0]
+        struct = context.make_array(array_type)(context, builder, arguments[0])
+        indices = [arguments[1], context.get_constant(types.intp, 0)]
+        pointer = cgutils.get_item_pointer(
+            context, builder, array_type, struct, indices, wraparound=False, boundscheck=False
+        )
+        eight = ir.VectorType(ir.IntType(64), 8)
+        words = builder.load(builder.bitcast(pointer, eight.as_pointer()), align=8)
+        shifts, values = (_splat(builder, eight, argument) for argument in arguments[2:])
+        matches = builder.icmp_unsigned("==", builder.lshr(words, shifts), values)
+        return builder.zext(builder.bitcast(matches, ir.IntType(8)), ir.IntType(64))
+
+    return types.int64(array, types.int64, types.int64, types.int64), codegen
+
+
+def _splat(builder: Any, vector: Any, value: Any) -> Any:
+    result = ir.Constant(vector, ir.Undefined)
+    for lane in range(vector.count):
+        result = builder.insert_element(result, value, ir.IntType(32)(lane))
+    return result
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _lowest_bit(typing_context: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _prefetch(typing_context: Any, array: Any, index: Any, byte: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -187,6 +250,16 @@ def _choose(real: Any, twin: Any, pointer: bool = True) -> Any:
 
 mix = _choose(_mix, _mix_twin, pointer=False)
 """`mix(a, b)`: the two halves of the unsigned 128-bit product of two int64 bit patterns, xored (wyhash's step)."""
+lowest_bit = _choose(_lowest_bit, _lowest_bit_twin, pointer=False)
+"""`lowest_bit(value)`: the place of the lowest bit that is set, 64 when none is."""
+match_words = _choose(_match_words, _match_words_twin)
+"""`match_words(array, index, shift, value)`: which words w of row `index` of an int64 (n, 8) have w >> shift == value.
+
+The shift is unsigned, and `value` has no more bits than it leaves. Bit j of the result stands for word j; all are
+compared at once.
+"""
+assume = _choose(_assume, _assume_twin)
+"""`assume(condition)`: a promise to the compiler, which may build on it; checked by the twin."""
 prefetch = _choose(_prefetch, _prefetch_twin)
 """`prefetch(array, index, byte)`: ask for the cache line that holds byte `byte` of `array[index]`. Never faults."""
 load_acquire = _choose(_load_acquire, _load_acquire_twin)

@@ -54,7 +54,15 @@ def _load_attribute(context: Any, builder: Any, reference: Reference, value: Any
     index = reference.target.fields.index(name)
     zero = ir.IntType(32)(0)
     pointer = builder.gep(value, [zero, ir.IntType(32)(index)], inbounds=True)
-    return builder.load(pointer)
+    value, member = builder.load(pointer), reference.target.types[index]
+    value.set_metadata("invariant.load", builder.module.add_metadata([]))  # no store to an array changes it
+    if not isinstance(member, types.Array) or member.ndim != 1 or member.layout != "C":
+        return value
+    # The stride of such an array is known, and a constant spares a multiplication at every access to a field.
+    array = context.make_array(member)(context, builder, value)
+    size = context.get_abi_sizeof(context.get_data_type(member.dtype))
+    array.strides = cgutils.pack_array(builder, [context.get_constant(types.intp, size)])
+    return array._getvalue()
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -62,7 +70,9 @@ def _by_reference(typing_context: Any, members: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = cgutils.alloca_once(builder, arguments[0].type)
         builder.store(arguments[0], pointer)
-        return pointer
+        # What comes out of an assembly of no instructions has no past: invariant loads cannot move before the store.
+        kind = ir.FunctionType(pointer.type, [pointer.type])
+        return builder.call(ir.InlineAsm(kind, "", "=r,0,~{memory}", side_effect=True), [pointer])
 
     return Reference(members)(members), codegen
 

@@ -24,6 +24,16 @@ from flowshunt.packet.schema import (
 )
 
 _LOW32 = 0xFFFFFFFF
+_LOW62 = (1 << 62) - 1
+
+_LONG = 64
+"""Regions of at least this many bytes are summed in a loop."""
+
+
+@kernel
+def is_valid(total: Any) -> Any:
+    """Whether a one's complement sum, up to 62 bits, is that of bytes with a right checksum: 0, but not of zeros."""
+    return (total & _LOW62) % 0xFFFF == 0 and total != 0
 
 
 @kernel
@@ -43,13 +53,36 @@ def sum_bytes(data: Any, start: Any, end: Any, initial: Any) -> Any:
     """
     total = initial
     at = start
-    while end - at >= 8:
-        word = load_be64(data, at)
-        total += (word & _LOW32) + ((word >> 32) & _LOW32)
-        at += 8
-    left = end - at
+    size = end - start
+    if size >= _LONG:
+        total += _sum_words(data, start, end)
+    else:
+        if size & 32:
+            total += _sum8(data, at) + _sum8(data, at + 8) + _sum8(data, at + 16) + _sum8(data, at + 24)
+            at += 32
+        if size & 16:
+            total += _sum8(data, at) + _sum8(data, at + 8)
+            at += 16
+        if size & 8:
+            total += _sum8(data, at)
+    left = size & 7
     if left > 0:
         word = _last_bytes(data, end, left)
+        total += (word & _LOW32) + ((word >> 32) & _LOW32)
+    return total
+
+
+@kernel
+def _sum8(data: Any, at: Any) -> Any:
+    return load_be32(data, at) + load_be32(data, at + 4)
+
+
+@kernel(inline=False)
+def _sum_words(data: Any, start: Any, end: Any) -> Any:
+    """The sum of the whole words of 8 bytes in data[start:end]. A call: vectors would crowd the caller."""
+    total = np.int64(0)
+    for n in range((end - start) >> 3):
+        word = load_be64(data, start + 8 * n)
         total += (word & _LOW32) + ((word >> 32) & _LOW32)
     return total
 
@@ -96,8 +129,7 @@ def pseudo_header(data: Any, l3: Any, family: Any, protocol: Any, size: Any) -> 
     """
     total = protocol + size
     if family == 4:
-        word = load_be64(data, l3 + 12)
-        return total + (word & _LOW32) + ((word >> 32) & _LOW32)
+        return total + load_be32(data, l3 + 12) + load_be32(data, l3 + 16)
     for n in range(4):
         word = load_be64(data, l3 + 8 + 8 * n)
         total += (word & _LOW32) + ((word >> 32) & _LOW32)
@@ -112,17 +144,16 @@ def ip_checksum_ok(data: Any, packets: Any, i: Any) -> Any:
     """
     if packets["family"][i] != 4:
         return True
-    frame = packets["data"][i]
     l3 = np.int64(packets["l3"][i])
-    first = load_be64(data, frame + l3)
-    size = (first >> 54) & 0x3C
+    at = packets["data"][i] + l3
+    first = load_be32(data, at)
+    size = (first >> 22) & 0x3C
     if size == 20:
-        second = load_be64(data, frame + l3 + 8)
-        total = (first & _LOW32) + ((first >> 32) & _LOW32) + load_be32(data, frame + l3 + 16)
-        return fold(total + (second & _LOW32) + ((second >> 32) & _LOW32)) == 0xFFFF
+        rest = load_be32(data, at + 4) + load_be32(data, at + 8)
+        return is_valid(first + rest + load_be32(data, at + 12) + load_be32(data, at + 16))
     if size < 20 or l3 + size > np.int64(packets["length"][i]):
         return False
-    return checksum(data, frame + l3, frame + l3 + size, 0) == 0
+    return is_valid(sum_bytes(data, at, at + size, np.int64(0)))
 
 
 @kernel
@@ -146,15 +177,15 @@ def l4_checksum_ok(data: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
     end = frame + np.int64(packets["l3_end"][i])
     family = packets["family"][i]
     initial = np.int64(0)
-    if protocol == PROTO_UDP and family == 4 and load_be16(data, start + 6) == 0:
-        return True
     if protocol == PROTO_TCP or protocol == PROTO_UDP or (protocol == PROTO_ICMPV6 and family == 6):
+        if protocol == PROTO_UDP and family == 4 and load_be16(data, start + 6) == 0:
+            return True
         initial = pseudo_header(data, frame + np.int64(packets["l3"][i]), family, protocol, end - start)
     elif protocol == PROTO_SCTP:
         return sctp_checksum_ok(data, start, end)
     elif protocol != PROTO_ICMP or family != 4:
         return True
-    return checksum(data, start, end, initial) == 0
+    return is_valid(sum_bytes(data, start, end, initial))
 
 
 # --- CRC-32C ---------------------------------------------------------------------------------------------------------

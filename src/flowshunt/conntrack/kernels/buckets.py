@@ -13,18 +13,20 @@ import numpy as np
 
 from flowshunt.conntrack.kernels.tuples import hash_tuple, match_row
 from flowshunt.conntrack.schema import BUCKET_ENTRIES
-from flowshunt.jit import kernel, prefetch
+from flowshunt.jit import kernel, lowest_bit, match_words, prefetch
 
 _PASSED = BUCKET_ENTRIES
+_ENTRIES = (1 << BUCKET_ENTRIES) - 1
+"""The words of a bucket that are entries, as bits."""
 _ROW = 0xFFFFFFFF
 _GROW_AT = 5
 """Average entries per bucket at which the table doubles."""
 
 
 @kernel
-def entry_tag(hashed: Any, zone: Any) -> Any:
-    """Upper half of an entry: 16 bits of the hash, 16 bits of zone."""
-    return ((hashed >> 48) & 0xFFFF) << 16 | zone
+def entry_tag(hashed: Any, word: Any) -> Any:
+    """Upper half of an entry: 16 bits of the hash, and the zone of a tuple word."""
+    return ((hashed >> 48) & 0xFFFF) << 16 | (word >> 16) & 0xFFFF
 
 
 @kernel
@@ -38,34 +40,36 @@ def prefetch_bucket(t: Any, hashed: Any) -> Any:
 def suggest_row(t: Any, hashed: Any) -> Any:
     """A row whose entry has the tag of `hashed`, in whatever zone, and on its way into the cache; -1: none in sight.
 
-    Second stage of a batch: the bucket should be there already. Looks at every entry, since a branch on the place of
-    the match could not be predicted.
+    Second stage of a batch: the bucket should be there already. When it passed entries on, the next one is looked into
+    as well, which need not be there, but which the packet would have to wait for in any case.
     """
     base = t.state["base"][0]
-    bucket = base + (hashed & (base - 1))
+    index = hashed & (base - 1)
     tag = (hashed >> 48) & 0xFFFF
-    row = np.int64(-1)
-    for j in range(BUCKET_ENTRIES):
-        entry = t.buckets[bucket, j]
-        row = (entry & _ROW) - 1 if (entry >> 48) & 0xFFFF == tag else row
-    if row >= 0:
-        prefetch(t.conns, row, 0)
-        prefetch(t.conns, row, 64)
+    matches = match_words(t.buckets, base + index, 48, tag) & _ENTRIES
+    if matches == 0 and t.buckets[base + index, _PASSED] != 0:
+        index = (index + 1) & (base - 1)
+        matches = match_words(t.buckets, base + index, 48, tag) & _ENTRIES
+    if matches == 0:
+        return np.int64(-1)
+    row = (t.buckets[base + index, lowest_bit(matches)] & _ROW) - 1
+    prefetch(t.conns, row, 0)
+    prefetch(t.conns, row, 64)
     return row
 
 
 @kernel
-def _find_in(t: Any, base: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
+def _find_in(t: Any, base: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: Any) -> Any:
     index = hashed & (base - 1)
     for _ in range(base):
         bucket = base + index
-        for j in range(BUCKET_ENTRIES):
-            entry = t.buckets[bucket, j]
-            if (entry >> 32) & _ROW == tag and entry != 0:
-                row = (entry & _ROW) - 1
-                direction = match_row(t.conns, row, keys, k, word, turned)
-                if direction >= 0:
-                    return row << 1 | direction
+        matches = match_words(t.buckets, bucket, 32, tag) & _ENTRIES
+        while matches != 0:
+            row = (t.buckets[bucket, lowest_bit(matches)] & _ROW) - 1
+            matches &= matches - 1
+            direction = match_row(t.conns, row, keys, k, word) if row >= 0 else -1
+            if direction >= 0:
+                return row << 1 | direction
         if t.buckets[bucket, _PASSED] == 0:
             break
         index = (index + 1) & (base - 1)
@@ -73,20 +77,15 @@ def _find_in(t: Any, base: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: 
 
 
 @kernel(inline=False)
-def _find_old(t: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
-    return _find_in(t, t.state["old_base"][0], hashed, tag, keys, k, word, turned)
-
-
-@kernel
-def find(t: Any, hashed: Any, zone: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
+def find(t: Any, hashed: Any, keys: Any, k: Any, word: Any) -> Any:
     """Row << 1 | direction of the connection that the packet in keys[k] belongs to, or -1.
 
-    `word` and `turned` are the packet's tuple word and its reverse, zone included.
+    `word` is the packet's tuple word, zone included.
     """
-    tag = entry_tag(hashed, zone)
-    found = _find_in(t, t.state["base"][0], hashed, tag, keys, k, word, turned)
+    tag = entry_tag(hashed, word)
+    found = _find_in(t, t.state["base"][0], hashed, tag, keys, k, word)
     if found < 0 and t.state["old_base"][0] != 0:
-        found = _find_old(t, hashed, tag, keys, k, word, turned)
+        found = _find_in(t, t.state["old_base"][0], hashed, tag, keys, k, word)
     return found
 
 
@@ -95,10 +94,10 @@ def _put(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
     index = hashed & (base - 1)
     while True:
         bucket = base + index
-        for j in range(BUCKET_ENTRIES):
-            if t.buckets[bucket, j] == 0:
-                t.buckets[bucket, j] = entry
-                return
+        free = match_words(t.buckets, bucket, 0, 0) & _ENTRIES
+        if free != 0:
+            t.buckets[bucket, lowest_bit(free)] = entry
+            return
         t.buckets[bucket, _PASSED] += 1
         index = (index + 1) & (base - 1)
 
@@ -131,7 +130,7 @@ def migrate(t: Any, n_buckets: Any) -> Any:
 
 
 @kernel
-def insert(t: Any, hashed: Any, zone: Any, row: Any) -> Any:
+def insert(t: Any, hashed: Any, row: Any) -> Any:
     """Add an entry for a row that has none; grows the table by a step where that is due."""
     state = t.state
     base = state["base"][0]
@@ -141,7 +140,7 @@ def insert(t: Any, hashed: Any, zone: Any, row: Any) -> Any:
         state["old_base"][0] = base
         state["migrated"][0] = 0
         state["base"][0] = base * 2
-    _put(t, state["base"][0], hashed, entry_tag(hashed, zone) << 32 | (row + 1))
+    _put(t, state["base"][0], hashed, entry_tag(hashed, t.conns["tuple"][row]) << 32 | (row + 1))
     state["n_entries"][0] += 1
 
 
@@ -152,13 +151,13 @@ def _take(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
     index = home
     for _ in range(base):
         bucket = base + index
-        for j in range(BUCKET_ENTRIES):
-            if t.buckets[bucket, j] == entry:
-                t.buckets[bucket, j] = 0
-                while home != index:
-                    t.buckets[base + home, _PASSED] -= 1
-                    home = (home + 1) & (base - 1)
-                return True
+        place = match_words(t.buckets, bucket, 0, entry) & _ENTRIES
+        if place != 0:
+            t.buckets[bucket, lowest_bit(place)] = 0
+            while home != index:
+                t.buckets[base + home, _PASSED] -= 1
+                home = (home + 1) & (base - 1)
+            return True
         if t.buckets[bucket, _PASSED] == 0:
             break
         index = (index + 1) & (base - 1)
@@ -169,8 +168,7 @@ def _take(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
 def remove(t: Any, row: Any) -> Any:
     """Take the entry of `row` out of the table."""
     hashed = _row_hash(t, row)
-    zone = (t.conns["tuple"][row] >> 16) & 0xFFFF
-    entry = entry_tag(hashed, zone) << 32 | (row + 1)
+    entry = entry_tag(hashed, t.conns["tuple"][row]) << 32 | (row + 1)
     if not _take(t, t.state["base"][0], hashed, entry) and t.state["old_base"][0] != 0:
         _take(t, t.state["old_base"][0], hashed, entry)
     t.state["n_entries"][0] -= 1

@@ -12,8 +12,8 @@ from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels.buckets import find, migrate
 from flowshunt.conntrack.kernels.rows import destroy, move_timer
 from flowshunt.conntrack.kernels.step import HASHED, hash_and_prefetch, set_label, set_mark, suggest, track
-from flowshunt.conntrack.kernels.tuples import hash_packet, turn_word
-from flowshunt.jit import by_reference, kernel, prefetch
+from flowshunt.conntrack.kernels.tuples import hash_packet
+from flowshunt.jit import assume, by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT
 
@@ -26,6 +26,7 @@ RING_ROWS = 64
 """Rows of the key array in use at a time; a power of two above TRACK_BEHIND, small enough for the L1 cache."""
 _RING = RING_ROWS - 1
 
+_PACKET_SIZE = PACKET.itemsize
 _WHEEL_MASK = C.WHEEL_SLOTS - 1
 
 
@@ -37,6 +38,8 @@ def _example_keys() -> np.ndarray:
 def _track_chunk(
     t: Any, data: Any, packets: Any, keys: Any, first: Any, n: Any, zone: Any, flags: Any, ct_state: Any
 ) -> Any:
+    now_ms = np.int64(0)
+    start_ns = np.int64(0)  # of the millisecond now_ms
     for step in range(n + TRACK_BEHIND):
         if step < n:
             k = step & _RING
@@ -47,7 +50,10 @@ def _track_chunk(
         if step >= TRACK_BEHIND:
             k = (step - TRACK_BEHIND) & _RING
             i = first + step - TRACK_BEHIND
-            track(t, data, packets, i, keys, k, zone, flags | HASHED, packets["time_ns"][i] // 1_000_000)
+            if not 0 <= packets["time_ns"][i] - start_ns < 1_000_000:
+                now_ms = packets["time_ns"][i] // 1_000_000
+                start_ns = now_ms * 1_000_000
+            track(t, data, packets, i, keys, k, zone, flags | HASHED, now_ms)
             ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
 
 
@@ -65,7 +71,11 @@ def track_packets(
     `keys`: int64 (RING_ROWS, KEY_WORDS), scratch. Returns how many packets are done in total: fewer than all when the
     events must be drained first.
     """
+    assume(first >= 0)
+    assume(packets.strides[0] == _PACKET_SIZE)
+    assume(keys.shape[1] == KEY_WORDS)
     t = by_reference(t)
+    zone = np.int64(zone)
     done = first
     while done < len(packets):
         n = min(batch, len(packets) - done)
@@ -90,8 +100,12 @@ def sweep(t: Any, now_ms: Any, budget: Any) -> Any:
         state["now_ms"][0] = now_ms
     now = state["now_ms"][0]
     last = now >> C.WHEEL_SHIFT
-    if last - state["wheel_tick"][0] > C.WHEEL_SLOTS:
+    if state["n_live"][0] == 0:
+        state["wheel_tick"][0] = last
+    elif last - state["wheel_tick"][0] > C.WHEEL_SLOTS:
         state["wheel_tick"][0] = last - C.WHEEL_SLOTS
+    elif state["wheel_tick"][0] > last + 1:  # the clock was set back: what is linked too late is found a round later
+        state["wheel_tick"][0] = last
     while budget > 0 and state["wheel_tick"][0] <= last:
         row = np.int64(t.wheel[state["wheel_tick"][0] & _WHEEL_MASK])
         budget -= 1
@@ -156,9 +170,8 @@ def copy_rows(t: Any, out: Any, out_rows: Any, first: Any, n_rows: Any, zone: An
 @kernel(example=lambda: (example_arrays(), _example_keys(), 0, 0))
 def find_row(t: Any, keys: Any, word: Any, now_ms: Any) -> Any:
     """Row << 1 | direction of the connection of the addresses in keys[0] and the tuple word, zone included; or -1."""
-    zone = (word >> 16) & 0xFFFF
     hashed = hash_packet(t.state, keys, 0, word & ~(0xFFFF << 16))
-    found = find(t, hashed, zone, keys, 0, word, turn_word(word))
+    found = find(t, hashed, keys, 0, word)
     if found >= 0 and t.conns["expires_ms"][found >> 1] <= now_ms:
         return np.int64(-1)
     return found

@@ -39,9 +39,9 @@ def valid_new(t: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, kind:
 
 
 @kernel(inline=False)
-def _linux_tcp_create(conns: Any, row: Any, packets: Any, i: Any, flags: Any, length: Any) -> Any:
+def _linux_tcp_create(t: Any, row: Any, packets: Any, i: Any, flags: Any, length: Any) -> Any:
     return tcp_linux.create(
-        conns, row, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        t.conns, row, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length,
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def _linux_tcp_create(conns: Any, row: Any, packets: Any, i: Any, flags: Any, le
 def _tcp_create(t: Any, row: Any, packets: Any, i: Any, flags: Any) -> Any:
     length = np.int64(packets["l3_end"][i]) - np.int64(packets["payload"][i])
     if t.state["linux"][0]:
-        return _linux_tcp_create(t.conns, row, packets, i, flags, length)
+        return _linux_tcp_create(t, row, packets, i, flags, length)
     return tcp.create(
         t.conns, row, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length,
@@ -73,9 +73,9 @@ def create(t: Any, row: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any
 
 
 @kernel(inline=False)
-def _linux_tcp_update(conns: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any, length: Any, check: Any) -> Any:
+def _linux_tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any, length: Any, check: Any) -> Any:
     return tcp_linux.update(
-        conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        t.conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length, check,
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def _tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any) -> A
     own = np.int64(t.conns["flags"][row])
     check = t.state["check_sequence"][0] != 0 and own & (S.F_SEQ_CHECK_OFF | S.F_LIBERAL) == 0
     if t.state["linux"][0]:
-        return _linux_tcp_update(t.conns, row, d, packets, i, flags, length, check)
+        return _linux_tcp_update(t, row, d, packets, i, flags, length, check)
     return tcp.update(
         t.conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length, check,
@@ -96,13 +96,11 @@ def _tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any) -> A
 @kernel
 def _other_update(conns: Any, row: Any, d: Any, first_class: Any) -> Any:
     before = np.int64(conns["state"][row])
-    state = before
-    if d == 1:
-        state = np.int64(S.OTHER_BIDIRECTIONAL)
-    elif state == S.OTHER_FIRST:
-        state = np.int64(S.OTHER_MULTIPLE)
-    if state != before:
-        conns["state"][row] = state
+    state = np.int64(S.OTHER_BIDIRECTIONAL)
+    if before != S.OTHER_BIDIRECTIONAL:
+        state = np.int64(S.OTHER_BIDIRECTIONAL if d == 1 else S.OTHER_MULTIPLE)
+        if state != before:  # what is not written need not go back to memory
+            conns["state"][row] = state
     result = S.UPDATE_VALID if state == S.OTHER_BIDIRECTIONAL else S.UPDATE_VALID_NEW
     return result | (first_class + state) << 8
 
@@ -116,7 +114,7 @@ def _icmp_update(conns: Any, row: Any, d: Any) -> Any:
     return S.UPDATE_VALID_NEW | S.T_ICMP_FIRST << 8
 
 
-@kernel
+@kernel(inline=False)
 def _linux_update(t: Any, row: Any, d: Any, proto: Any, now: Any) -> Any:
     """linux: est once a reply was seen; UDP becomes a stream, with the longer timeout, after a while."""
     flags = np.int64(t.conns["flags"][row])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.kernels.buckets import remove
-from flowshunt.conntrack.schema import C_REMOVED, EVENT_DESTROYED, N_SLOTS, WHEEL_SHIFT, WHEEL_SLOTS
+from flowshunt.conntrack.schema import C_REMOVED, CLOCK_STEP_MS, EVENT_DESTROYED, N_SLOTS, WHEEL_SHIFT, WHEEL_SLOTS
 from flowshunt.conntrack.states import F_LIVE
 from flowshunt.jit import kernel
 
@@ -39,17 +39,31 @@ def _append_event(t: Any, row: Any, kind: Any, reason: Any, direction: Any, in_p
     e["kind"][n] = kind
     e["reason"][n] = reason
     e["direction"][n] = direction
-    e["state"][n] = t.conns["peer"][row, direction]
+    e["state"][n] = t.conns["state"][row] if t.state["linux"][0] else t.conns["peer"][row, direction]
     for slot in range(N_SLOTS):
         e["slots"][n, slot] = t.slots[row, slot] if kind == EVENT_DESTROYED and t.state["slots_on"][0] else 0
     t.state["n_events"][0] = n + 1
 
 
 @kernel
+def advance(t: Any, now_ms: Any) -> Any:
+    """The time to go by at a packet of time `now_ms`, which becomes the tracker's.
+
+    A little earlier than the time before counts as that, since captures are not always in order. A step back of
+    CLOCK_STEP_MS or more means that the clock was set, or that one packet had a wild time: the tracker follows.
+    """
+    now = t.state["now_ms"][0]
+    if now_ms > now or now_ms <= now - CLOCK_STEP_MS:
+        t.state["now_ms"][0] = now_ms
+        return now_ms
+    return now
+
+
+@kernel
 def _link(t: Any, row: Any) -> Any:
     tick = t.state["wheel_tick"][0]
     ahead = (t.conns["expires_ms"][row] >> WHEEL_SHIFT) + 1 - tick
-    slot = (tick + min(max(ahead, 1), WHEEL_SLOTS - 1)) & (WHEEL_SLOTS - 1)
+    slot = (tick + min(max(ahead, 0), WHEEL_SLOTS - 1)) & (WHEEL_SLOTS - 1)
     head = np.int64(t.wheel[slot])
     t.conns["slot"][row] = slot
     t.conns["previous"][row] = -1

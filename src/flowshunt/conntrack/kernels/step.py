@@ -10,8 +10,8 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import protocols
 from flowshunt.conntrack.kernels.buckets import find, insert, prefetch_bucket, suggest_row
-from flowshunt.conntrack.kernels.rows import destroy, emit_event, set_timer, start_timer, take_row
-from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word, turn_word
+from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, set_timer, start_timer, take_row
+from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word
 from flowshunt.jit import kernel
 from flowshunt.packet.checksum import ip_checksum_ok, l4_checksum_ok
 from flowshunt.packet.icmp import ICMP_ERROR, ICMP_QUERY
@@ -27,6 +27,7 @@ from flowshunt.packet.schema import (
     W_CT_L4,
     W_CT_LABEL,
     W_CT_SRC,
+    W_FLAGS,
     W_L4,
     W_NW_DST,
     W_NW_SRC,
@@ -46,8 +47,9 @@ _U32 = 0xFFFFFFFF
 
 @kernel
 def forget(t: Any, k: Any) -> Any:
-    """Packet k of the batch was tracked nowhere (at its beginning, and after ct_clear)."""
-    t.packet_row[k] = -1
+    """Nothing is known of packet k of the batch, which was tracked nowhere (at its beginning, and after ct_clear)."""
+    t.tracked["word"][k] = 0
+    t.tracked["row"][k] = -1
 
 
 @kernel
@@ -81,14 +83,13 @@ def _write_own_tuple(keys: Any, k: Any) -> Any:
 
 @kernel
 def _original_ports(word: Any) -> Any:
-    """tp_src << 16 | tp_dst of the first packet of a tuple word: ports, or ICMP type and code."""
+    """tp_src << 48 | tp_dst << 32 of the first packet of a tuple word: ports, or ICMP type and code."""
     kind = word & KIND_ICMP
-    proto = (word >> 8) & 0xFF
-    if kind and proto == PROTO_ICMPV6:
-        return np.int64(128 << 16)
-    if kind:
-        return np.int64(8 << 16) if kind == 2 else (kind + 9) << 16
-    return (word >> 32) & _U32
+    if kind == 0:
+        return word & ~_U32
+    if (word >> 8) & 0xFF == PROTO_ICMPV6:
+        return np.int64(128 << 48)
+    return np.int64(8 << 48) if kind == 2 else (kind + 9) << 48
 
 
 @kernel
@@ -96,13 +97,15 @@ def write_fields(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> 
     """Fill the ct fields of keys[k] from connection `row`."""
     c = t.conns
     word = c["tuple"][row]
-    _write_state(keys, k, state, zone, np.int64(c["mark"][row]))
-    keys[k, W_CT] |= ((word >> 8) & 0xFF) << 24
-    keys[k, W_CT_SRC] = c["source"][row, 0]
-    keys[k, W_CT_SRC + 1] = c["source"][row, 1]
-    keys[k, W_CT_DST] = c["destination"][row, 0]
-    keys[k, W_CT_DST + 1] = c["destination"][row, 1]
-    keys[k, W_CT_L4] = _original_ports(word) << 32
+    source_high, source_low = c["source"][row, 0], c["source"][row, 1]
+    destination_high, destination_low = c["destination"][row, 0], c["destination"][row, 1]
+    keys[k, W_PORT] = keys[k, W_PORT] & ~_U32 | np.int64(c["mark"][row])
+    keys[k, W_CT] = zone << 48 | state << 32 | (word & 0xFF00) << 16
+    keys[k, W_CT_SRC] = source_high
+    keys[k, W_CT_SRC + 1] = source_low
+    keys[k, W_CT_DST] = destination_high
+    keys[k, W_CT_DST + 1] = destination_low
+    keys[k, W_CT_L4] = _original_ports(word)
     if c["flags"][row] & S.F_HAS_LABEL:
         keys[k, W_CT_LABEL] = c["label"][row, 0]
         keys[k, W_CT_LABEL + 1] = c["label"][row, 1]
@@ -111,7 +114,7 @@ def write_fields(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> 
         keys[k, W_CT_LABEL + 1] = 0
 
 
-@kernel
+@kernel(inline=False)
 def _reject(t: Any, keys: Any, k: Any, zone: Any, counter: Any) -> Any:
     t.counters[counter] += 1
     _write_invalid(keys, k, zone)
@@ -129,14 +132,15 @@ def classify(packets: Any, i: Any, keys: Any, k: Any, linux: Any) -> Any:
     if packets["verdict"][i] != VERDICT_OK or packets["l4"][i] == 0:
         return np.int64(-C.C_MALFORMED)
     proto = (l4 >> 24) & 0xFF
+    if has_ports(proto):
+        portless = (l4 >> 48) & 0xFFFF == 0 or (l4 >> 32) & 0xFFFF == 0
+        return np.int64(-C.C_MALFORMED if portless and not linux else _QUERY)
     if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
         return _classify_icmp(proto, (l4 >> 48) & 0xFFFF, (l4 >> 32) & 0xFFFF, linux)
-    if not linux and has_ports(proto) and ((l4 >> 48) & 0xFFFF == 0 or (l4 >> 32) & 0xFFFF == 0):
-        return np.int64(-C.C_MALFORMED)
     return np.int64(_QUERY)
 
 
-@kernel
+@kernel(inline=False)
 def _classify_icmp(proto: Any, icmp_type: Any, code: Any, linux: Any) -> Any:
     meaning = classify_icmp(proto, icmp_type)
     if meaning == ICMP_ERROR:
@@ -171,8 +175,7 @@ def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zon
     if t.state["linux"][0] == 0 and has_ports((word >> 8) & 0xFF) and not ports_ok:
         return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
     hashed = hash_packet(t.state, t.inner_key, 0, word)
-    word |= zone << 16
-    found = find(t, hashed, zone, t.inner_key, 0, word, turn_word(word))
+    found = find(t, hashed, t.inner_key, 0, word | zone << 16)
     row = found >> 1
     if found < 0 or t.conns["expires_ms"][row] <= now:
         return _reject(t, keys, k, zone, C.C_ICMP_UNKNOWN)
@@ -184,17 +187,21 @@ def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zon
 @kernel
 def _remember(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> Any:
     write_fields(t, keys, k, row, state, zone)
-    t.packet_row[k] = row
-    t.packet_generation[k] = t.conns["generation"][row]
-    t.packet_state[k] = state
-    t.packet_zone[k] = zone
+    t.tracked["row"][k] = row
+    t.tracked["generation"][k] = t.conns["generation"][row]
+    t.tracked["state"][k] = state
+    t.tracked["zone"][k] = zone
     return row
 
 
 @kernel
-def _count(t: Any, row: Any, d: Any, packets: Any, i: Any) -> Any:
+def _count(t: Any, row: Any, d: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
     t.conns["packets"][row, d] += 1
     t.conns["bytes"][row, d] += np.int64(packets["l3_end"][i]) - np.int64(packets["l3"][i])
+    seen = np.int64(t.conns["tcp_flags"][row, d])
+    flags = (keys[k, W_FLAGS] >> 48) & 0xFF
+    if flags & ~seen:
+        t.conns["tcp_flags"][row, d] = seen | flags
 
 
 @kernel
@@ -213,6 +220,7 @@ def _insert(
         c["packets"][row, half] = 0
         c["bytes"][row, half] = 0
         c["tcp_flags"][row, half] = 0
+        c["peer"][row, half] = 0
     c["tuple"][row] = word
     c["mark"][row] = 0
     c["flags"][row] = S.F_LIVE
@@ -222,27 +230,28 @@ def _insert(
     c["in_port"][row] = packets["in_port"][i]
     timeout = protocols.create(t, row, packets, i, keys, k, proto)
     start_timer(t, row, now + t.timeouts[0, timeout])
-    insert(t, hashed, zone, row)
-    _count(t, row, np.int64(0), packets, i)
+    insert(t, hashed, row)
+    _count(t, row, np.int64(0), packets, i, keys, k)
     t.counters[C.C_INSERTED] += 1
     emit_event(t, row, C.EVENT_CREATED, 0, 0, np.int64(packets["in_port"][i]), now)
     return row
 
 
-@kernel
+@kernel(inline=False)
 def _track_new(
     t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, hashed: Any, word: Any, now: Any
 ) -> Any:
     proto = (word >> 8) & 0xFF
     if not protocols.valid_new(t, packets, i, keys, k, proto, word & KIND_ICMP):
         return _reject(t, keys, k, zone, C.C_FIRST_PACKET)
-    t.counters[C.C_NEW] += 1
     state = np.int64(S.CS_NEW | S.CS_TRACKED)
     if flags & COMMIT:
         row = _insert(t, packets, i, keys, k, zone, hashed, word, proto, now)
         if row < 0:
             return _reject(t, keys, k, zone, C.C_FULL)
+        t.counters[C.C_NEW] += 1
         return _remember(t, keys, k, row, state, zone)
+    t.counters[C.C_NEW] += 1
     _write_state(keys, k, state, zone, np.int64(0))
     _write_own_tuple(keys, k)
     return np.int64(-1)
@@ -263,12 +272,12 @@ def _update(t: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, w
     timeout = (verdict >> 8) & 0xFF
     if timeout != S.KEEP_TIMER:
         expires = now + t.timeouts[np.int64(t.conns["policy"][row]), timeout]
-        if result == S.UPDATE_INVALID:  # linux: an invalid packet may shorten a life, never lengthen it
-            expires = min(expires, t.conns["expires_ms"][row])
-        set_timer(t, row, expires)
+        # linux: an invalid packet may shorten a life, never lengthen it
+        if result != S.UPDATE_INVALID or expires < t.conns["expires_ms"][row]:
+            set_timer(t, row, expires)
     if result == S.UPDATE_INVALID or result == S.UPDATE_NEW:
         return result
-    _count(t, row, d, packets, i)
+    _count(t, row, d, packets, i, keys, k)
     if d == 1 and t.conns["flags"][row] & S.F_SEEN_REPLY == 0:
         _first_reply(t, row, packets, i, now)
     if verdict & S.STATE_CHANGED:
@@ -318,49 +327,57 @@ def _accept(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any, now: Any
 
 
 @kernel
-def _look_up(t: Any, keys: Any, k: Any, hashed: Any, word: Any, zone: Any, flags: Any) -> Any:
+def _look_up(t: Any, keys: Any, k: Any, hashed: Any, word: Any, flags: Any) -> Any:
     """`find`, beginning with the row that the packet's bucket suggested."""
-    turned = turn_word(word)
     row = t.candidates[k]
     if flags & HASHED and row >= 0 and t.conns["flags"][row] & S.F_LIVE:
-        direction = match_row(t.conns, row, keys, k, word, turned)
+        direction = match_row(t.conns, row, keys, k, word)
         if direction >= 0:
             return row << 1 | direction
-    return find(t, hashed, zone, keys, k, word, turned)
+    return find(t, hashed, keys, k, word)
+
+
+@kernel(inline=False)
+def _comes_back(t: Any, keys: Any, k: Any, zone: Any, flags: Any) -> Any:
+    """Whether this is the zone where the packet was tracked last, and the connection lives; then it is as before.
+
+    Force, which only means something to a reply, is not satisfied with that.
+    """
+    row = t.tracked["row"][k]
+    if flags & FORCE and np.int64(t.tracked["state"][k]) & S.CS_REPLY:
+        return False
+    if t.tracked["zone"][k] != zone or t.tracked["generation"][k] != t.conns["generation"][row]:
+        return False
+    write_fields(t, keys, k, row, np.int64(t.tracked["state"][k]), zone)
+    return True
 
 
 @kernel
 def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, now_ms: Any) -> Any:
     """Send packet i of `packets`, parsed into keys[k], through the tracker in `zone`.
 
-    `flags`: COMMIT, FORCE, HASHED. `now_ms`: the packet's time; earlier times than one already seen count as that.
+    `flags`: COMMIT, FORCE, HASHED. `now_ms`: the packet's time (see `rows.advance`).
     Sets the ct fields of keys[k]. Returns the connection's row, or -1 (new and not committed, invalid). There must be
     room for EVENTS_PER_TRACK events. A packet that comes back to the zone where it was tracked last keeps its state,
     as in Open vSwitch and Linux.
     """
-    if now_ms > t.state["now_ms"][0]:
-        t.state["now_ms"][0] = now_ms
-    now = t.state["now_ms"][0]
-    row = np.int64(t.packet_row[k])
-    if (
-        row >= 0
-        and t.packet_zone[k] == zone
-        and t.packet_generation[k] == np.int64(t.conns["generation"][row])
-        and flags & FORCE == 0
-    ):
-        write_fields(t, keys, k, row, t.packet_state[k], zone)
-        return row
-    kind = classify(packets, i, keys, k, t.state["linux"][0])
-    if kind < 0:
-        return _reject(t, keys, k, zone, -kind)
+    now = advance(t, now_ms)
+    if t.tracked["row"][k] >= 0 and _comes_back(t, keys, k, zone, flags):
+        return np.int64(t.tracked["row"][k])
+    word = t.tracked["word"][k] if flags & HASHED else np.int64(0)
+    kind = np.int64(_QUERY)
+    if word == 0:
+        kind = classify(packets, i, keys, k, t.state["linux"][0])
+        if kind < 0:
+            return _reject(t, keys, k, zone, -kind)
+        word = packet_word(packets, i, keys, k)
     if not _checksums_ok(t, data, packets, i, keys, k):
         return _reject(t, keys, k, zone, C.C_CHECKSUM)
     if kind == _ERROR:
         return _track_error(t, data, packets, i, keys, k, zone, now)
-    word = packet_word(packets, i, keys, k)
     hashed = t.hashes[k] if flags & HASHED else hash_packet(t.state, keys, k, word)
     word |= zone << 16
-    found = _look_up(t, keys, k, hashed, word, zone, flags)
+    found = _look_up(t, keys, k, hashed, word, flags)
     met = np.int64(_ENDED)
     if found >= 0:
         met = _meet(t, packets, i, keys, k, zone, flags, word, found, now)
@@ -372,10 +389,12 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
 @kernel
 def hash_and_prefetch(t: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
     """First stage of a batch: the packet's tuple hash into hashes[k], its bucket on the way."""
-    from_word = packet_word(packets, i, keys, k)
-    t.hashes[k] = hash_packet(t.state, keys, k, from_word)
-    prefetch_bucket(t, t.hashes[k])
-    forget(t, k)
+    word = packet_word(packets, i, keys, k)
+    hashed = hash_packet(t.state, keys, k, word)
+    prefetch_bucket(t, hashed)
+    t.hashes[k] = hashed
+    t.tracked["word"][k] = word if classify(packets, i, keys, k, t.state["linux"][0]) == _QUERY else np.int64(0)
+    t.tracked["row"][k] = -1
 
 
 @kernel

@@ -184,6 +184,38 @@ def _advance(conns: Any, row: Any, d: Any, flags: Any) -> Any:
 
 
 @kernel
+def _shifts(conns: Any, row: Any, d: Any) -> Any:
+    """By how much the windows of the sender `d` and of its peer are scaled in a segment without SYN."""
+    own = np.int64(conns["wscale"][row, d])
+    other = np.int64(conns["wscale"][row, 1 - d])
+    if own & other & WSCALE_KNOWN:
+        return own & WSCALE_SHIFT, other & WSCALE_SHIFT
+    unknown = np.int64(MAX_WSCALE if own & other & WSCALE_UNKNOWN else 0)
+    return unknown, unknown
+
+
+@kernel
+def _continues(conns: Any, row: Any, d: Any, seq: Any, ack: Any, window: Any, length: Any, check_sequence: Any) -> Any:
+    """Take a plain segment of an established connection, when it fits the windows; else nothing has changed."""
+    shift, other_shift = _shifts(conns, row, d)
+    lo = np.int64(conns["lo"][row, d])
+    end = (seq + length) & _U32
+    if length == 0:
+        seq = lo
+        end = lo
+    skew = seq_difference(np.int64(conns["lo"][row, 1 - d]), ack)
+    if check_sequence and not (
+        seq_geq(np.int64(conns["hi"][row, d]), end)
+        and seq_geq(seq, lo - (np.int64(conns["window"][row, 1 - d]) << other_shift))
+        and skew >= -ACK_WINDOW
+        and skew <= ACK_WINDOW << shift
+    ):
+        return False
+    _slide(conns, row, d, end, ack, window, shift)
+    return True
+
+
+@kernel
 def update(
     conns: Any,
     row: Any,
@@ -196,7 +228,34 @@ def update(
     length: Any,
     check_sequence: Any,
 ) -> Any:
-    """Judge a packet of an existing connection and advance it.
+    """Judge a packet of an existing connection and advance it: the common case here, all others in `_update`.
+
+    Returns what `_update` does.
+    """
+    if (
+        flags & (SYN | FIN | RST | ACK) == ACK
+        and conns["peer"][row, 0] == S.PEER_ESTABLISHED
+        and conns["peer"][row, 1] == S.PEER_ESTABLISHED
+        and _continues(conns, row, d, seq, ack, window, length, check_sequence)
+    ):
+        return np.int64(S.UPDATE_VALID | S.T_TCP_ESTABLISHED << 8)
+    return _update(conns, row, d, flags, seq, ack, window, wscale, length, check_sequence)
+
+
+@kernel(inline=False)
+def _update(
+    conns: Any,
+    row: Any,
+    d: Any,
+    flags: Any,
+    seq: Any,
+    ack: Any,
+    window: Any,
+    wscale: Any,
+    length: Any,
+    check_sequence: Any,
+) -> Any:
+    """`update` for every kind of packet and state.
 
     Returns `result | timeout_class << 8`, with `states.STATE_CHANGED` added when a peer's state changed. On
     UPDATE_INVALID the connection is unchanged, except that a peer's very first packet sets its window up.
@@ -216,14 +275,7 @@ def update(
     shift = np.int64(0)
     other_shift = np.int64(0)
     if not flags & SYN:
-        own = np.int64(conns["wscale"][row, d])
-        other = np.int64(conns["wscale"][row, o])
-        if own & other & WSCALE_KNOWN:
-            shift = own & WSCALE_SHIFT
-            other_shift = other & WSCALE_SHIFT
-        elif own & other & WSCALE_UNKNOWN:
-            shift = np.int64(MAX_WSCALE)
-            other_shift = np.int64(MAX_WSCALE)
+        shift, other_shift = _shifts(conns, row, d)
 
     end = (seq + length + (1 if flags & SYN else 0) + (1 if flags & FIN else 0)) & _U32
     original_seq = seq

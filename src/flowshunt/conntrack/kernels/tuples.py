@@ -53,8 +53,8 @@ def tuple_word(keys: Any, k: Any, family: Any, icmp_id: Any) -> Any:
     kind = np.int64(KIND_IPV6 if family == 6 else 0)
     ports = np.int64(0)
     if has_ports(proto):
-        ports = (l4 >> 32) & _PORTS
-    elif proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        return l4 & ~_PORTS | proto << 8 | kind
+    if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
         kind |= icmp_kind(proto, (l4 >> 48) & 0xFFFF)
         ports = icmp_id << 16 | icmp_id
     return ports << 32 | proto << 8 | kind
@@ -71,14 +71,14 @@ def turn_word(word: Any) -> Any:
 def hash_tuple(state: Any, high_a: Any, low_a: Any, high_b: Any, low_b: Any, word: Any) -> Any:
     """Keyed hash of a tuple, equal for both directions and for all zones.
 
-    Each endpoint is mixed by itself; the product of the two is symmetric. Without the key neither half can be aimed.
+    Each endpoint is hashed by itself, together with the protocol; the product of the two is symmetric. Without the key
+    neither half can be aimed. Only the last product waits for others.
     """
     key = state["key"]
-    port_a = (word >> 48) & 0xFFFF
-    port_b = (word >> 32) & 0xFFFF
-    a = mix(mix(low_a ^ key[0, 0], high_a ^ key[0, 1]) ^ key[0, 2], port_a ^ key[0, 3])
-    b = mix(mix(low_b ^ key[0, 0], high_b ^ key[0, 1]) ^ key[0, 2], port_b ^ key[0, 3])
-    return mix(mix(a, b) ^ (word & 0xFF00 | (word & 0xFF) >> 1), key[0, 4])
+    rest = (word & 0xFF00 | (word & 0xFF) >> 1) << 16 ^ key[0, 2]
+    a = mix(low_a ^ key[0, 0], high_a ^ key[0, 1]) ^ mix((word >> 48) & 0xFFFF ^ rest, key[0, 3])
+    b = mix(low_b ^ key[0, 0], high_b ^ key[0, 1]) ^ mix((word >> 32) & 0xFFFF ^ rest, key[0, 3])
+    return mix(a, b)
 
 
 @kernel
@@ -88,8 +88,8 @@ def hash_packet(state: Any, keys: Any, k: Any, word: Any) -> Any:
 
 
 @kernel
-def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any, turned: Any) -> Any:
-    """Direction of the packet in keys[k] on connection `row` (0, 1), or -1: another connection."""
+def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
+    """Direction of the packet in keys[k], whose tuple word is `word`, on connection `row` (0, 1); -1: not its own."""
     source_high = keys[k, W_NW_SRC]
     source_low = keys[k, W_NW_SRC + 1]
     destination_high = keys[k, W_NW_DST]
@@ -104,7 +104,7 @@ def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any, turned: Any) -
     ):
         return 0
     if (
-        own == turned
+        own == turn_word(word)
         and conns["source"][row, 1] == destination_low
         and conns["destination"][row, 1] == source_low
         and conns["source"][row, 0] == destination_high
