@@ -5,6 +5,7 @@ The only module that names concrete classes of all layers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -21,6 +22,10 @@ from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
 from flowshunt.rules.openflow.parse import Command, parse_flows
 
 _SWEEP_BUDGET = 512
+_PORT_NAME = re.compile(r"[A-Za-z0-9_@:-][A-Za-z0-9_.@:-]{0,254}")
+_RESERVED_NAMES = frozenset(
+    ("in_port", "table", "normal", "flood", "all", "controller", "local", "none", "any", "unset", "max", "drop")
+)
 
 
 class Switch:
@@ -62,8 +67,9 @@ class Switch:
 
         Raises UsageError when name or number is taken or cannot be one.
         """
-        if not name or not name.isprintable() or any(letter in name for letter in ',()= "'):
-            raise UsageError(f"{name!r} cannot be a port's name")
+        if not _PORT_NAME.fullmatch(name) or name.isdecimal() or name.lower() in _RESERVED_NAMES:
+            hint = "letters, digits and _ - . @ :, not a number alone and no word of OpenFlow such as normal"
+            raise UsageError(f"{name!r} cannot be a port's name", hint=hint)
         if name in self._ports:
             raise UsageError(f"there is a port {name!r} already")
         taken = set(self._ports.values())

@@ -157,7 +157,7 @@ def test_checksums_can_be_taken_as_good(tmp_path: Path) -> None:
 def test_the_size_of_the_table_can_be_limited(talk: str) -> None:
     run = replay(talk, "--max-connections", "10")
     assert "connections  10 alive at the end" in run.out
-    assert "refused: the connection table was full; raise --max-connections." in run.out
+    assert "found no room for their connection: the connection table was full; raise --max-connections." in run.out
 
 
 @needs_captures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -46,7 +47,7 @@ def execute(options: ReplayOptions) -> int:
         except BrokenPipeError:
             raise
         except OSError as error:
-            complain(f"cannot go on: {error.strerror or error}")
+            complain(f"cannot go on: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
             give_up_stdout()
             return DAMAGED
     return status
@@ -79,10 +80,12 @@ def make_switch(options: ReplayOptions) -> Switch:
         switch.add_port(name)
     try:
         for source, text in _flow_texts(options):
-            switch.add_flows(text, source, warn=lambda warning: complain(f"warning: {warning}"))
+            if not switch.add_flows(text, source, warn=lambda warning: complain(f"warning: {warning}")):
+                complain(f"warning: {source} holds no flow")
     except FlowSyntaxError as error:
         hint = f"the ports are {' and '.join(switch.ports)}; --sides and --port name them"
-        raise UsageError(str(error), hint=hint if "port" in error.message else None) from None
+        about_a_port = re.search(r"\bport\b", error.message)
+        raise UsageError(str(error), hint=hint if about_a_port else None) from None
     return switch
 
 
@@ -118,17 +121,32 @@ class _Outputs:
 def _open_outputs(options: ReplayOptions, switch: Switch, closing: ExitStack) -> _Outputs:
     """Everything that can fail to open does so before the first packet."""
     consumers: list[Consumer] = []
-    if options.states is not None:
-        consumers.append(StatesWriter(_open_text(options.states, closing)).take)
     paths = {switch.ports[port.name]: port.path for port in options.write_ports}
     if options.write_directory is not None:
         directory = Path(options.write_directory)
         directory.mkdir(parents=True, exist_ok=True)
         paths = {number: str(directory / f"{name}.pcap") for name, number in switch.ports.items()} | paths
+    _check_outputs(options, [*paths.values(), *(path for path in (options.states, options.json) if path)])
+    if options.states is not None:
+        consumers.append(StatesWriter(_open_text(options.states, closing)).take)
     if paths:
         names = {number: name for name, number in switch.ports.items()}
         consumers.append(closing.enter_context(PortWriters(paths, names)).take)
     return _Outputs(consumers, _open_text(options.json, closing) if options.json is not None else None)
+
+
+def _check_outputs(options: ReplayOptions, outputs: Sequence[str]) -> None:
+    """Raise UsageError before an output overwrites what is read, or another output."""
+    inputs = [options.capture, *(port.path for port in options.ports), *options.flow_files]
+    for place, output in enumerate(outputs):
+        if output == STDOUT or not Path(output).is_file():
+            same = [other for other in outputs[:place] if other == output != STDOUT]
+        else:
+            others = [other for other in (*inputs, *outputs[:place]) if other and Path(other).is_file()]
+            same = [other for other in others if Path(other).samefile(output)]
+        if same:
+            what = "is also read" if same[0] in inputs else "is named for two outputs"
+            raise UsageError(f"{output} {what}", hint="write to another file")
 
 
 def _open_text(path: str, closing: ExitStack) -> TextIO:

@@ -65,7 +65,7 @@ def _remarks(report: Report) -> list[str]:
     elif report.outcome.ending is Ending.LIMIT:
         remarks.append("Stopped at --limit; the capture may go on.")
     if report.default_rules:
-        remarks.append("No rules given: every packet was tracked and forwarded. Use --flows FILE for your own.")
+        remarks.append("No rules given: the default ones track and forward everything. Use --flows FILE for your own.")
     if report.n_cut:
         remarks.append(
             f"{count(report.n_cut)} packets are cut short in the capture, and the switch takes them as they are. "
@@ -75,7 +75,9 @@ def _remarks(report: Report) -> list[str]:
         remarks.append(f"{count(report.n_skipped)} packets have a link type that cannot be read and were left out.")
     full = report.counters.get("tracker.full", 0)
     if full:
-        remarks.append(f"{count(full)} connections were refused: {reasons.FULL.what}; {reasons.FULL.hint}.")
+        remarks.append(
+            f"{count(full)} packets found no room for their connection: {reasons.FULL.what}; {reasons.FULL.hint}."
+        )
     return remarks
 
 

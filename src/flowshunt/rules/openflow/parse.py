@@ -194,6 +194,8 @@ class _FlowReader:
     def _other(self, key: str, item: Item) -> None:
         if key in FLAGS:
             self.flags.append(key)
+            if key == "check_overlap":
+                self.context.tell(item.key_at, "check_overlap has no effect yet: overlapping flows are added")
         elif not item.value:
             raise BadValueError(f"{key} has no value", f"write {key}=VALUE, without spaces")
         elif key == "table":
@@ -208,6 +210,8 @@ class _FlowReader:
             self.outputs[key] = read_int(item.value, 32) if group == -1 else group
         else:
             self.numbers[key] = read_int(item.value, _NUMBERS[key])
+            if key.endswith("_timeout") and self.numbers[key]:
+                self.context.tell(item.key_at, f"{key} has no effect yet: flows stay until they are deleted")
 
     def _cookie(self, text: str) -> None:
         value, slash, mask = text.partition("/")
