@@ -26,7 +26,10 @@ PROFILES = ("default", "linux")
 
 _SLICE_ROWS = 2048
 """Rows that a dump or flush handles at a time: well under a millisecond."""
+SWEEP_SLICE = 128
+"""Entries that a complete sweep looks at in one go."""
 _SWEEP_BUDGET = 512
+"""The least that a batch sweeps."""
 
 _log = logger(__name__)
 
@@ -219,7 +222,7 @@ class Tracker:
         before = self._n_removed(C.REASON_EXPIRED)
         left = 0
         while left <= 0:
-            left = entry.sweep(self.arrays, now_ms, _SWEEP_BUDGET if budget is None else budget)
+            left = entry.sweep(self.arrays, now_ms, SWEEP_SLICE if budget is None else budget)
             self.drain()
             if budget is not None:
                 break
@@ -232,7 +235,7 @@ class Tracker:
         """The wheel is behind by up to two slots, by how much depends on its past; a complete sweep must not."""
         row = FROM_THE_START
         while row != AT_THE_END:
-            row = sweep_slot(self.arrays, self.now_ms, row, _SWEEP_BUDGET)
+            row = sweep_slot(self.arrays, self.now_ms, row, SWEEP_SLICE)
             self.drain()
 
     def _tidy(self) -> None:

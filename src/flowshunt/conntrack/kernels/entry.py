@@ -17,12 +17,12 @@ from flowshunt.jit import assume, by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT
 
-SUGGEST_BEHIND = 16
+SUGGEST_BEHIND = 8
 """Packets between the first stage (parse, hash, ask for the bucket) and the second (ask for the connection)."""
-TRACK_BEHIND = 32
+TRACK_BEHIND = 16
 """Packets between the first stage and the last: far enough that memory has answered, near enough for the L1 cache."""
 
-RING_ROWS = 64
+RING_ROWS = 32
 """Rows of the key array in use at a time; a power of two above TRACK_BEHIND, small enough for the L1 cache."""
 _RING = RING_ROWS - 1
 
