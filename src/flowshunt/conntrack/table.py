@@ -32,6 +32,8 @@ _SWEEP_BUDGET = 512
 """The least that a batch sweeps."""
 
 _log = logger(__name__)
+_NO_EVENTS = np.zeros(0, C.EVENT)
+_NO_EVENTS.flags.writeable = False
 
 Observer = Callable[[np.ndarray], None]
 Destructor = Callable[[int], None]
@@ -219,6 +221,8 @@ class Tracker:
         Returns how many were removed.
         """
         self.refuse_observers()
+        if budget is not None and not self._is_sweep_due(now_ms):
+            return 0
         before = self._n_removed(C.REASON_EXPIRED)
         left = 0
         while left <= 0:
@@ -230,6 +234,12 @@ class Tracker:
             self._sweep_to_the_millisecond()
         self._tidy()
         return self._n_removed(C.REASON_EXPIRED) - before
+
+    def _is_sweep_due(self, now_ms: int) -> bool:
+        """Whether the wheel has a slot to look into; nearly no batch of a busy switch has to."""
+        last = max(now_ms, self.now_ms) >> C.WHEEL_SHIFT
+        tick = int(self.arrays.state["wheel_tick"][0])
+        return tick <= last or tick > last + 1
 
     def _sweep_to_the_millisecond(self) -> None:
         """The wheel is behind by up to two slots, by how much depends on its past; a complete sweep must not."""
@@ -285,10 +295,12 @@ class Tracker:
         """Hand the waiting events to the observers, and return them as a copy, EVENT (n,)."""
         state = self.arrays.state
         n = int(state["n_events"][0])
+        if n == 0:
+            return _NO_EVENTS
         events = self.arrays.events[:n].copy()
         events.flags.writeable = False
         state["n_events"] = 0
-        if n and not self._is_telling:
+        if not self._is_telling:
             self._is_telling = True
             try:
                 for observer in self._observers:
