@@ -430,3 +430,30 @@ def test_progress_on_a_terminal_is_drawn_and_removed() -> None:
         sys.stderr = before
     assert "replaying" in drawn
     assert "compiling" in drawn
+
+
+def test_networks_that_tell_nothing_apart_are_mentioned(talk: str) -> None:
+    assert replay(talk, "--inside", "9.9.9.0/24").err == (
+        "flowshunt: warning: --inside 9.9.9.0/24 does not tell the two sides of the capture apart\n"
+    )
+    assert "does not tell" in replay(talk, "--inside", "0.0.0.0/0").err
+
+
+def test_an_output_never_overwrites_what_is_read(talk: str, tmp_path: Path) -> None:
+    before = Path(talk).read_bytes()
+    for options in (["--write-port", f"inside={talk}"], ["--json", talk], ["--states", talk]):
+        run = replay(talk, *options)
+        assert run.status == 2
+        assert "is also read" in run.err
+    assert Path(talk).read_bytes() == before
+    both = str(tmp_path / "both.txt")
+    run = replay(talk, "--states", both, "--json", both)
+    assert run.status == 2
+    assert "two outputs" in run.err
+
+
+@pytest.mark.parametrize("name", ["../x", "normal", "a b", "7", ""])
+def test_what_cannot_be_a_port_is_refused(talk: str, name: str) -> None:
+    run = replay(talk, "--sides", f"{name},outer")
+    assert run.status == 2
+    assert "port" in run.err or "sides" in run.err.lower()

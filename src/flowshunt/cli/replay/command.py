@@ -23,6 +23,7 @@ from flowshunt.cli.replay.sources import MergedSource, SidedSource, open_merged,
 from flowshunt.cli.replay.tally import Tally
 from flowshunt.cli.terminal import reading, show
 from flowshunt.ports.api import CaptureError
+from flowshunt.ports.capture.sides import NETWORKS_GIVEN
 from flowshunt.rules.openflow.errors import FlowSyntaxError
 
 
@@ -58,6 +59,10 @@ def _replay_and_report(
 ) -> int:
     tally = Tally()
     outcome = _replay(options, switch, source, [tally.add, *outputs.consumers])
+    sides = source.sides if isinstance(source, SidedSource) else None
+    if options.inside and sides is not None and NETWORKS_GIVEN not in sides.reasons:
+        networks = ", ".join(map(str, options.inside))
+        complain(f"warning: --inside {networks} does not tell the two sides of the capture apart")
     report = _report(options, switch, source, tally, outcome)
     _write(options, report, outputs)
     for damage in outcome.damages:

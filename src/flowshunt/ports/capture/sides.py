@@ -38,7 +38,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SLICE = 1024
 _SHOWN = 8
 _VOTES = ("n_inside", "n_opening", "n_private")
-_REASONS = ("the networks given", "who opens TCP connections", "private addresses", "who was seen first")
+NETWORKS_GIVEN = "the networks given"
+_REASONS = (NETWORKS_GIVEN, "who opens TCP connections", "private addresses", "who was seen first")
 _ALL = (1 << 64) - 1
 
 
