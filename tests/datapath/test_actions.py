@@ -340,6 +340,20 @@ def test_clone_at_the_end_and_empty() -> None:
     assert send(datapath, udp()) == [Sent(3, udp(destination="0.0.0.1").bytes()), Sent(2, udp().bytes())]
 
 
+def test_a_move_between_overlapping_names_of_registers() -> None:
+    """xxreg0 is reg0 to reg3: its bits 32 to 95 are reg1 and reg2, which go to reg0 and reg1."""
+    values = (0x11111111, 0x22222222, 0x33333333)
+    datapath = switch(
+        flow(
+            *(set_field(f"reg{n}", value, 32) for n, value in enumerate(values)),
+            F.Move(F.Subfield("xxreg0", 32, 64), F.Subfield("xreg0", 0, 64)),
+            F.Resubmit(table=1),
+        ),
+        flow(F.Output(2), table=1, match=[("reg0", values[1], 0xFFFFFFFF), ("reg1", values[2], 0xFFFFFFFF)]),
+    )
+    assert ports_of(send(datapath, udp())) == [2]
+
+
 # --- conntrack -------------------------------------------------------------------------------------------------------
 
 

@@ -148,7 +148,16 @@ def _aligned(source: F.Subfield, dest: F.Subfield) -> list[tuple[Place, Place]]:
     cuts = {at for pieces in (sources, dests) for _, at in pieces} | {dest.width}
     edges = sorted(cuts)
     moves = [(_cut(sources, low, high - low), _cut(dests, low, high - low)) for low, high in itertools.pairwise(edges)]
-    return moves[::-1] if source.field == dest.field and source.start < dest.start else moves
+    return moves if _is_safe(moves) else moves[::-1]
+
+
+def _is_safe(moves: list[tuple[Place, Place]]) -> bool:
+    """Whether no move overwrites what a later one reads; fields may overlap under different names (reg0, xreg0)."""
+    return not any(
+        dest.word == source.word and dest.shift < source.shift + source.width and source.shift < dest.shift + dest.width
+        for number, (_, dest) in enumerate(moves)
+        for source, _ in moves[number + 1 :]
+    )
 
 
 def _cut(pieces: list[tuple[Place, int]], low: int, width: int) -> Place:
