@@ -6,10 +6,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from flowshunt.base.errors import InputError
 from flowshunt.packet.schema import Batch
 
 
-class PortError(Exception):
+class PortError(InputError):
     """A port cannot go on; the other ports can."""
 
 
