@@ -33,6 +33,7 @@ from flowshunt.datapath.program import (
     OP_GOTO,
     OP_LAST_CHANGE,
     OP_OUTPUT_FIELD,
+    OP_PUNT,
     OP_RESUBMIT,
     RESUBMIT_PORT,
     RESUBMIT_WORDS,
@@ -50,16 +51,22 @@ from flowshunt.datapath.schema import (
     FATE_OUTPUT,
     FATE_RESUBMITS,
     FATE_SNAPSHOTS,
+    FATE_TOO_LONG,
     FATE_TRACKS,
     FATE_TTL,
     MAX_DEPTH,
     MAX_RESUBMITS,
     MAX_SNAPSHOTS,
     MAX_TRACKS,
+    N_PUNTED,
     N_RESUBMITS,
     N_TRACKED,
+    OWN_SIZE,
+    PUNT_NONE,
+    PUNT_WAITING,
 )
 from flowshunt.jit import kernel
+from flowshunt.packet.emit import copy_bytes
 from flowshunt.packet.schema import HEADER_WORDS, KEY_WORDS, W_CT, W_CT_L4, W_CT_LABEL, W_CT_SRC, W_PORT
 
 _U32 = 0xFFFFFFFF
@@ -67,8 +74,9 @@ _NONE = np.int64(-1)
 
 
 @kernel
-def _begin(w: Any, o: Any, packets: Any, i: Any) -> Any:
+def _begin(w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
     """Registers and key for packet i, whose key as parsed is in original[i]."""
+    packets = b.packets
     m = w.machine
     m["now_ms"][0] = packets["time_ns"][i] // 1_000_000
     m["size"][0] = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
@@ -77,15 +85,65 @@ def _begin(w: Any, o: Any, packets: Any, i: Any) -> Any:
     m["tracks"][0] = 0
     m["fate"][0] = FATE_ACTION
     m["dirty"][0] = 0
+    m["own"][0] = 0
     m["tx_start"][0] = o.sent[0]
     m["size_start"][0] = o.sent[1]
     m["tx_mark"][0] = o.sent[0]
     m["size_mark"][0] = o.sent[1]
     for word in range(HEADER_WORDS):
-        w.keys[0, word] = w.original[i, word]
+        w.keys[0, word] = b.original[i, word]
     for word in range(HEADER_WORDS, KEY_WORDS):
         w.keys[0, word] = 0
     w.keys[0, W_PORT] = np.int64(packets["in_port"][i]) << 32
+    word = t.tracked["word"][i]  # the tracker keeps what it knows of the packet in the place of its key
+    forget(t, 0)
+    t.tracked["word"][0] = word
+    t.hashes[0] = t.hashes[i]
+    t.candidates[0] = t.candidates[i]
+    o.ct_state[packet] = 0
+
+
+@kernel(inline=False)
+def substitute(w: Any, b: Any, i: Any, own: Any) -> Any:
+    """Copy packet i to the own one, unless it is that already; False when it does not fit.
+
+    The caller goes on with `b = own` and `i = 0`. The packet's key stays as it is.
+    """
+    if w.machine["own"][0]:
+        return True
+    length = np.int64(b.packets["length"][i])
+    if length > OWN_SIZE:
+        return False
+    copy_bytes(b.data, b.packets["data"][i], own.data, np.int64(0), length)
+    own.packets[0] = b.packets[i]
+    own.packets["data"][0] = 0
+    for word in range(HEADER_WORDS):
+        own.original[0, word] = b.original[i, word]
+    w.machine["own"][0] = 1
+    return True
+
+
+@kernel(inline=False)
+def _suspend(w: Any, o: Any, t: Any, pc: Any, table: Any, depth: Any, sp: Any, target: Any) -> Any:
+    """Keep where the packet goes on after the punt."""
+    m = w.machine
+    m["pc"][0] = pc
+    m["table"][0] = table
+    m["depth"][0] = depth
+    m["frames"][0] = sp
+    m["target"][0] = target
+    m["punt"][0] = PUNT_WAITING
+    w.tracked[0] = t.tracked[0]
+    o.counters[N_PUNTED] += 1
+
+
+@kernel
+def _resume(w: Any, t: Any) -> Any:
+    """What `_suspend` kept: `(pc, table, depth, sp, target)`."""
+    m = w.machine
+    m["punt"][0] = PUNT_NONE
+    t.tracked[0] = w.tracked[0]
+    return m["pc"][0], m["table"][0], m["depth"][0], m["frames"][0], m["target"][0]
 
 
 @kernel
@@ -197,7 +255,7 @@ def _commit_fields(w: Any, c: Any, t: Any, pc: Any, row: Any, mark: Any, high: A
 
 
 @kernel
-def _track(w: Any, c: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any, pc: Any) -> Any:
+def _track(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
     """The ct action at `pc`: key, connection and ct_state are as it left them."""
     instruction = c.pool[pc]
     flags = (instruction >> 8) & 0xFF
@@ -212,10 +270,10 @@ def _track(w: Any, c: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offs
         | (FORCE if flags & CT_FORCE else 0)
         | (HASHED if w.machine["dirty"][0] == 0 else 0)
     )
-    row = track(t, data, packets, i, w.keys, 0, zone, np.int64(how), w.machine["now_ms"][0])
+    row = track(t, b.data, b.packets, i, w.keys, 0, zone, np.int64(how), w.machine["now_ms"][0])
     if flags & CT_EXEC and flags & CT_COMMIT and row >= 0:
         _commit_fields(w, c, t, pc, row, mark, high, low)
-    o.ct_state[offset + i] = (w.keys[0, W_CT] >> 32) & 0xFFFF
+    o.ct_state[packet] = (w.keys[0, W_CT] >> 32) & 0xFFFF
     o.counters[N_TRACKED] += 1
 
 
@@ -238,10 +296,7 @@ def _lookup_fate(w: Any, depth: Any) -> Any:
 
 
 @kernel
-def _ct(
-    w: Any, c: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any, pc: Any, table: Any, depth: Any,
-    sp: Any,
-) -> Any:  # fmt: skip
+def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, table: Any, depth: Any, sp: Any) -> Any:
     """The ct action at `pc`, with what it means for the list that it is in: `(table to look up next or -1, sp)`.
 
     With a table, the packet goes on there, and the rest of the list, if there is any, waits in a frame with the headers
@@ -254,7 +309,7 @@ def _ct(
     alone = target != NO_TABLE and sp == 0 and c.pool[following] == OP_END
     snapshot = _NONE if alone or target == NO_TABLE else _save(w)
     w.machine["tracks"][0] += 1
-    _track(w, c, o, t, data, packets, i, offset, pc)
+    _track(w, c, o, t, b, i, packet, pc)
     if target == NO_TABLE:
         _clear_ct(w.keys, np.int64(0))
         return _NONE, sp
@@ -282,26 +337,25 @@ def _finish(w: Any, p: Any, o: Any, packet: Any) -> Any:
 
 
 @kernel
-def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, i: Any, offset: Any) -> Any:
-    """Take packet i of a chunk, parsed into original[i], from table 0 to its end.
+def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, b: Any, i: Any, packet: Any, resumes: Any) -> Any:
+    """Take packet i of `b`, a parsed chunk, from table 0 to its end, or to where it is punted.
 
-    `offset`: where the chunk begins in the batch. There must be room for the most that one packet may cause:
-    MAX_OUTPUTS, MAX_OUTPUT_SIZE, and MAX_TRACKS times the events of a pass and a mark change. Writes fate, ct_state and
-    tx records.
+    `packet`: its index in the batch. `resumes`: it was punted and goes on. There must be room for the most that one
+    packet may cause: MAX_OUTPUTS, MAX_OUTPUT_SIZE, and MAX_TRACKS times the events of a pass and a mark change. Writes
+    fate, ct_state and tx records.
     """
-    _begin(w, o, packets, i)
-    word = t.tracked["word"][i]  # the tracker keeps what it knows of the packet in the place of its key
-    forget(t, 0)
-    t.tracked["word"][0] = word
-    t.hashes[0] = t.hashes[i]
-    t.candidates[0] = t.candidates[i]
-    o.ct_state[offset + i] = 0
     sp = np.int64(0)
     depth = np.int64(0)
     table = np.int64(0)
     pc = np.int64(0)
     target = np.int64(0)  # table to look up next, or -1
     port = _NONE
+    if resumes:
+        pc, table, depth, sp, target = _resume(w, t)
+        b = own
+        i = np.int64(0)
+    else:
+        _begin(w, o, t, b, i, packet)
     while True:
         failed = np.int64(0)
         if target >= 0:
@@ -321,7 +375,7 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
                 sp -= 1
                 pc, table, depth = _pop(w, sp)
             elif op <= OP_OUTPUT_FIELD:
-                output(w, c, p, o, data, packets, i, offset, pc)
+                output(w, c, p, o, b, i, packet, pc)
                 pc += 1
             elif op <= OP_LAST_CHANGE:
                 pc = change(c.pool, pc, w.keys, np.int64(0))
@@ -341,7 +395,7 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
             elif op == OP_CT:
                 failed = _ct_fate(w, depth + 1)
                 if failed == 0:
-                    target, sp = _ct(w, c, o, t, data, packets, i, offset, pc, table, depth, sp)
+                    target, sp = _ct(w, c, o, t, b, i, packet, pc, table, depth, sp)
                     depth += 1 if target >= 0 else 0
                     pc += CT_WORDS + (instruction >> 32)
             elif op == OP_CT_CLEAR:
@@ -362,6 +416,14 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
                 if not decrement_ttl(w.keys, 0):
                     w.machine["fate"][0] = FATE_TTL
                     pc = np.int64(0)
+            elif op == OP_PUNT:
+                w.machine["reason"][0] = (instruction >> 8) & 0xFF
+                w.machine["argument"][0] = instruction >> 16
+                if substitute(w, b, i, own):
+                    _suspend(w, o, t, pc + 1, table, depth, sp, target)
+                    return
+                w.machine["fate"][0] = FATE_TOO_LONG
+                pc = np.int64(0)
             else:
                 pc = np.int64(0)  # no program has such an instruction; a broken one ends here
         if failed != 0:
@@ -372,4 +434,4 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, 
                 break
             sp -= 1
             pc, table, depth = _pop(w, sp)
-    _finish(w, p, o, offset + i)
+    _finish(w, p, o, packet)

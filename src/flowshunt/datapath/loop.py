@@ -22,7 +22,11 @@ from flowshunt.datapath.schema import (
     N_BYTES,
     N_PACKETS,
     PORT_NUMBERS,
+    PUNT_ANSWERED,
+    PUNT_WAITING,
+    PacketArrays,
     make_output,
+    make_own,
     make_ports,
     make_tables,
     make_work,
@@ -40,8 +44,8 @@ def _example() -> tuple[Any, ...]:
     tables = make_tables(1, 1, 8)
     output = make_output(1, 1, 1)
     return (
-        make_work(1), tables, make_ports(1, 1), output, example_arrays(), np.zeros(64, np.uint8), np.zeros(1, PACKET),
-        0, 1, 1,
+        make_work(1), tables, make_ports(1, 1), output, example_arrays(), make_own(), np.zeros(64, np.uint8),
+        np.zeros(1, PACKET), 0, 1, 1,
     )  # fmt: skip
 
 
@@ -80,33 +84,42 @@ def _count_received(p: Any, o: Any, packets: Any, i: Any) -> Any:
 
 @kernel(example=_example)
 def run_batch(
-    w: Any, c: Any, p: Any, o: Any, t: Any, data: Any, packets: Any, first: Any, n: Any, batch_size: Any
+    w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, data: Any, packets: Any, first: Any, n: Any, batch_size: Any
 ) -> Any:
     """Take packets `[first, n)` of a batch through the switch, in chunks of `batch_size`; returns where it stopped.
 
     `w`: WorkArrays for at least `batch_size` (at most BATCH_MAX) packets. `c`, `p`, `o`, `t`: TableArrays, PortArrays,
-    OutputArrays, ConntrackArrays. `data`: uint8. `packets`: PACKET, the parser's part is filled in. It stops before n
-    when there might not be room for all that one more packet causes; the caller drains events or enlarges `tx` and
-    `tx_data`, and calls again.
+    OutputArrays, ConntrackArrays. `own`: PacketArrays of one packet. `data`: uint8. `packets`: PACKET, the parser's
+    part is filled in.
+
+    It stops before n when packet `first` is punted: `machine["punt"]` is PUNT_WAITING then, the packet lies in `own`;
+    the caller sets it to PUNT_ANSWERED and calls again, and the packet goes on. And it stops when there might not be
+    room for all that one more packet causes; the caller drains events or enlarges `tx` and `tx_data`, and calls again.
     """
     w = by_reference(w)
     c = by_reference(c)
     p = by_reference(p)
     o = by_reference(o)
     t = by_reference(t)
+    own = by_reference(own)
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]
         _parse_chunk(w, t, data, chunk)
+        b = by_reference(PacketArrays(data, chunk, w.original))
         for i in range(end - first):
             if not _has_room(o, t):
                 return first + i
-            _count_received(p, o, chunk, i)
+            resumes = w.machine["punt"][0] == PUNT_ANSWERED
+            if not resumes:
+                _count_received(p, o, chunk, i)
             if chunk["verdict"][i] == VERDICT_SHORT_ETHERNET:
                 o.fate[first + i] = FATE_INVALID
                 o.ct_state[first + i] = 0
                 o.fates[FATE_INVALID] += 1
-            else:
-                run_packet(w, c, p, o, t, data, chunk, i, first)
+                continue
+            run_packet(w, c, p, o, t, own, b, i, first + i, resumes)
+            if w.machine["punt"][0] == PUNT_WAITING:
+                return first + i
         first = end
     return first

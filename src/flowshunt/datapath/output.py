@@ -58,18 +58,18 @@ def _choose_port(w: Any, p: Any, o: Any, number: Any, in_port: Any) -> Any:
 
 
 @kernel
-def _write_frame(w: Any, o: Any, data: Any, packets: Any, i: Any) -> Any:
+def _write_frame(w: Any, o: Any, b: Any, i: Any) -> Any:
     """The packet's bytes as its key says: `(source, offset, length)`; length -1 when the packet has used up its share.
 
-    Unchanged packets are not copied.
+    Unchanged packets of the batch are not copied.
     """
-    length = np.int64(packets["length"][i])
-    if not is_changed(w.keys, 0, w.original, i):
-        return np.int64(SOURCE_BATCH), packets["data"][i], length
+    length = np.int64(b.packets["length"][i])
+    if not is_changed(w.keys, 0, b.original, i) and w.machine["own"][0] == 0:
+        return np.int64(SOURCE_BATCH), b.packets["data"][i], length
     at = o.sent[1]
     if at + length + HEADER_GROWTH > w.machine["size_start"][0] + MAX_OUTPUT_SIZE:
         return np.int64(SOURCE_TX_DATA), at, np.int64(-1)
-    length = rewrite(data, packets, i, w.keys, 0, w.original, o.tx_data, at)
+    length = rewrite(b.data, b.packets, i, w.keys, 0, b.original, o.tx_data, at)
     if length >= 0:
         o.sent[1] = at + length
         o.counters[N_CHANGED] += 1
@@ -105,8 +105,8 @@ def _flood(
 
 
 @kernel
-def output(w: Any, c: Any, p: Any, o: Any, data: Any, packets: Any, i: Any, offset: Any, pc: Any) -> Any:
-    """Run an output instruction for packet i of the chunk that begins at `offset` in the batch."""
+def output(w: Any, c: Any, p: Any, o: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
+    """Run an output instruction for packet i of `b`, the one of index `packet` in the batch."""
     instruction = c.pool[pc]
     number = (instruction >> 8) & _U32
     if instruction & 0xFF != OP_OUTPUT:
@@ -125,13 +125,14 @@ def output(w: Any, c: Any, p: Any, o: Any, data: Any, packets: Any, i: Any, offs
         index = _choose_port(w, p, o, number, in_port)
         if index < 0:
             return
-    source, at, length = _write_frame(w, o, data, packets, i)
+    source, at, length = _write_frame(w, o, b, i)
+    time_ns = b.packets["time_ns"][i]
     if floods:
         w.machine["fate"][0] = FATE_NO_PORT
         avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
-        _flood(w.machine, p.ports, o, offset + i, packets["time_ns"][i], in_port, avoided, source, at, length)
+        _flood(w.machine, p.ports, o, packet, time_ns, in_port, avoided, source, at, length)
     else:
-        _append(w.machine, p.ports, o, offset + i, packets["time_ns"][i], index, source, at, length)
+        _append(w.machine, p.ports, o, packet, time_ns, index, source, at, length)
 
 
 @kernel

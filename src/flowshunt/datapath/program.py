@@ -26,6 +26,7 @@ OP_CT = 10  # flags << 8 | table << 16 | words of exec << 32; zone or place; mar
 OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
 OP_DEC_TTL = 13
+OP_PUNT = 14  # reason << 8 | argument << 16
 
 SET_WORDS = 3
 RESUBMIT_WORDS = 2
@@ -53,6 +54,9 @@ GUARDS = ("none", "ipv4", "ipv6", "ip", "arp", "ports", "icmp", "icmpv6", "nd", 
     GUARD_ND,
     GUARD_VLAN,
 ) = range(len(GUARDS))
+
+PUNT_ACTION = 0
+"""Reason of a punt that an action asks for."""
 
 W_SCRATCH = 31
 """A word of the key that belongs to no field: values that lie across two words are put together there."""
@@ -170,6 +174,10 @@ class Assembler:
     def ct_clear(self) -> None:
         """Forget the connection tracking state."""
         self.words.append(OP_CT_CLEAR)
+
+    def punt(self, argument: int) -> None:
+        """Hand the packet to Python with an argument in [0, 2**32), and go on with what it makes of it."""
+        self.words.append(OP_PUNT | PUNT_ACTION << 8 | argument << 16)
 
     def clone(self, body: tuple[int, ...]) -> None:
         """Run a finished program on a copy of packet and metadata."""

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowshunt.conntrack.memory import reserve
-from flowshunt.packet.schema import KEY_WORDS, VERDICTS
+from flowshunt.conntrack.schema import TRACKED
+from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
 
 N_TABLES = 255
 """Tables 0 to 254; 255 means "all tables" in OpenFlow, and "none" in instructions."""
@@ -175,6 +176,7 @@ FATES = (
     "drop.reserved-multicast",
     "drop.learned-on-in-port",
     "drop.invalid-packet",
+    "drop.too-long",
 )
 """What became of a packet. A packet that left on any port is "output"; otherwise the last reason not to counts."""
 
@@ -192,6 +194,7 @@ FATES = (
     FATE_RESERVED,
     FATE_SAME_PORT,
     FATE_INVALID,
+    FATE_TOO_LONG,
 ) = range(len(FATES))
 
 MAX_DEPTH = 64
@@ -208,6 +211,9 @@ MAX_OUTPUT_SIZE = 1 << 20
 HEADER_GROWTH = 64
 """Most bytes by which a changed frame may be longer."""
 
+OWN_SIZE = 1 << 17
+"""Bytes of room for an own packet: more than any IP packet with its link-layer header."""
+
 COUNTERS = (
     "packets",
     "bytes",
@@ -218,6 +224,7 @@ COUNTERS = (
     "skipped.output-limit",
     "resubmits",
     "tracked",
+    "punted",
 )
 (
     N_PACKETS,
@@ -229,7 +236,11 @@ COUNTERS = (
     N_SKIPPED_LIMIT,
     N_RESUBMITS,
     N_TRACKED,
+    N_PUNTED,
 ) = range(len(COUNTERS))
+
+PUNT_NONE, PUNT_WAITING, PUNT_ANSWERED = range(3)
+"""Where a punt stands: there is none, Python is asked, Python is done."""
 
 FRAME_WORDS = 6
 F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK = range(FRAME_WORDS)
@@ -250,9 +261,19 @@ MACHINE = np.dtype(
         ("size_start", np.int64),
         ("tx_mark", np.int64),  # where those begin that a limit takes back
         ("size_mark", np.int64),
+        ("own", np.int64),  # 1: the packet runs as the own one
+        ("punt", np.int64),  # PUNT_*
+        ("reason", np.int64),  # of the punt: program.PUNT_*
+        ("argument", np.int64),  # of the punt
+        # where a punted packet goes on
+        ("pc", np.int64),
+        ("table", np.int64),
+        ("depth", np.int64),
+        ("frames", np.int64),
+        ("target", np.int64),
     ]
 )
-"""Registers of the interpreter that few instructions touch."""
+"""Registers of the interpreter that few instructions touch, and the others while a packet is punted."""
 
 
 class TableArrays(NamedTuple):
@@ -285,7 +306,7 @@ class WorkArrays(NamedTuple):
 
     `original`: int64 (batch size, KEY_WORDS), the keys as parsed. `keys`: int64 (1, KEY_WORDS), that of the packet that
     runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
-    MACHINE (1,).
+    MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted.
     """
 
     original: np.ndarray
@@ -293,6 +314,20 @@ class WorkArrays(NamedTuple):
     snapshots: np.ndarray
     frames: np.ndarray
     machine: np.ndarray
+    tracked: np.ndarray
+
+
+class PacketArrays(NamedTuple):
+    """Packets with their bytes. `data`: uint8. `packets`: PACKET (n,), parsed. `original`: int64 (at least n,
+    KEY_WORDS), the keys as parsed.
+
+    There are two: the chunk of the batch that is worked on, and the *own* packet, alone in its arrays. A packet whose
+    bytes have to be replaced (not just its headers) becomes the own one for the rest of its way.
+    """
+
+    data: np.ndarray
+    packets: np.ndarray
+    original: np.ndarray
 
 
 class OutputArrays(NamedTuple):
@@ -361,7 +396,13 @@ def make_work(batch_size: int) -> WorkArrays:
         np.zeros((MAX_SNAPSHOTS + 1, KEY_WORDS), np.int64),
         np.zeros((MAX_FRAMES, FRAME_WORDS), np.int64),
         np.zeros(1, MACHINE),
+        np.zeros(1, TRACKED),
     )
+
+
+def make_own() -> PacketArrays:
+    """Room for one packet of up to OWN_SIZE bytes."""
+    return PacketArrays(np.zeros(OWN_SIZE, np.uint8), np.zeros(1, PACKET), np.zeros((1, KEY_WORDS), np.int64))
 
 
 def make_output(n_packets: int, n_frames: int = MAX_OUTPUTS, size: int = MAX_OUTPUT_SIZE) -> OutputArrays:

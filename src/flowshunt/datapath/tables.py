@@ -8,17 +8,20 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.log import logger
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath import schema as D
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
 from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.punts import Handler, Punt
 from flowshunt.datapath.rules import FlowStatistics, Rules, TableStatistics
 from flowshunt.packet.schema import VERDICTS, Batch
 
 FATES = D.FATES
 
+_log = logger(__name__)
 _FRAMES_AT_ONCE = 2 * D.MAX_OUTPUTS
 _SIZE_AT_ONCE = 4 * D.MAX_OUTPUT_SIZE
 
@@ -102,6 +105,9 @@ class Datapath:
         self.rules = Rules()
         self._compiler = compiler or PlainCompiler()
         self._work = D.make_work(batch_size)
+        self._own = D.make_own()
+        self._handlers: dict[int, Handler] = {}
+        self._n_failed_handlers = 0
         self._output = D.make_output(0, _FRAMES_AT_ONCE, _SIZE_AT_ONCE)
 
     # --- flows -----------------------------------------------------------------------------------------------------
@@ -176,6 +182,7 @@ class Datapath:
                 self.ports.arrays,
                 self._output,
                 self.tracker.arrays,
+                self._own,
                 batch.data,
                 batch.packets,
                 done,
@@ -184,10 +191,34 @@ class Datapath:
             )
             if self.tracker.arrays.state["n_events"][0]:
                 self.tracker.drain()
-            if done < n:
+            if self._work.machine["punt"][0] == D.PUNT_WAITING:
+                self._answer()
+            elif done < n:
                 self._make_room()
         output = self._output
         return Result(output.ct_state[:n], output.fate[:n], output.tx[: int(output.sent[0])], output.tx_data)
+
+    def handle_punts(self, reason: int, handler: Handler) -> None:
+        """Have `handler(punt)` called for every packet that is punted for `reason` (program.PUNT_*).
+
+        Without a handler such packets just go on. One that raises is logged and counted (`handler-errors`), and the
+        packet goes on.
+        """
+        self._handlers[reason] = handler
+
+    def _answer(self) -> None:
+        """Ask the handler of the packet that waits."""
+        machine = self._work.machine[0]
+        punt = Punt(int(machine["reason"]), int(machine["argument"]), self._own, self._work.keys[0])
+        handler = self._handlers.get(punt.reason)
+        try:
+            if handler is not None:
+                handler(punt)
+        except Exception:  # noqa: BLE001  (whatever a handler gets wrong, packets go on)
+            self._n_failed_handlers += 1
+            _log.exception("a handler of punted packets failed")
+        finally:
+            self._work.machine["punt"] = D.PUNT_ANSWERED
 
     def _make_room(self) -> None:
         """Enlarge what is too small for one more packet's outputs; what is in it stays."""
@@ -204,4 +235,5 @@ class Datapath:
         counters = dict(zip(D.COUNTERS, output.counters.tolist(), strict=True))
         fates = dict(zip(D.FATES, output.fates.tolist(), strict=True))
         verdicts = {f"verdict.{name}": n for name, n in zip(VERDICTS, output.verdicts.tolist(), strict=True)}
+        counters["handler-errors"] = self._n_failed_handlers
         return counters | fates | verdicts | self.ports.station_statistics()

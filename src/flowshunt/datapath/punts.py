@@ -1,0 +1,47 @@
+"""Punts: a packet stops in the middle of its way, Python looks at it and may change it, and it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.base.errors import UsageError
+from flowshunt.datapath.schema import OWN_SIZE, PacketArrays
+from flowshunt.packet.parse import parse_batch
+
+
+class Punt(NamedTuple):
+    """A packet that waits for its handler.
+
+    `reason`: program.PUNT_*. `argument`: what the action said. `own`: the packet, with its headers as they came.
+    `key`: int64 (KEY_WORDS,), the packet's key as the tables left it; a handler may change it.
+    """
+
+    reason: int
+    argument: int
+    own: PacketArrays
+    key: np.ndarray
+
+    @property
+    def frame(self) -> bytes:
+        """The packet's bytes, headers as they came."""
+        return self.own.data[: int(self.own.packets["length"][0])].tobytes()
+
+    def replace(self, frame: bytes) -> None:
+        """Let the packet go on with other bytes. What actions wrote into its headers is still to be applied to them.
+
+        Raises UsageError for more than OWN_SIZE bytes; then nothing has changed.
+        """
+        if len(frame) > OWN_SIZE:
+            raise UsageError(f"a packet of {len(frame)} bytes does not fit", hint=f"at most {OWN_SIZE}")
+        data, packets, original = self.own
+        data[: len(frame)] = np.frombuffer(frame, np.uint8)
+        packets["length"][0] = packets["wire_length"][0] = len(frame)
+        parse_batch(data, packets, original, 1)
+
+
+Handler = Callable[[Punt], None]
+"""Called while packets wait: it must be quick, must not send packets, and must not remove or change flows, whose
+actions may be those that the packet goes on with."""
