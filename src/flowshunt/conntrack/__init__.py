@@ -1,6 +1,6 @@
 """The connection tracker: who talks to whom, in which state, since when and for how long.
 
-The life of a packet here: its tuple is hashed and its bucket asked for (`hash_and_prefetch`), a little later the bucket
+The life of a packet here: its tuple is hashed (`hash_parsed`) and its bucket asked for, a little later the bucket
 suggests a connection (`suggest`), a little later again the packet is judged (`track`): looked up in its zone, taken
 into the protocol's state machine, counted, timed; or, when it may and shall, made into a connection of its own. What
 changed goes into the event array.

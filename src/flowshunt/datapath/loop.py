@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.arrays import example_arrays
-from flowshunt.conntrack.kernels.step import hash_and_prefetch, suggest
+from flowshunt.conntrack.kernels.buckets import prefetch_bucket
+from flowshunt.conntrack.kernels.step import hash_parsed, suggest
 from flowshunt.conntrack.schema import BATCH_MAX, EVENTS_PER_TRACK
 from flowshunt.datapath.interpreter import run_packet
 from flowshunt.datapath.schema import (
@@ -65,7 +66,9 @@ def _parse_chunk(w: Any, t: Any, data: Any, packets: Any) -> Any:
         if i + _AHEAD < n:
             prefetch(data, packets["data"][i + _AHEAD], 0)
         parse(data, packets, i, w.original, i)
-        hash_and_prefetch(t, packets, i, w.original, i)
+        hash_parsed(t, packets, i, w.original, i)
+    for i in range(n):
+        prefetch_bucket(t, t.hashes[i])
     for i in range(n):
         suggest(t, i)
 

@@ -9,21 +9,22 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.arrays import example_arrays
-from flowshunt.conntrack.kernels.buckets import find, migrate
+from flowshunt.conntrack.kernels.buckets import find, migrate, prefetch_bucket
 from flowshunt.conntrack.kernels.rows import destroy, move_timer
-from flowshunt.conntrack.kernels.step import HASHED, hash_and_prefetch, set_label, set_mark, suggest, track
+from flowshunt.conntrack.kernels.step import HASHED, hash_parsed, set_label, set_mark, suggest, track
 from flowshunt.conntrack.kernels.tuples import hash_packet
 from flowshunt.jit import assume, by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT
 
-SUGGEST_BEHIND = 8
-"""Packets between the first stage (parse, hash, ask for the bucket) and the second (ask for the connection)."""
-TRACK_BEHIND = 16
-"""Packets between the first stage and the last: far enough that memory has answered, near enough for the L1 cache."""
+GROUP = 8
+"""Packets that go through each stage together (parse and hash, ask for the buckets, ask for the connections, track), so
+that what is asked for comes in bursts: with pages far apart, requests for memory overlap far better in a short loop
+than one by one between other work.
+"""
 
-RING_ROWS = 32
-"""Rows of the key array in use at a time; a power of two above TRACK_BEHIND, small enough for the L1 cache."""
+RING_ROWS = 4 * GROUP
+"""Rows of the key array in use at a time: a power of two, enough for three groups, small enough for the L1 cache."""
 _RING = RING_ROWS - 1
 
 _PACKET_SIZE = PACKET.itemsize
@@ -38,23 +39,25 @@ def _example_keys() -> np.ndarray:
 def _track_chunk(
     t: Any, data: Any, packets: Any, keys: Any, first: Any, n: Any, zone: Any, flags: Any, ct_state: Any
 ) -> Any:
+    """Packets `[first, first + n)`; when a group is parsed, the one two before it is tracked."""
     now_ms = np.int64(0)
     start_ns = np.int64(0)  # of the millisecond now_ms
-    for step in range(n + TRACK_BEHIND):
-        if step < n:
+    for begin in range(0, n + 2 * GROUP, GROUP):
+        for step in range(begin, min(begin + GROUP, n)):
+            parse(data, packets, first + step, keys, step & _RING)
+            hash_parsed(t, packets, first + step, keys, step & _RING)
+        for step in range(begin, min(begin + GROUP, n)):
+            prefetch_bucket(t, t.hashes[step & _RING])
+        for step in range(max(begin - 2 * GROUP, 0), min(begin - GROUP, n)):
             k = step & _RING
-            parse(data, packets, first + step, keys, k)
-            hash_and_prefetch(t, packets, first + step, keys, k)
-        if SUGGEST_BEHIND <= step < n + SUGGEST_BEHIND:
-            suggest(t, (step - SUGGEST_BEHIND) & _RING)
-        if step >= TRACK_BEHIND:
-            k = (step - TRACK_BEHIND) & _RING
-            i = first + step - TRACK_BEHIND
+            i = first + step
             if not 0 <= packets["time_ns"][i] - start_ns < 1_000_000:
                 now_ms = packets["time_ns"][i] // 1_000_000
                 start_ns = now_ms * 1_000_000
             track(t, data, packets, i, keys, k, zone, flags | HASHED, now_ms)
             ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
+        for step in range(max(begin - GROUP, 0), min(begin, n)):
+            suggest(t, step & _RING)
 
 
 def _track_example() -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import protocols
-from flowshunt.conntrack.kernels.buckets import find, insert, prefetch_bucket, suggest_row
+from flowshunt.conntrack.kernels.buckets import find, insert, suggest_row
 from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, set_timer, start_timer, take_row
 from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word
 from flowshunt.jit import kernel
@@ -387,11 +387,10 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
 
 
 @kernel
-def hash_and_prefetch(t: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
-    """First stage of a batch: the packet's tuple hash into hashes[k], its bucket on the way."""
+def hash_parsed(t: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
+    """First stage of a batch: the packet's tuple hash into hashes[k], for `buckets.prefetch_bucket`."""
     word = packet_word(packets, i, keys, k)
     hashed = hash_packet(t.state, keys, k, word)
-    prefetch_bucket(t, hashed)
     t.hashes[k] = hashed
     t.tracked["word"][k] = word if classify(packets, i, keys, k, t.state["linux"][0]) == _QUERY else np.int64(0)
     t.tracked["row"][k] = -1
