@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 import numba
+from numba.extending import typeof_impl
 
 from flowshunt.jit.cache import KernelCache
 
@@ -81,6 +82,32 @@ class EntryPoint:
         return dispatcher
 
 
+class InnerKernel:
+    """A kernel that other kernels call. Numba gets to see it when one of those compiles, which a warm start never does.
+
+    Called from Python, as tests do, it compiles for the types of the arguments.
+    """
+
+    def __init__(self, py_func: Callable[..., Any], inline: bool) -> None:
+        self.py_func = py_func
+        self.targetoptions = {"forceinline": inline, **_OPTIONS}
+        functools.update_wrapper(self, py_func)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it."""
+        return self.dispatcher(*arguments)
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """What Numba compiles."""
+        return numba.njit(self.py_func, **self.targetoptions)
+
+
+@typeof_impl.register(InnerKernel)  # type: ignore[untyped-decorator]
+def _type_of_inner(inner: InnerKernel, context: Any) -> Any:
+    return typeof_impl(inner.dispatcher, context)
+
+
 @overload
 def kernel(function: _Function) -> _Function: ...
 @overload
@@ -107,7 +134,7 @@ def kernel(
             return entry
         if not JIT:
             return py_func
-        return numba.njit(py_func, forceinline=inline, **_OPTIONS)
+        return InnerKernel(py_func, inline)
 
     return decorate if function is None else decorate(function)
 
