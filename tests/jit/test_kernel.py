@@ -85,10 +85,11 @@ def test_preparing_twice_gives_the_same_callable():
     ],
 )
 def test_other_types_are_refused_instead_of_compiled(arguments):
-    compiled = len(run.prepare().signatures)
+    run.prepare()
+    compiled = len(run._dispatcher.signatures)
     with pytest.raises(TypeError, match=r"takes|expected"):
         run(*arguments)
-    assert len(run.prepare().signatures) == compiled
+    assert len(run._dispatcher.signatures) == compiled
 
 
 @pytest.mark.needs_jit
