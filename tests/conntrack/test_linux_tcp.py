@@ -13,6 +13,7 @@ from flowshunt.conntrack import linux_states as L
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import tcp_linux
 from flowshunt.conntrack.schema import CONNECTION
+from flowshunt.conntrack.timeouts import timeout_row
 from flowshunt.jit import kernel
 from tests.oracle import nf_tcp
 from tests.oracle.frames import ACK, FIN, PSH, RST, SYN, URG, Tcp
@@ -22,25 +23,29 @@ SEGMENT = np.dtype(
 )
 
 
-@kernel(example=lambda: (np.zeros(1, CONNECTION), np.zeros(1, SEGMENT), 1))
-def start(conns: Any, segment: Any, loose: Any) -> Any:
+TIMEOUTS = timeout_row({}).reshape(1, -1)
+
+
+@kernel(example=lambda: (np.zeros(1, CONNECTION), np.zeros(1, SEGMENT), 1, TIMEOUTS))
+def start(conns: Any, segment: Any, loose: Any, timeouts: Any) -> Any:
     s = segment
     if not tcp_linux.valid_new(s["flags"][0], s["seq"][0], s["ack"][0], loose):
         return np.int64(-1)
     return np.int64(
         tcp_linux.create(
-            conns, 0, s["flags"][0], s["seq"][0], s["ack"][0], s["window"][0], s["wscale"][0], s["length"][0]
+            conns, np.int64(0), s["flags"][0], s["seq"][0], s["ack"][0], s["window"][0], s["wscale"][0],
+            s["length"][0], timeouts, np.int64(0),
         )
-    )
+    )  # fmt: skip
 
 
-@kernel(example=lambda: (np.zeros(1, CONNECTION), np.zeros(1, SEGMENT), 1))
-def follow(conns: Any, segment: Any, check: Any) -> Any:
+@kernel(example=lambda: (np.zeros(1, CONNECTION), np.zeros(1, SEGMENT), 1, TIMEOUTS))
+def follow(conns: Any, segment: Any, check: Any, timeouts: Any) -> Any:
     s = segment
     return np.int64(
         tcp_linux.update(
-            conns, 0, s["d"][0], s["flags"][0], s["seq"][0], s["ack"][0], s["window"][0], s["wscale"][0],
-            s["length"][0], check != 0,
+            conns, np.int64(0), s["d"][0], s["flags"][0], s["seq"][0], s["ack"][0], s["window"][0], s["wscale"][0],
+            s["length"][0], check, timeouts, np.int64(0),
         )
     )  # fmt: skip
 
@@ -52,10 +57,10 @@ class Kernel:
         self.conns = np.zeros(1, CONNECTION)
 
     def start(self, segment: Tcp, loose: int = 1) -> int:
-        return int(start(self.conns, record(0, segment), loose))
+        return int(start(self.conns, record(0, segment), loose, TIMEOUTS))
 
     def follow(self, d: int, segment: Tcp, check: int = 1) -> tuple[int, int]:
-        verdict = int(follow(self.conns, record(d, segment), check))
+        verdict = int(follow(self.conns, record(d, segment), check, TIMEOUTS))
         result, timeout = verdict & S.RESULT_MASK, verdict >> 8 & 0xFF
         if d == 1 and result == S.UPDATE_VALID:
             self.conns["flags"][0] |= S.F_SEEN_REPLY

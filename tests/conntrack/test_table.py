@@ -218,10 +218,12 @@ def test_a_census_counts_what_a_listing_lists() -> None:
     }
 
 
-def test_a_full_table_refuses_new_connections_only() -> None:
-    tracker = make_tracker(max_connections=3)
+@pytest.mark.parametrize(("profile", "refused"), [("default", "new|trk"), ("linux", "inv|trk")])
+def test_a_full_table_stores_no_new_connections(profile: str, refused: str) -> None:
+    tracker = make_tracker(max_connections=3, profile=profile)
     states = send(tracker, *(udp(port=port) for port in range(1, 6)))
-    assert states == ["new|trk"] * 3 + ["inv|trk"] * 2
+    assert states == ["new|trk"] * 3 + [refused] * 2
+    assert len(tracker) == 3
     assert send(tracker, udp(port=1, reply=True)) == ["est|rpl|trk"]
     assert tracker.statistics()["full"] == 2
     tracker.sweep(START_MS + 61 * SECOND)

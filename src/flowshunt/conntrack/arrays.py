@@ -14,7 +14,7 @@ from flowshunt.packet.schema import KEY_WORDS
 MAX_CAPACITY = 1 << 28
 
 
-def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: int | None = None) -> C.ConntrackArrays:
+def make_arrays(capacity: int, n_events: int = 8192, seed: int | None = None) -> C.ConntrackArrays:
     """Memory for up to `capacity` connections, empty, with a random hash key (or one made from `seed`, for tests).
 
     Raises ValueError for a capacity outside `[1, MAX_CAPACITY]`, MemoryError when it cannot be reserved.
@@ -33,20 +33,24 @@ def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: 
     state["check_checksums"] = 1
     state["check_sequence"] = 1
     state["loose"] = 1
+    state["limit"] = capacity
+    state["zone_limit"] = C.UNLIMITED
     return C.ConntrackArrays(
         conns=reserve(C.CONNECTION, capacity),
         buckets=reserve(np.int64, 2 * max_base, 8),
         state=state,
         events=np.zeros(n_events, C.EVENT),
-        timeouts=np.zeros((n_policies, N_TIMEOUTS), np.int64),
+        timeouts=np.zeros((C.MAX_POLICIES, N_TIMEOUTS), np.int64),
         wheel=np.full(C.WHEEL_SLOTS, -1, np.int32),
         free=reserve(np.int32, capacity),
         slots=reserve(np.int64, capacity, C.N_SLOTS),
-        counters=np.zeros(len(C.COUNTERS), np.int64),
+        counters=reserve(np.int64, C.N_ZONES << C.ZONE_SHIFT, huge=False),
         hashes=np.zeros(C.BATCH_MAX, np.int64),
         candidates=np.full(C.BATCH_MAX, -1, np.int64),
         tracked=np.zeros(C.BATCH_MAX, C.TRACKED),
         inner_key=np.zeros((1, KEY_WORDS), np.int64),
+        zones=reserve(C.ZONE, C.N_ZONES, huge=False),
+        used_zones=reserve(np.uint16, C.N_ZONES),
     )
 
 

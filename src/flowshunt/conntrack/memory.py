@@ -16,10 +16,11 @@ _HUGE = 1 << 21
 _MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it
 
 
-def reserve(dtype: Any, *shape: int) -> np.ndarray:
+def reserve(dtype: Any, *shape: int, huge: bool = True) -> np.ndarray:
     """A zeroed, page-aligned array of `shape` whose memory is committed on first touch.
 
-    Arrays of at least 2 MiB ask for huge pages, which random access needs to stay out of TLB misses.
+    Arrays of at least 2 MiB ask for huge pages, which random access needs to stay out of TLB misses; not so with
+    `huge=False`, for arrays of which only scattered parts are ever touched.
     Raises MemoryError when the address space cannot be reserved.
     """
     dtype = np.dtype(dtype)
@@ -29,7 +30,7 @@ def reserve(dtype: Any, *shape: int) -> np.ndarray:
         region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
     except OSError as error:
         raise MemoryError(f"cannot reserve {size} bytes: {error.strerror}") from error
-    if size >= _HUGE:
+    if huge and size >= _HUGE:
         with contextlib.suppress(OSError):  # a kernel without transparent huge pages; it works without them
             region.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(region, dtype=dtype, count=n).reshape(shape)

@@ -24,7 +24,7 @@ CONNECTION = np.dtype(
         ("generation", np.uint32),
         ("state", np.uint8),  # of the protocol: states.OTHER_*, states.ICMP_*, linux: states.LINUX_*
         ("flags", np.uint8),  # F_*
-        ("policy", np.uint16),  # timeout policy; 0: the profile's
+        ("pad0", np.uint16),
         ("ext", np.uint32),  # extension record + 1; 0: none
         # line 2: written by every packet; index 0 is the original direction
         ("packets", np.int64, 2),
@@ -78,8 +78,15 @@ EVENT = np.dtype(
 EVENT_KINDS = ("created", "reply", "state", "mark", "destroyed")
 EVENT_CREATED, EVENT_REPLY, EVENT_STATE, EVENT_MARK, EVENT_DESTROYED = range(len(EVENT_KINDS))
 
-REASONS = ("expired", "flushed", "replaced", "forced", "closed")
-REASON_EXPIRED, REASON_FLUSHED, REASON_REPLACED, REASON_FORCED, REASON_CLOSED = range(len(REASONS))
+REASONS = ("expired", "flushed", "replaced", "forced", "closed", "early-drop")
+(
+    REASON_EXPIRED,
+    REASON_FLUSHED,
+    REASON_REPLACED,
+    REASON_FORCED,
+    REASON_CLOSED,
+    REASON_EARLY_DROP,
+) = range(len(REASONS))
 
 EVENTS_PER_TRACK = 4
 """The most events that one pass of one packet through the tracker can cause."""
@@ -119,8 +126,36 @@ STATE = np.dtype(
         ("loose", np.int64),
         ("events_on", np.int64),
         ("slots_on", np.int64),
+        ("limit", np.int64),  # connections allowed, at most `capacity`
+        ("headroom", np.int64),  # of them, kept for packets that another zone has accepted
+        ("early_drop", np.int64),
+        ("zone_limit", np.int64),  # of zones without their own; UNLIMITED: none
+        ("liberal", np.int64),
+        ("n_zones", np.int64),  # length of `used_zones`
     ]
 )
+
+ZONE = np.dtype(
+    [
+        ("live", np.int64),  # connections in the table
+        ("limit", np.int64),  # of them; 0: as STATE says
+        ("policy", np.uint16),  # row of `timeouts`
+        ("flags", np.uint16),  # ZONE_*
+        ("pad", np.uint32),
+        ("pad2", np.int64),
+    ]
+)
+"""A zone; all zero means that nothing was set for it. 32 bytes."""
+
+N_ZONES = 1 << 16
+ZONE_USED = 1
+"""The zone is in `used_zones`."""
+ZONE_LIBERAL = 2
+ZONE_STRICT = 4
+"""The zone judges TCP windows, or does not, whatever the tracker does."""
+UNLIMITED = 1 << 62
+MAX_POLICIES = 4096
+"""Rows of the timeout table; the first is that of zones without a policy of their own."""
 
 TRACKED = np.dtype(
     [
@@ -139,11 +174,7 @@ COUNTERS = (
     "inserted",
     "related",
     "full",
-    "removed-expired",
-    "removed-flushed",
-    "removed-replaced",
-    "removed-forced",
-    "removed-closed",
+    *(f"removed-{reason}" for reason in REASONS),
     "invalid-not-ip",
     "invalid-malformed",
     "invalid-fragment",
@@ -152,21 +183,21 @@ COUNTERS = (
     "invalid-icmp-error",
     "invalid-icmp-error-unknown",
     "invalid-first-packet",
-    "invalid-tcp",
+    "invalid-state",
+    "again",
+    "zone-limit",
+    "headroom",
+    "invalid-mid-stream",
+    "invalid-tcp-flags",
+    "invalid-tcp-sequence",
+    "invalid-tcp-ack",
+    "invalid-tcp-reset",
 )
-"""Names of the tracker's counters; the index is the place in `ConntrackArrays.counters`."""
+"""Names of what is counted, per zone and protocol; `kernels.statistics.count` takes the index."""
 
+C_FOUND, C_NEW, C_INSERTED, C_RELATED, C_FULL, C_REMOVED = range(6)
+"""C_REMOVED + REASON_*: connections that ended for that reason."""
 (
-    C_FOUND,
-    C_NEW,
-    C_INSERTED,
-    C_RELATED,
-    C_FULL,
-    C_REMOVED,
-    _,
-    _,
-    _,
-    _,
     C_NOT_IP,
     C_MALFORMED,
     C_FRAGMENT,
@@ -175,8 +206,24 @@ COUNTERS = (
     C_ICMP_ERROR,
     C_ICMP_UNKNOWN,
     C_FIRST_PACKET,
-    C_TCP,
-) = range(len(COUNTERS))
+    C_STATE,
+    C_AGAIN,
+    C_ZONE_LIMIT,
+    C_HEADROOM,
+    C_MID_STREAM,
+    C_TCP_FLAGS,
+    C_TCP_SEQUENCE,
+    C_TCP_ACK,
+    C_TCP_RESET,
+) = range(C_REMOVED + len(REASONS), len(COUNTERS))
+
+PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "sctp", "other")
+"""Kinds of traffic that are counted apart."""
+COUNTER_SHIFT = 7
+"""Each zone and protocol has 2**COUNTER_SHIFT places: one per counter, and from EXPIRED_AT on one per state."""
+ZONE_SHIFT = COUNTER_SHIFT + 3
+EXPIRED_AT = 96
+"""EXPIRED_AT + state: connections that expired in it (`statistics.expired_names`)."""
 
 
 class ConntrackArrays(NamedTuple):
@@ -185,9 +232,11 @@ class ConntrackArrays(NamedTuple):
     `conns`: CONNECTION (capacity,). `buckets`: int64 (2 * max buckets, 8); the table of n buckets lies in rows
     `[n, 2n)`. `state`: STATE (1,). `events`: EVENT (n,). `timeouts`: int64 (policies, N_TIMEOUTS), milliseconds.
     `wheel`: int32 (WHEEL_SLOTS,), first row of each expiry slot or -1. `free`: int32 (capacity,), a stack.
-    `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `candidates`: int64 (BATCH_MAX,),
+    `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (N_ZONES << ZONE_SHIFT,), the place of a counter is `zone <<
+    ZONE_SHIFT | protocol << COUNTER_SHIFT | counter`. `hashes`, `candidates`: int64 (BATCH_MAX,),
     `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
     and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error.
+    `zones`: ZONE (N_ZONES,). `used_zones`: uint16 (N_ZONES,), the first n_zones are those that packets came to.
     """
 
     conns: np.ndarray
@@ -203,3 +252,5 @@ class ConntrackArrays(NamedTuple):
     candidates: np.ndarray
     tracked: np.ndarray
     inner_key: np.ndarray
+    zones: np.ndarray
+    used_zones: np.ndarray

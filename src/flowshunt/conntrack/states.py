@@ -59,6 +59,14 @@ UPDATE_VALID_NEW = 2
 UPDATE_NEW = 3
 RESULT_MASK = 0xFF
 STATE_CHANGED = 1 << 16
+WHY_SHIFT = 24
+"""From this bit on, beside UPDATE_INVALID: the counter of the reason (`schema.C_*`)."""
+
+# What of a TCP segment is held against the windows.
+CHECK_NOTHING = 0
+CHECK_ALL = 1
+CHECK_RESETS = 2
+"""Liberal: only a RST outside the window is invalid (nf_conntrack_tcp_be_liberal)."""
 
 # Flags of a connection.
 F_SEEN_REPLY = 1

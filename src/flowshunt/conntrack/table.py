@@ -16,9 +16,10 @@ from flowshunt.conntrack.kernels import entry
 from flowshunt.conntrack.kernels.step import COMMIT, FORCE
 from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_slot
 from flowshunt.conntrack.memory import release
+from flowshunt.conntrack.policies import Policies, check_zone
 from flowshunt.conntrack.snapshot import connections, key_of
-from flowshunt.conntrack.states import F_LIVE, F_SEEN_REPLY
-from flowshunt.conntrack.timeouts import timeout_table
+from flowshunt.conntrack.states import F_LIBERAL, F_LIVE, F_SEEN_REPLY
+from flowshunt.conntrack.statistics import Statistics
 from flowshunt.packet.schema import KEY_WORDS, Batch
 
 DEFAULT_CAPACITY = 3_000_000
@@ -50,7 +51,7 @@ def first_ms(batch: Batch) -> int:
     return int(min(batch.packets["time_ns"][0], batch.packets["time_ns"][-1])) // 1_000_000
 
 
-class Tracker:
+class Tracker(Policies, Statistics):
     """A connection tracker.
 
         >>> from flowshunt import Tracker
@@ -61,7 +62,8 @@ class Tracker:
         >>> for connection in tracker.connections():
         ...     print(connection.original, connection.state, connection.packets)
 
-    One thread uses a tracker. Everything it hands out is a copy.
+    One thread uses a tracker. Everything it hands out is a copy. Limits, timeouts and other policies may change while
+    it runs; they hold for the packets that follow.
     """
 
     def __init__(
@@ -77,7 +79,8 @@ class Tracker:
         """Make an empty tracker.
 
         `profile`: `default` judges as Open vSwitch's userspace tracker, `linux` as nf_conntrack. `max_connections`:
-        beyond it new connections are invalid; address space is reserved, memory only used as they come. `seed` fixes
+        beyond it no connection is made (see `set_max_connections`, which can lower it later); address space is
+        reserved, memory only used as they come. `seed` fixes
         the hash key, for repeatable tests. Raises UsageError for values out of range.
         """
         if profile not in PROFILES:
@@ -85,13 +88,13 @@ class Tracker:
         if not 1 <= batch_size <= C.BATCH_MAX:
             raise UsageError(f"batch size {batch_size} is out of range: use 1 to {C.BATCH_MAX}")
         try:
-            self.arrays = make_arrays(max_connections, seed=seed)
+            arrays = make_arrays(max_connections, seed=seed)
         except (ValueError, MemoryError) as error:
             raise UsageError(f"max_connections: {error}") from error
-        self.profile = profile
+        Policies.__init__(self, arrays)
+        Statistics.__init__(self, arrays, profile)
         self.batch_size = batch_size
-        self.arrays.timeouts[:] = timeout_table()
-        state = self.arrays.state
+        state = arrays.state
         state["linux"] = profile == "linux"
         state["check_checksums"] = check_checksums
         state["check_sequence"] = check_sequence
@@ -118,8 +121,7 @@ class Tracker:
         Returns ct_state as uint16 (n,). Raises UsageError for a zone outside `[0, 65536)`. Observers are called
         when the events fill up and at the end.
         """
-        if not 0 <= zone < 1 << 16:
-            raise UsageError(f"zone {zone} is out of range: use 0 to 65535")
+        check_zone(zone)
         self.refuse_observers()
         flags = (COMMIT if commit else 0) | (FORCE if force else 0)
         n = len(batch.packets)
@@ -198,8 +200,8 @@ class Tracker:
     def flush(self, zone: int | None = None, *, wanted: Tuple | None = None, protocol: int = 0) -> int:
         """Remove all connections, those of a zone, or the one of a tuple (with its protocol). Returns how many."""
         self.refuse_observers()
-        before = self._n_removed(C.REASON_FLUSHED)
         self.drain()
+        before = len(self)
         if wanted is not None:
             row = self._row(wanted, protocol, zone or 0)
             if row >= 0:
@@ -210,10 +212,7 @@ class Tracker:
                 first = entry.flush_rows(self.arrays, first, _SLICE_ROWS, -1 if zone is None else zone)
                 self.drain()
         self.drain()
-        return self._n_removed(C.REASON_FLUSHED) - before
-
-    def _n_removed(self, reason: int) -> int:
-        return int(self.arrays.counters[C.C_REMOVED + reason])
+        return before - len(self)
 
     def sweep(self, now_ms: int, budget: int | None = None) -> int:
         """Remove connections that have expired at `now_ms`, looking at up to `budget` entries (None: all that is due).
@@ -223,7 +222,7 @@ class Tracker:
         self.refuse_observers()
         if budget is not None and not self._is_sweep_due(now_ms):
             return 0
-        before = self._n_removed(C.REASON_EXPIRED)
+        before = len(self)
         left = 0
         while left <= 0:
             left = entry.sweep(self.arrays, now_ms, SWEEP_SLICE if budget is None else budget)
@@ -233,7 +232,7 @@ class Tracker:
         else:
             self._sweep_to_the_millisecond()
         self._tidy()
-        return self._n_removed(C.REASON_EXPIRED) - before
+        return before - len(self)
 
     def _is_sweep_due(self, now_ms: int) -> bool:
         """Whether the wheel has a slot to look into; nearly no batch of a busy switch has to."""
@@ -272,6 +271,17 @@ class Tracker:
             return False
         halves = (value >> 64, value, mask >> 64, mask)
         entry.change_label(self.arrays, row, *(_signed_half(half) for half in halves))
+        return True
+
+    def set_liberal(self, row: int, generation: int, on: bool) -> bool:
+        """Judge a TCP connection's windows no more (see `set_zone_liberal`), or again as its zone says.
+
+        Returns False, and changes nothing, when that connection is gone.
+        """
+        if not self._lives(row, generation):
+            return False
+        flags = int(self.arrays.conns["flags"][row])
+        self.arrays.conns["flags"][row] = flags | F_LIBERAL if on else flags & ~F_LIBERAL
         return True
 
     # --- observing (row A10) -----------------------------------------------------------------------------------------
@@ -358,6 +368,5 @@ class Tracker:
                         self._tell(destructor, int(value))
 
     def statistics(self) -> dict[str, int]:
-        """Counters by name since the tracker was made, and `connections`, those in the table."""
-        counters = {name: int(value) for name, value in zip(C.COUNTERS, self.arrays.counters, strict=True)}
-        return {"connections": len(self), **counters, "observer-errors": self._n_failed_observers}
+        """Counters by name since the tracker was made, and `connections`, those in the table; sums over all zones."""
+        return {"connections": len(self), **self.counters(), "observer-errors": self._n_failed_observers}

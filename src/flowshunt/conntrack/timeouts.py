@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from flowshunt.conntrack import states as S
@@ -47,10 +49,38 @@ LINUX_MS = {
 }
 """Linux, nf_conntrack."""
 
+POLICY_CLASSES: dict[str, tuple[int, ...]] = {
+    "tcp_syn_sent": (S.T_TCP_FIRST_PACKET, S.T_LINUX + 1),
+    "tcp_syn_recv": (S.T_TCP_OPENING, S.T_LINUX + 2),
+    "tcp_established": (S.T_TCP_ESTABLISHED, S.T_LINUX + 3),
+    "tcp_fin_wait": (S.T_TCP_CLOSING, S.T_LINUX + 4),
+    "tcp_close_wait": (S.T_LINUX + 5,),
+    "tcp_last_ack": (S.T_LINUX + 6,),
+    "tcp_time_wait": (S.T_TCP_FIN_WAIT, S.T_LINUX + 7),
+    "tcp_close": (S.T_TCP_CLOSED, S.T_LINUX + 8),
+    "tcp_syn_sent2": (S.T_LINUX + 9,),
+    "tcp_retransmit": (S.T_LINUX_RETRANS,),
+    "tcp_unack": (S.T_LINUX_UNACK,),
+    "udp_first": (S.T_UDP_FIRST, S.T_OTHER_FIRST),
+    "udp_single": (S.T_UDP_SINGLE, S.T_OTHER_MULTIPLE, S.T_LINUX_UDP),
+    "udp_multiple": (S.T_UDP_MULTIPLE, S.T_OTHER_BIDIRECTIONAL, S.T_LINUX_UDP_STREAM),
+    "icmp_first": (S.T_ICMP_FIRST, S.T_LINUX_ICMP),
+    "icmp_reply": (S.T_ICMP_REPLY,),
+}
+"""Names of a timeout policy (table CT_Timeout_Policy of Open vSwitch's database), and what each sets in both profiles.
 
-def timeout_table(n_policies: int = 1) -> np.ndarray:
-    """int64 (n_policies, N_TIMEOUTS): every policy starts with the profiles' own values."""
-    table = np.zeros((n_policies, S.N_TIMEOUTS), np.int64)
+As in Open vSwitch over its own tracker and over Linux's: each has names that set nothing there, and over its own the
+ones for UDP hold for every protocol but TCP and ICMP.
+"""
+MAX_TIMEOUT_S = (1 << 32) - 1
+
+
+def timeout_row(policy: Mapping[str, int]) -> np.ndarray:
+    """int64 (N_TIMEOUTS,): the profiles' own timeouts, but for what `policy` says, seconds by name."""
+    row = np.zeros(S.N_TIMEOUTS, np.int64)
     for timeout_class, milliseconds in {**DEFAULT_MS, **LINUX_MS}.items():
-        table[:, timeout_class] = milliseconds
-    return table
+        row[timeout_class] = milliseconds
+    for name, seconds in policy.items():
+        for timeout_class in POLICY_CLASSES[name]:
+            row[timeout_class] = seconds * _SECOND
+    return row

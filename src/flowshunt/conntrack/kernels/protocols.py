@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import tcp, tcp_linux
 from flowshunt.jit import kernel
@@ -25,7 +26,7 @@ _STREAM_AFTER_MS = 2000
 def _tcp_valid_new(t: Any, packets: Any, i: Any, flags: Any) -> Any:
     if t.state["linux"][0]:
         return tcp_linux.valid_new(flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]), t.state["loose"][0])
-    return tcp.valid_new(flags)
+    return tcp.valid_new(flags, t.state["loose"][0])
 
 
 @kernel
@@ -39,10 +40,28 @@ def valid_new(t: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, kind:
 
 
 @kernel(inline=False)
+def why_not_new(t: Any, keys: Any, k: Any, proto: Any) -> Any:
+    """The counter of a packet that is not `valid_new`."""
+    flags = (keys[k, W_FLAGS] >> 48) & 0xFFF
+    if proto != PROTO_TCP:
+        return np.int64(C.C_FIRST_PACKET)
+    if t.state["linux"][0]:
+        if not tcp_linux.valid_flags(flags):
+            return np.int64(C.C_TCP_FLAGS)
+        in_the_middle = tcp_linux.valid_new(flags, np.int64(0), np.int64(0), np.int64(1))
+    else:
+        if tcp.invalid_flags(flags):
+            return np.int64(C.C_TCP_FLAGS)
+        in_the_middle = tcp.valid_new(flags, np.int64(1))
+    return np.int64(C.C_MID_STREAM if in_the_middle else C.C_FIRST_PACKET)
+
+
+@kernel(inline=False)
 def _linux_tcp_create(t: Any, row: Any, packets: Any, i: Any, flags: Any, length: Any) -> Any:
     return tcp_linux.create(
         t.conns, row, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length,
+        t.timeouts, _policy(t, row),
     )  # fmt: skip
 
 
@@ -77,14 +96,37 @@ def _linux_tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any
     return tcp_linux.update(
         t.conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length, check,
+        t.timeouts, _policy(t, row),
     )  # fmt: skip
+
+
+@kernel
+def _zone(t: Any, row: Any) -> Any:
+    return (t.conns["tuple"][row] >> 16) & 0xFFFF
+
+
+@kernel
+def _policy(t: Any, row: Any) -> Any:
+    return np.int64(t.zones["policy"][_zone(t, row)])
+
+
+@kernel
+def _what_to_check(t: Any, row: Any) -> Any:
+    """`states.CHECK_*` for a TCP connection."""
+    own = np.int64(t.conns["flags"][row])
+    if t.state["check_sequence"][0] == 0 or own & S.F_SEQ_CHECK_OFF:
+        return np.int64(S.CHECK_NOTHING)
+    zone = np.int64(t.zones["flags"][_zone(t, row)])
+    liberal = own & S.F_LIBERAL | zone & C.ZONE_LIBERAL
+    if zone & C.ZONE_STRICT == 0:
+        liberal |= t.state["liberal"][0]
+    return np.int64(S.CHECK_RESETS if liberal else S.CHECK_ALL)
 
 
 @kernel
 def _tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any) -> Any:
     length = np.int64(packets["l3_end"][i]) - np.int64(packets["payload"][i])
-    own = np.int64(t.conns["flags"][row])
-    check = t.state["check_sequence"][0] != 0 and own & (S.F_SEQ_CHECK_OFF | S.F_LIBERAL) == 0
+    check = _what_to_check(t, row)
     if t.state["linux"][0]:
         return _linux_tcp_update(t, row, d, packets, i, flags, length, check)
     return tcp.update(
@@ -132,7 +174,10 @@ def _linux_update(t: Any, row: Any, d: Any, proto: Any, now: Any) -> Any:
 
 @kernel
 def update(t: Any, row: Any, d: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, now: Any) -> Any:
-    """Judge a packet of an existing connection: `states.UPDATE_* | timeout class << 8 | STATE_CHANGED`."""
+    """Judge a packet of an existing connection: `states.UPDATE_* | timeout class << 8 | STATE_CHANGED`.
+
+    With UPDATE_INVALID also the counter of why, in the bits from `states.WHY_SHIFT` on.
+    """
     if proto == PROTO_TCP:
         return _tcp_update(t, row, d, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
     if t.state["linux"][0]:

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.kernels.buckets import remove
-from flowshunt.conntrack.schema import C_REMOVED, CLOCK_STEP_MS, EVENT_DESTROYED, N_SLOTS, WHEEL_SHIFT, WHEEL_SLOTS
+from flowshunt.conntrack.kernels.statistics import count, final_state
+from flowshunt.conntrack.schema import (
+    C_REMOVED,
+    CLOCK_STEP_MS,
+    EVENT_DESTROYED,
+    EXPIRED_AT,
+    N_SLOTS,
+    REASON_EXPIRED,
+    WHEEL_SHIFT,
+    WHEEL_SLOTS,
+)
 from flowshunt.conntrack.states import F_LIVE
 from flowshunt.jit import kernel
 
@@ -109,12 +119,11 @@ def set_timer(t: Any, row: Any, expires: Any) -> Any:
 
 
 @kernel
-def take_row(t: Any) -> Any:
-    """A free row, or -1 when the table is at its capacity."""
+def take_row(t: Any, zone: Any) -> Any:
+    """A free row, counted as a connection of `zone`. There must be one: `policies.take_admitted_row` sees to that."""
     state = t.state
-    if state["n_live"][0] >= state["capacity"][0]:
-        return np.int64(-1)
     state["n_live"][0] += 1
+    t.zones["live"][zone] += 1
     if state["n_free"][0] > 0:
         n = state["n_free"][0] - 1
         state["n_free"][0] = n
@@ -139,4 +148,10 @@ def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
     t.free[n] = row
     t.state["n_free"][0] = n + 1
     t.state["n_live"][0] -= 1
-    t.counters[C_REMOVED + reason] += 1
+    word = t.conns["tuple"][row]
+    zone = (word >> 16) & 0xFFFF
+    proto = (word >> 8) & 0xFF
+    t.zones["live"][zone] -= 1
+    count(t, zone, proto, C_REMOVED + reason)
+    if reason == REASON_EXPIRED:
+        count(t, zone, proto, EXPIRED_AT + final_state(t, row, proto))

@@ -10,7 +10,9 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import protocols
 from flowshunt.conntrack.kernels.buckets import find, insert, suggest_row
-from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, set_timer, start_timer, take_row
+from flowshunt.conntrack.kernels.policies import take_admitted_row
+from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, set_timer, start_timer
+from flowshunt.conntrack.kernels.statistics import PROTO_UNKNOWN, count, use_zone
 from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word
 from flowshunt.jit import kernel
 from flowshunt.packet.checksum import ip_checksum_ok, l4_checksum_ok
@@ -114,10 +116,26 @@ def write_fields(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> 
         keys[k, W_CT_LABEL + 1] = 0
 
 
+@kernel
+def _protocol(keys: Any, k: Any) -> Any:
+    return (keys[k, W_L4] >> 24) & 0xFF
+
+
 @kernel(inline=False)
 def _reject(t: Any, keys: Any, k: Any, zone: Any, counter: Any) -> Any:
-    t.counters[counter] += 1
+    count(t, zone, np.int64(PROTO_UNKNOWN) if counter == C.C_NOT_IP else _protocol(keys, k), counter)
     _write_invalid(keys, k, zone)
+    return np.int64(-1)
+
+
+@kernel(inline=False)
+def _refuse(t: Any, keys: Any, k: Any, zone: Any, counter: Any) -> Any:
+    """There is no room for the packet's connection: it stays new, as in Open vSwitch; linux would drop it: invalid."""
+    if t.state["linux"][0]:
+        return _reject(t, keys, k, zone, counter)
+    count(t, zone, _protocol(keys, k), counter)
+    _write_state(keys, k, np.int64(S.CS_NEW | S.CS_TRACKED), zone, np.int64(0))
+    _write_own_tuple(keys, k)
     return np.int64(-1)
 
 
@@ -180,7 +198,7 @@ def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zon
     if found < 0 or t.conns["expires_ms"][row] <= now:
         return _reject(t, keys, k, zone, C.C_ICMP_UNKNOWN)
     reply = np.int64(S.CS_REPLY if found & 1 == 0 else 0)
-    t.counters[C.C_RELATED] += 1
+    count(t, zone, _protocol(keys, k), np.int64(C.C_RELATED))
     return _remember(t, keys, k, row, S.CS_RELATED | S.CS_TRACKED | reply, zone)
 
 
@@ -205,11 +223,18 @@ def _count(t: Any, row: Any, d: Any, packets: Any, i: Any, keys: Any, k: Any) ->
 
 
 @kernel
+def _is_known(t: Any, k: Any) -> Any:
+    """Whether another zone has a connection for the packet."""
+    row = t.tracked["row"][k]
+    return row >= 0 and t.tracked["generation"][k] == t.conns["generation"][row]
+
+
+@kernel
 def _insert(
     t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, hashed: Any, word: Any, proto: Any, now: Any
 ) -> Any:
-    """Commit a new connection for the packet; -1 when the table is full."""
-    row = take_row(t)
+    """Commit a new connection for the packet. Returns its row, or minus the counter of why there is no room."""
+    row = take_admitted_row(t, hashed, zone, _is_known(t, k), now)
     if row < 0:
         return row
     c = t.conns
@@ -224,15 +249,14 @@ def _insert(
     c["tuple"][row] = word
     c["mark"][row] = 0
     c["flags"][row] = S.F_LIVE
-    c["policy"][row] = 0
     c["ext"][row] = 0
     c["start_ms"][row] = now
     c["in_port"][row] = packets["in_port"][i]
     timeout = protocols.create(t, row, packets, i, keys, k, proto)
-    start_timer(t, row, now + t.timeouts[0, timeout])
+    start_timer(t, row, now + t.timeouts[np.int64(t.zones["policy"][zone]), timeout])
     insert(t, hashed, row)
     _count(t, row, np.int64(0), packets, i, keys, k)
-    t.counters[C.C_INSERTED] += 1
+    count(t, zone, proto, np.int64(C.C_INSERTED))
     emit_event(t, row, C.EVENT_CREATED, 0, 0, np.int64(packets["in_port"][i]), now)
     return row
 
@@ -243,15 +267,15 @@ def _track_new(
 ) -> Any:
     proto = (word >> 8) & 0xFF
     if not protocols.valid_new(t, packets, i, keys, k, proto, word & KIND_ICMP):
-        return _reject(t, keys, k, zone, C.C_FIRST_PACKET)
+        return _reject(t, keys, k, zone, protocols.why_not_new(t, keys, k, proto))
     state = np.int64(S.CS_NEW | S.CS_TRACKED)
     if flags & COMMIT:
         row = _insert(t, packets, i, keys, k, zone, hashed, word, proto, now)
         if row < 0:
-            return _reject(t, keys, k, zone, C.C_FULL)
-        t.counters[C.C_NEW] += 1
+            return _refuse(t, keys, k, zone, -row)
+        count(t, zone, proto, np.int64(C.C_NEW))
         return _remember(t, keys, k, row, state, zone)
-    t.counters[C.C_NEW] += 1
+    count(t, zone, proto, np.int64(C.C_NEW))
     _write_state(keys, k, state, zone, np.int64(0))
     _write_own_tuple(keys, k)
     return np.int64(-1)
@@ -265,24 +289,24 @@ def _first_reply(t: Any, row: Any, packets: Any, i: Any, now: Any) -> Any:
 
 @kernel
 def _update(t: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, word: Any, now: Any) -> Any:
-    """Take the packet into connection `row`: `states.UPDATE_*`, with timer, counters and events done."""
+    """Take the packet into connection `row`, with timer, counters and events: what `protocols.update` returns."""
     proto = (word >> 8) & 0xFF
     verdict = protocols.update(t, row, d, packets, i, keys, k, proto, now)
     result = verdict & S.RESULT_MASK
     timeout = (verdict >> 8) & 0xFF
     if timeout != S.KEEP_TIMER:
-        expires = now + t.timeouts[np.int64(t.conns["policy"][row]), timeout]
+        expires = now + t.timeouts[np.int64(t.zones["policy"][(word >> 16) & 0xFFFF]), timeout]
         # linux: an invalid packet may shorten a life, never lengthen it
         if result != S.UPDATE_INVALID or expires < t.conns["expires_ms"][row]:
             set_timer(t, row, expires)
     if result == S.UPDATE_INVALID or result == S.UPDATE_NEW:
-        return result
+        return verdict
     _count(t, row, d, packets, i, keys, k)
     if d == 1 and t.conns["flags"][row] & S.F_SEEN_REPLY == 0:
         _first_reply(t, row, packets, i, now)
     if verdict & S.STATE_CHANGED:
         emit_event(t, row, C.EVENT_STATE, 0, d, np.int64(packets["in_port"][i]), now)
-    return result
+    return verdict
 
 
 @kernel
@@ -301,14 +325,15 @@ def _meet(
     elif flags & FORCE and d == 1:
         reason = np.int64(C.REASON_FORCED)
     else:
-        result = _update(t, packets, i, keys, k, row, d, word, now)
+        verdict = _update(t, packets, i, keys, k, row, d, word, now)
+        result = verdict & S.RESULT_MASK
         if result == S.UPDATE_VALID:
             state = np.int64(S.CS_ESTABLISHED | S.CS_TRACKED) | (S.CS_REPLY if d == 1 else 0)
             return _accept(t, keys, k, row, state, zone, now)
         if result == S.UPDATE_VALID_NEW:
             return _accept(t, keys, k, row, np.int64(S.CS_NEW | S.CS_TRACKED), zone, now)
         if result == S.UPDATE_INVALID:
-            t.counters[C.C_TCP] += 1
+            count(t, zone, (word >> 8) & 0xFF, verdict >> S.WHY_SHIFT)
             write_fields(t, keys, k, row, np.int64(S.CS_INVALID | S.CS_TRACKED), zone)
             return np.int64(-1)
         reason = np.int64(C.REASON_REPLACED)
@@ -318,7 +343,7 @@ def _meet(
 
 @kernel
 def _accept(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any, now: Any) -> Any:
-    t.counters[C.C_FOUND] += 1
+    count(t, zone, _protocol(keys, k), np.int64(C.C_FOUND))
     _remember(t, keys, k, row, state, zone)
     if t.conns["flags"][row] & S.F_DYING:  # linux: this packet was its last
         destroy(t, row, C.REASON_CLOSED, now)
@@ -348,6 +373,7 @@ def _comes_back(t: Any, keys: Any, k: Any, zone: Any, flags: Any) -> Any:
         return False
     if t.tracked["zone"][k] != zone or t.tracked["generation"][k] != t.conns["generation"][row]:
         return False
+    count(t, zone, _protocol(keys, k), np.int64(C.C_AGAIN))
     write_fields(t, keys, k, row, np.int64(t.tracked["state"][k]), zone)
     return True
 
@@ -362,6 +388,7 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
     as in Open vSwitch and Linux.
     """
     now = advance(t, now_ms)
+    use_zone(t, zone)
     if t.tracked["row"][k] >= 0 and _comes_back(t, keys, k, zone, flags):
         return np.int64(t.tracked["row"][k])
     word = t.tracked["word"][k] if flags & HASHED else np.int64(0)

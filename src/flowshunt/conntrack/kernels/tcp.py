@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack import states as S
+from flowshunt.conntrack.schema import C_TCP_ACK, C_TCP_FLAGS, C_TCP_RESET, C_TCP_SEQUENCE
 from flowshunt.jit import kernel
 from flowshunt.packet.schema import WSCALE_ABSENT
 
@@ -66,9 +67,9 @@ def invalid_flags(flags: Any) -> Any:
 
 
 @kernel
-def valid_new(flags: Any) -> Any:
-    """Whether a packet may create a connection: a SYN, or the middle of a stream, but not a SYN-ACK."""
-    return not invalid_flags(flags) and flags & (SYN | ACK) != SYN | ACK
+def valid_new(flags: Any, loose: Any) -> Any:
+    """Whether a packet may create a connection: a SYN, with `loose` also the middle of a stream, but not a SYN-ACK."""
+    return not invalid_flags(flags) and flags & (SYN | ACK) != SYN | ACK and (flags & SYN != 0 or loose != 0)
 
 
 @kernel
@@ -204,7 +205,7 @@ def _continues(conns: Any, row: Any, d: Any, seq: Any, ack: Any, window: Any, le
         seq = lo
         end = lo
     skew = seq_difference(np.int64(conns["lo"][row, 1 - d]), ack)
-    if check_sequence and not (
+    if check_sequence == S.CHECK_ALL and not (
         seq_geq(np.int64(conns["hi"][row, d]), end)
         and seq_geq(seq, lo - (np.int64(conns["window"][row, 1 - d]) << other_shift))
         and skew >= -ACK_WINDOW
@@ -230,7 +231,7 @@ def update(
 ) -> Any:
     """Judge a packet of an existing connection and advance it: the common case here, all others in `_update`.
 
-    Returns what `_update` does.
+    `check_sequence`: `states.CHECK_*`. Returns what `_update` does.
     """
     if (
         flags & (SYN | FIN | RST | ACK) == ACK
@@ -258,10 +259,11 @@ def _update(
     """`update` for every kind of packet and state.
 
     Returns `result | timeout_class << 8`, with `states.STATE_CHANGED` added when a peer's state changed. On
-    UPDATE_INVALID the connection is unchanged, except that a peer's very first packet sets its window up.
+    UPDATE_INVALID, which comes with its reason, the connection is unchanged, except that a peer's very first packet
+    sets its window up.
     """
     if invalid_flags(flags):
-        return S.UPDATE_INVALID | S.KEEP_TIMER << 8
+        return S.UPDATE_INVALID | S.KEEP_TIMER << 8 | C_TCP_FLAGS << S.WHY_SHIFT
     o = 1 - d
     src = np.int64(conns["peer"][row, d])
     dst = np.int64(conns["peer"][row, o])
@@ -304,14 +306,10 @@ def _update(
     skew = seq_difference(other_lo, ack) if check_ack else np.int64(0)
     other_window = np.int64(conns["window"][row, o]) << other_shift
     exact = not flags & RST or ((original_seq - lo + 1) & _U32) <= 2
-    in_window = (
-        seq_geq(hi, end)
-        and seq_geq(seq, lo - other_window)
-        and skew >= -ACK_WINDOW
-        and skew <= ACK_WINDOW << shift
-        and exact
-    )
-    if in_window or not check_sequence:
+    seq_fits = seq_geq(hi, end) and seq_geq(seq, lo - other_window)
+    ack_fits = skew >= -ACK_WINDOW and skew <= ACK_WINDOW << shift
+    unchecked = check_sequence == S.CHECK_NOTHING or (check_sequence == S.CHECK_RESETS and not flags & RST)
+    if (seq_fits and ack_fits and exact) or unchecked:
         _slide(conns, row, d, end, ack, window, shift)
         _advance(conns, row, d, flags)
         new_src = np.int64(conns["peer"][row, d])
@@ -333,4 +331,5 @@ def _update(
             conns["peer"][row, 1] = S.PEER_TIME_WAIT
         changed = S.STATE_CHANGED if conns["peer"][row, d] != src or conns["peer"][row, o] != dst else 0
         return S.UPDATE_VALID | S.KEEP_TIMER << 8 | changed
-    return S.UPDATE_INVALID | S.KEEP_TIMER << 8
+    why = C_TCP_SEQUENCE if not seq_fits else (C_TCP_ACK if not ack_fits else C_TCP_RESET)
+    return S.UPDATE_INVALID | S.KEEP_TIMER << 8 | why << S.WHY_SHIFT

@@ -18,6 +18,7 @@ import numpy as np
 from flowshunt.conntrack import linux_states as L
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels.tcp import ACK, FIN, MAX_WSCALE, RST, SYN, URG
+from flowshunt.conntrack.schema import C_STATE, C_TCP_ACK, C_TCP_FLAGS, C_TCP_RESET, C_TCP_SEQUENCE
 from flowshunt.jit import kernel
 from flowshunt.packet.schema import WSCALE_ABSENT
 
@@ -50,6 +51,7 @@ _LAST_SCALED = 0x10
 
 _ACCEPT, _IGNORE, _INVALID = 0, 1, 2
 _KEEP_STATE, _SKIP_WINDOW = 3, 4
+_INVALID_ACK = 5
 _U32 = 0xFFFFFFFF
 _HALF = 1 << 31
 _TRANSITIONS = L.TRANSITIONS
@@ -121,10 +123,21 @@ def _end_of(flags: Any, seq: Any, length: Any) -> Any:
 
 
 @kernel
-def create(conns: Any, row: Any, flags: Any, seq: Any, ack: Any, window: Any, wscale: Any, length: Any) -> Any:
+def create(
+    conns: Any,
+    row: Any,
+    flags: Any,
+    seq: Any,
+    ack: Any,
+    window: Any,
+    wscale: Any,
+    length: Any,
+    timeouts: Any,
+    policy: Any,
+) -> Any:
     """Fill the TCP part of a new connection from its first packet, one that is `valid_new`.
 
-    The packet is judged as well, so it needs no `update`. Returns the timeout class.
+    The packet is judged as well, so it needs no `update`. Returns the timeout class (see `update`).
     """
     for d in range(2):
         conns["lo"][row, d] = 0
@@ -150,7 +163,9 @@ def create(conns: Any, row: Any, flags: Any, seq: Any, ack: Any, window: Any, ws
         conns["hi"][row, 0] = (end + max(window, 1)) & _U32
         conns["peer"][row, 0] = LF_LIBERAL
         conns["peer"][row, 1] = LF_LIBERAL
-    return (update(conns, row, 0, flags, seq, ack, window, wscale, length, True) >> 8) & 0xFF
+    check = np.int64(S.CHECK_ALL)
+    verdict = update(conns, row, np.int64(0), flags, seq, ack, window, wscale, length, check, timeouts, policy)
+    return (verdict >> 8) & 0xFF
 
 
 @kernel
@@ -241,7 +256,7 @@ def _check_window(
     end: Any,
     liberal: Any,
 ) -> Any:
-    """_ACCEPT, _IGNORE or _INVALID; takes the segment's numbers over when it is inside the window."""
+    """_ACCEPT, _IGNORE, _INVALID or _INVALID_ACK; takes the segment's numbers over when it is inside the window."""
     o = 1 - d
     state = np.int64(conns["state"][row])
     restarted = flags & SYN and (state == L.SYN_SENT or state == L.SYN_RECV)
@@ -284,7 +299,7 @@ def _check_window(
             verdict = _IGNORE
     elif not ack_was_sent:
         inside = False
-        verdict = _INVALID
+        verdict = _INVALID_ACK
     elif (other_window and not reaches_window) or not ack_is_recent:
         inside = False
         verdict = _IGNORE
@@ -403,24 +418,28 @@ def _valid(conns: Any, row: Any, d: Any) -> Any:
 
 
 @kernel
-def _timeout_class(conns: Any, row: Any, kind: Any, state: Any) -> Any:
-    """The state's own, or a shorter one for an established connection that seems stuck."""
-    if state == L.ESTABLISHED:
-        if np.int64(conns["last_index"][row]) >> _RETRANSMISSIONS >= MAX_RETRANSMISSIONS:
-            return np.int64(S.T_LINUX_RETRANS)
-        if kind == L.RST:
-            return np.int64(S.T_LINUX + L.CLOSE)
-        if (np.int64(conns["peer"][row, 0]) | np.int64(conns["peer"][row, 1])) & LF_UNACKNOWLEDGED:
-            return np.int64(S.T_LINUX_UNACK)
-        if conns["last_window"][row] == 0:
-            return np.int64(S.T_LINUX_RETRANS)
-        if np.int64(conns["flags"][row]) & S.F_SEEN_REPLY == 0:
-            return np.int64(S.T_LINUX_UNACK)
-    return np.int64(S.T_LINUX + (L.CLOSE if kind == L.RST else state))
+def _timeout_class(conns: Any, row: Any, kind: Any, state: Any, timeouts: Any, policy: Any) -> Any:
+    """The state's own, or a shorter one for a connection that seems stuck."""
+    longest = timeouts[policy, S.T_LINUX + state]
+    beyond_retrans = longest > timeouts[policy, S.T_LINUX_RETRANS]
+    beyond_unack = longest > timeouts[policy, S.T_LINUX_UNACK]
+    if beyond_retrans and np.int64(conns["last_index"][row]) >> _RETRANSMISSIONS >= MAX_RETRANSMISSIONS:
+        return np.int64(S.T_LINUX_RETRANS)
+    if kind == L.RST:
+        return np.int64(S.T_LINUX + L.CLOSE)
+    if beyond_unack and (np.int64(conns["peer"][row, 0]) | np.int64(conns["peer"][row, 1])) & LF_UNACKNOWLEDGED:
+        return np.int64(S.T_LINUX_UNACK)
+    if beyond_retrans and conns["last_window"][row] == 0:
+        return np.int64(S.T_LINUX_RETRANS)
+    if beyond_unack and state == L.ESTABLISHED and np.int64(conns["flags"][row]) & S.F_SEEN_REPLY == 0:
+        return np.int64(S.T_LINUX_UNACK)  # picked up in mid-stream, and not answered yet
+    return np.int64(S.T_LINUX + state)
 
 
 @kernel
-def _finish(conns: Any, row: Any, d: Any, kind: Any, old: Any, new: Any, changed: Any) -> Any:
+def _finish(
+    conns: Any, row: Any, d: Any, kind: Any, old: Any, new: Any, changed: Any, timeouts: Any, policy: Any
+) -> Any:
     """Move to the new state. Returns what `update` returns."""
     last = np.int64(conns["last_index"][row])
     conns["last_index"][row] = kind | d * _DIRECTION | last >> _RETRANSMISSIONS << _RETRANSMISSIONS
@@ -433,19 +452,19 @@ def _finish(conns: Any, row: Any, d: Any, kind: Any, old: Any, new: Any, changed
             conns["flags"][row] = own | S.F_DYING
     elif new == L.ESTABLISHED and (old == L.SYN_RECV or old == L.ESTABLISHED):
         conns["flags"][row] = own | S.F_ASSURED
-    return _valid(conns, row, d) | _timeout_class(conns, row, kind, new) << 8 | changed
+    return _valid(conns, row, d) | _timeout_class(conns, row, kind, new, timeouts, policy) << 8 | changed
 
 
 @kernel
-def _invalid(conns: Any, row: Any, d: Any, kind: Any) -> Any:
+def _invalid(conns: Any, row: Any, d: Any, kind: Any, why: Any) -> Any:
     """A segment outside the window. The second closing one, from the other side, shortens the wait for the end."""
     if np.int64(conns["flags"][row]) & S.F_ASSURED and (kind == L.RST or kind == L.FIN):
         last = np.int64(conns["last_index"][row])
         closing = last & _KIND == L.RST or last & _KIND == L.FIN
         if closing and (last & _DIRECTION != 0) != (d != 0):
-            return S.UPDATE_INVALID | S.T_LINUX_UNACK << 8
+            return S.UPDATE_INVALID | S.T_LINUX_UNACK << 8 | why << S.WHY_SHIFT
         conns["last_index"][row] = kind | d * _DIRECTION | last >> _RETRANSMISSIONS << _RETRANSMISSIONS
-    return S.UPDATE_INVALID | S.KEEP_TIMER << 8
+    return S.UPDATE_INVALID | S.KEEP_TIMER << 8 | why << S.WHY_SHIFT
 
 
 @kernel(inline=False)
@@ -460,15 +479,21 @@ def update(
     wscale: Any,
     length: Any,
     check_sequence: Any,
+    timeouts: Any,
+    policy: Any,
 ) -> Any:
     """Judge a packet of a connection and advance it.
 
-    Returns `result | timeout_class << 8`, with `states.STATE_CHANGED` added when the state changed. A timeout class
-    beside UPDATE_INVALID is an upper bound for the time left. Sets F_ASSURED; sets F_DYING when the connection ends
-    with this packet, whose state stays as it is (a RST before any reply). Reads F_SEEN_REPLY as it was before it.
+    `check_sequence`: `states.CHECK_*`; whatever it says, resets are judged, as by nf_conntrack. `timeouts`: int64
+    (policies, N_TIMEOUTS), of which row `policy` holds.
+
+    Returns `result | timeout_class << 8`, with `states.STATE_CHANGED` added when the state changed, and the reason from
+    `states.WHY_SHIFT` on beside UPDATE_INVALID. A timeout class there is an upper bound for the time left. Sets
+    F_ASSURED; sets F_DYING when the connection ends with this packet, whose state stays as it is (a RST before any
+    reply). Reads F_SEEN_REPLY as it was before it.
     """
     if not valid_flags(flags):
-        return S.UPDATE_INVALID | S.KEEP_TIMER << 8
+        return S.UPDATE_INVALID | S.KEEP_TIMER << 8 | C_TCP_FLAGS << S.WHY_SHIFT
     kind = segment_kind(flags)
     end = _end_of(flags, seq, length)
     visible = np.int64(conns["state"][row])
@@ -480,7 +505,7 @@ def update(
             return S.UPDATE_NEW | S.KEEP_TIMER << 8
         new = np.int64(L.IGNORED)
     if new == L.INVALID:
-        return S.UPDATE_INVALID | S.KEEP_TIMER << 8
+        return S.UPDATE_INVALID | S.KEEP_TIMER << 8 | C_STATE << S.WHY_SHIFT
     if new == L.IGNORED:
         if not _answers_ignored_syn(conns, row, d, kind, ack):
             _remember_ignored(conns, row, d, kind, seq, ack, window, wscale, end, old)
@@ -499,15 +524,16 @@ def update(
     elif new == L.CLOSE and kind == L.RST:
         meaning = _check_reset(conns, row, d, seq, ack)
         if meaning == _INVALID:
-            return S.UPDATE_INVALID | S.KEEP_TIMER << 8
+            return S.UPDATE_INVALID | S.KEEP_TIMER << 8 | C_TCP_RESET << S.WHY_SHIFT
         skip_window = meaning == _SKIP_WINDOW
         if meaning == _KEEP_STATE:
             new = old
     if not skip_window:
-        liberal = not check_sequence or np.int64(conns["peer"][row, d]) & LF_LIBERAL != 0
+        liberal = check_sequence != S.CHECK_ALL or np.int64(conns["peer"][row, d]) & LF_LIBERAL != 0
         judged = _check_window(conns, row, d, kind, flags, seq, ack, window, wscale, end, liberal)
         if judged == _IGNORE:
             return _valid(conns, row, d) | S.KEEP_TIMER << 8
-        if judged == _INVALID:
-            return _invalid(conns, row, d, kind)
-    return _finish(conns, row, d, kind, old, new, S.STATE_CHANGED if new != visible else 0)
+        if judged != _ACCEPT:
+            return _invalid(conns, row, d, kind, np.int64(C_TCP_ACK if judged == _INVALID_ACK else C_TCP_SEQUENCE))
+    changed = S.STATE_CHANGED if new != visible else 0
+    return _finish(conns, row, d, kind, old, new, changed, timeouts, policy)
