@@ -49,6 +49,7 @@ class FakeTracker:
     def __init__(self, connections: Iterable[Connection] = (), counters: dict[str, int] | None = None) -> None:
         self._connections = list(connections)
         self._counters = counters or {}
+        self.zones: dict[int, Any] = {}
 
     def connections(self, now_ms: int | None = None, zone: int | None = None) -> Iterable[Connection]:
         return iter(self._connections)
@@ -58,6 +59,12 @@ class FakeTracker:
 
     def statistics(self) -> dict[str, int]:
         return self._counters
+
+    def zone_statistics(self) -> dict[int, Any]:
+        return self.zones
+
+    def zone_count(self, zone: int) -> int:
+        return len(self._connections)
 
     def sweep(self, now_ms: int, budget: int | None = None) -> int:
         return 0

@@ -148,7 +148,7 @@ def broken_checksums(tmp_path: Path) -> str:
 def test_checksums_can_be_taken_as_good(tmp_path: Path) -> None:
     path = broken_checksums(tmp_path)
     run = replay(path)
-    assert "\n  checksum      200  wrong checksum\n" in run.out
+    assert "\n  checksum      200  udp       wrong checksum\n" in run.out
     assert "use --no-checksum" in run.out
     assert "connections  0 alive at the end" in run.out
     assert "connections  100 alive at the end" in replay(path, "--no-checksum").out

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from flowshunt.cli import layout, numbers
 from flowshunt.cli.replay import document, render
 from flowshunt.cli.replay.options import DEFAULT_FLOWS
 from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
-from flowshunt.cli.replay.report import Report, count_connections, make_report
+from flowshunt.cli.replay.report import Report, ZoneReport, count_connections, make_report
 from flowshunt.cli.replay.run import Ending, Outcome
 from flowshunt.cli.replay.tally import Tally
 from flowshunt.ports.api import CaptureError
@@ -45,10 +46,18 @@ def report(**changes: Any) -> Report:
     tracker = FakeTracker(
         [established(), ping(id=8), established(id=9, start_ms=5, state="SYN_SENT")], {"invalid-checksum": 3}
     )
+    tracker.zones = {0: {"udp": counters(invalid={"checksum": 2})}, 7: {"tcp": counters(invalid={"checksum": 1})}}
     switch = FakeSwitch(tracker=tracker)
     switch.counters = {"verdict.ok": 6, "verdict.short-ipv4": 2, "packets": 8}
     given = {"profile": "default", "default_rules": True, "sources": {"p0": "a.pcap"}, **changes}
     return make_report(switch, tallied(8), given.pop("outcome", Outcome(Ending.END)), **given)
+
+
+def counters(**counted: Any) -> dict[str, Any]:
+    """Of one zone and protocol, none but `counted` above zero."""
+    numbers = dict.fromkeys(("found", "new", "related", "again", "inserted", "dropped", "early_dropped"), 0)
+    groups: dict[str, Any] = {name: {} for name in ("insert_failed", "invalid", "removed", "expired")}
+    return {**numbers, **groups, **counted}
 
 
 def summary(report: Report) -> str:
@@ -131,7 +140,7 @@ def test_summary_says_what_was_there_and_why_packets_were_lost() -> None:
     assert "\n  tcp       ESTABLISHED            1  33.3 %\n" in text
     assert "\n  est|trk         4  50.0 %\n" in text
     assert "Not tracked or invalid, by reason\n" in text
-    assert "\n  checksum        3  wrong checksum\n" in text
+    assert "\n  checksum        3  udp 2, tcp 1  wrong checksum\n" in text
     assert "use --no-checksum" in text
     assert "\n  short-ipv4        2  frame ends within the IPv4 packet\n" in text
     assert "\n  no-match        4  no rule matched\n" in text
@@ -164,7 +173,11 @@ def test_json_follows_its_schema() -> None:
         {"path": "a.pcap", "offset": 40, "problem": "packet of 3 GB", "expected": "at most 256 kB"}
     ]
     assert found["ports"][0]["source"] == "a.pcap"
-    assert found["summary"]["invalid"] == [{"reason": "checksum", "packets": 3}]
+    assert found["summary"]["invalid"] == [{"reason": "checksum", "packets": 3, "protocols": {"udp": 2, "tcp": 1}}]
+    assert [(zone["zone"], zone["connections"], list(zone["protocols"])) for zone in found["zones"]] == [
+        (0, 3, ["udp"]),
+        (7, 3, ["tcp"]),
+    ]
     assert [connection["protocol_name"] for connection in found["connections"]] == ["tcp", "icmp", "tcp"]
     assert [connection["id"] for connection in found["connections"]] == [1, 2, 3]
 
@@ -215,3 +228,23 @@ def test_default_rules_track_in_one_table_and_forward_in_the_next() -> None:
         "table=0,priority=0,actions=ct(commit,table=1)",
         "table=1,priority=0,actions=normal",
     ]
+
+
+def test_zones_are_set_side_by_side_when_there_are_several() -> None:
+    busy = counters(inserted=9, early_dropped=1, insert_failed={"full": 2, "zone-limit": 3}, invalid={"state": 4})
+    zones = (
+        ZoneReport(0, 5, {"tcp": busy, "udp": counters(inserted=1, expired={"unanswered": 1000})}),
+        ZoneReport(9, 0, {"icmp": counters()}),
+    )
+    text = summary(replace(report(), zones=zones))
+    assert "  zone  connections  stored  expired  dropped early  no room  invalid packets\n" in text
+    assert "     0            5      10    1,000              1        5                4\n" in text
+    assert "     9            0       0        0              0        0                0\n" in text
+    assert "\nZones\n" not in summary(replace(report(), zones=zones[:1]))
+
+
+@pytest.mark.parametrize("reason", ["full", "zone-limit", "headroom"])
+def test_connections_that_were_not_stored_are_remarked_upon(reason: str) -> None:
+    remark = "1,234 packets found no room for their connection: "
+    assert remark not in summary(report())
+    assert remark in summary(replace(report(), counters={f"tracker.{reason}": 1234}))

@@ -10,7 +10,7 @@ from flowshunt.cli.replay.report import Report
 from flowshunt.conntrack.listing.json import document as connection_document
 from flowshunt.ports.capture.sides import Side, Sides
 
-FORMAT = "flowshunt/replay/1"
+FORMAT = "flowshunt/replay/2"
 
 
 def write(report: Report, out: TextIO) -> None:
@@ -47,6 +47,10 @@ def _head(report: Report) -> dict[str, Any]:
             for port in report.ports
         ],
         "sides": _sides(report.sides),
+        "zones": [
+            {"zone": zone.zone, "connections": zone.connections, "protocols": dict(zone.protocols)}
+            for zone in report.zones
+        ],
         "default_rules": report.default_rules,
         "rules": [
             {
@@ -80,7 +84,10 @@ def _summary(report: Report) -> dict[str, Any]:
             for (protocol, state), n in report.connections.items()
         ],
         "ct_states": _named(report.ct_states, "ct_state"),
-        "invalid": _named(report.invalid, "reason"),
+        "invalid": [
+            {**named, "protocols": dict(report.invalid_protocols.get(named["reason"], {}))}
+            for named in _named(report.invalid, "reason")
+        ],
         "damaged": _named(report.verdicts, "reason"),
         "dropped": _named(report.drops, "reason"),
     }

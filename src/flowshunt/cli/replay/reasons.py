@@ -24,14 +24,24 @@ INVALID = {
     "icmp-type": Reason("ICMP message that opens no connection, such as neighbour discovery"),
     "icmp-error": Reason("ICMP error whose quoted packet cannot be read"),
     "icmp-error-unknown": Reason("ICMP error about a connection that is not in the table"),
-    "first-packet": Reason("cannot open a connection: TCP flags that make no sense, or an ICMP reply nobody asked for"),
-    "tcp": Reason("TCP outside its window or out of order", "use --no-sequence-check if the capture has gaps"),
+    "first-packet": Reason("cannot open a connection: the answer to nothing, such as a SYN-ACK or an ICMP reply"),
+    "mid-stream": Reason("TCP in mid-stream, which was not to be picked up"),
+    "state": Reason("not allowed in the state that its connection is in"),
+    "tcp-flags": Reason("TCP flags that make no sense"),
+    "tcp-sequence": Reason("TCP outside its window", "use --no-sequence-check if the capture has gaps"),
+    "tcp-ack": Reason("TCP acknowledges what was not sent", "use --no-sequence-check if the capture has gaps"),
+    "tcp-reset": Reason("TCP reset that the receiver would not believe", "it may be forged"),
 }
 """Why the tracker calls a packet invalid, by counter."""
 
 UNTRACKED = Reason("no rule sent it through ct()")
 
-FULL = Reason("the connection table was full", "raise --max-connections")
+REFUSED = {
+    "full": Reason("the connection table was full", "raise --max-connections"),
+    "zone-limit": Reason("their zone had as many as its limit allows", "raise the limit"),
+    "headroom": Reason("what was left is kept for connections known in another zone", "raise --max-connections"),
+}
+"""Why a connection was not stored, by counter."""
 
 DROPS = {
     "no-match": Reason("no rule matched", "add a rule with priority=0 for the rest"),

@@ -23,6 +23,7 @@ def sections(report: Report) -> list[Section]:
     candidates = [
         _overview(report),
         _connections(report),
+        _zones(report),
         _ct_states(report),
         _not_tracked(report),
         _by_reason("Not parsed to their end, by reason", report.verdicts, reasons.VERDICTS),
@@ -73,11 +74,9 @@ def _remarks(report: Report) -> list[str]:
         )
     if report.n_skipped:
         remarks.append(f"{count(report.n_skipped)} packets have a link type that cannot be read and were left out.")
-    full = report.counters.get("tracker.full", 0)
-    if full:
-        remarks.append(
-            f"{count(full)} packets found no room for their connection: {reasons.FULL.what}; {reasons.FULL.hint}."
-        )
+    for name, reason in reasons.REFUSED.items():
+        if n := report.counters.get(f"tracker.{name}", 0):
+            remarks.append(f"{count(n)} packets found no room for their connection: {reason.what}; {reason.hint}.")
     return remarks
 
 
@@ -102,11 +101,37 @@ def _state_name(text: str) -> str:
 
 def _not_tracked(report: Report) -> Section:
     section = _by_reason("Not tracked or invalid, by reason", report.invalid, reasons.INVALID)
+    rows = list(section.rows)
     n_untracked = report.ct_states.get("-", 0)
-    if not n_untracked:
-        return section
-    row = ("never tracked", count(n_untracked), reasons.UNTRACKED.what)
-    return replace(section, rows=(*section.rows, row))
+    if n_untracked:
+        rows.append(("never tracked", count(n_untracked), reasons.UNTRACKED.what))
+    if not report.invalid:
+        return replace(section, rows=tuple(rows))
+    columns = (*_REASONS[:2], Column("protocol"), *_REASONS[2:])
+    whose = {name: _shares(protocols) for name, protocols in report.invalid_protocols.items()}
+    return replace(section, columns=columns, rows=tuple((name, n, whose.get(name, ""), what) for name, n, what in rows))
+
+
+def _shares(protocols: Mapping[str, int]) -> str:
+    """`tcp` where there is no other, else `tcp 12, udp 3`."""
+    if len(protocols) == 1:
+        return next(iter(protocols))
+    return ", ".join(f"{protocol} {count(n)}" for protocol, n in protocols.items())
+
+
+def _zones(report: Report) -> Section:
+    """Zones side by side; one alone is what the rest of the summary is about."""
+    columns = (
+        Column("zone", True),
+        Column("connections", True),
+        Column("stored", True),
+        Column("expired", True),
+        Column("dropped early", True),
+        Column("no room", True),
+        Column("invalid packets", True),
+    )
+    zones = report.zones if len(report.zones) > 1 else ()
+    return Section("Zones", columns, tuple((str(zone.zone), *map(count, zone.figures)) for zone in zones))
 
 
 def _by_reason(title: str, counts: Mapping[str, int], known: Mapping[str, reasons.Reason]) -> Section:

@@ -19,6 +19,7 @@ from flowshunt.rules.openflow.format import format_flow
 
 if TYPE_CHECKING:
     from flowshunt.app import Switch
+    from flowshunt.conntrack.statistics import ProtocolStatistics
     from flowshunt.ports.capture.sides import Sides
     from flowshunt.rules.openflow.flow import Flow
 
@@ -45,6 +46,31 @@ class RuleReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneReport:
+    """A zone that packets came to: its living connections, and counters by protocol (`Tracker.zone_statistics`)."""
+
+    zone: int
+    connections: int
+    protocols: Mapping[str, ProtocolStatistics]
+
+    @property
+    def figures(self) -> tuple[int, ...]:
+        """Living connections; stored, expired and early dropped ones; packets without room, and invalid ones."""
+        return (
+            self.connections,
+            self._sum("inserted"),
+            self._sum("expired"),
+            self._sum("early_dropped"),
+            self._sum("insert_failed"),
+            self._sum("invalid"),
+        )
+
+    def _sum(self, name: str) -> int:
+        values = [counters[name] for counters in self.protocols.values()]
+        return sum(value if isinstance(value, int) else sum(value.values()) for value in values)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything about a run.
 
@@ -66,6 +92,8 @@ class Report:
     """Packets by ct_state; `-` for those never tracked."""
     invalid: Mapping[str, int]
     """Passes through the tracker that ended as inv, by reason."""
+    invalid_protocols: Mapping[str, Mapping[str, int]]
+    """The same by reason and protocol."""
     drops: Mapping[str, int]
     """Packets that left no port, by reason."""
     verdicts: Mapping[str, int]
@@ -74,6 +102,8 @@ class Report:
     """Packets that left at least one port."""
     connections: Mapping[tuple[str, str], int]
     """Living connections by protocol and state."""
+    zones: tuple[ZoneReport, ...]
+    """By number."""
     listing: Sequence[Connection]
     """The living connections in the order of listings, if they were asked for."""
     counters: Mapping[str, int]
@@ -138,6 +168,10 @@ def make_report(
     verdicts = reasons.split(counters, "verdict.")
     verdicts.pop(VERDICTS[VERDICT_OK], None)
     listing = in_order(switch.tracker.connections(now_ms)) if with_listing else []
+    zones = tuple(
+        ZoneReport(zone, switch.tracker.zone_count(zone), protocols)
+        for zone, protocols in switch.tracker.zone_statistics().items()
+    )
     fates = {name: int(tally.fates[index]) for index, name in enumerate(FATES)}
     return Report(
         outcome=outcome,
@@ -151,10 +185,12 @@ def make_report(
         last_ns=tally.last_ns,
         ct_states=_ct_states(tally),
         invalid=reasons.split(counters, "tracker.invalid-"),
+        invalid_protocols=_invalid_protocols(zones),
         drops=reasons.split(fates, "drop."),
         verdicts=verdicts,
         n_output=fates["output"],
         connections=count_connections(switch.tracker.census(now_ms)),
+        zones=zones,
         listing=listing,
         counters=dict(sorted(counters.items())),
         ports=tuple(
@@ -164,6 +200,17 @@ def make_report(
         sides=sides,
         rules=_rules(switch),
     )
+
+
+def _invalid_protocols(zones: Iterable[ZoneReport]) -> dict[str, dict[str, int]]:
+    """Invalid packets by reason and protocol, the protocol with the most first."""
+    found: dict[str, Counter[str]] = {}
+    for zone in zones:
+        for protocol, counters in zone.protocols.items():
+            invalid = counters["invalid"]
+            for reason, n in invalid.items() if isinstance(invalid, dict) else ():
+                found.setdefault(reason, Counter())[protocol] += n
+    return {reason: dict(protocols.most_common()) for reason, protocols in sorted(found.items())}
 
 
 def _ct_states(tally: Tally) -> dict[str, int]:
