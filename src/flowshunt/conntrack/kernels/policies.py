@@ -11,10 +11,10 @@ from flowshunt.conntrack.kernels.rows import destroy, take_row
 from flowshunt.conntrack.states import F_ASSURED, F_SEEN_REPLY
 from flowshunt.jit import kernel
 
-EVICTION_BUCKETS = 8
-"""Buckets that are searched for a connection to drop early, as many as Linux does."""
-ZONE_EVICTION_BUCKETS = 64
-"""The same when only connections of one zone will do; entries of others cost no access to their connection."""
+EVICTION_BUCKETS = 64
+"""Buckets that are searched for a connection to drop early, at most; they lie side by side."""
+EVICTION_ROWS = 32
+"""Connections that are looked at in them, about as many as Linux does; entries of other zones cost nothing."""
 
 _ROW = 0xFFFFFFFF
 
@@ -67,27 +67,36 @@ def _drop_early(t: Any, hashed: Any, zone: Any, now: Any) -> Any:
     The first bucket from that of `hashed` on which holds one decides; in it, the one that would expire first.
     """
     base = t.state["base"][0]
-    for n in range(EVICTION_BUCKETS if zone < 0 else ZONE_EVICTION_BUCKETS):
-        row = _least_worth(t, base + ((hashed + n) & (base - 1)), zone, now)
+    looked_at = np.int64(0)
+    for n in range(EVICTION_BUCKETS):
+        row, n_rows = _least_worth(t, base + ((hashed + n) & (base - 1)), zone, now)
         if row >= 0:
             expired = t.conns["expires_ms"][row] <= now
             destroy(t, row, np.int64(C.REASON_EXPIRED if expired else C.REASON_EARLY_DROP), now)
             return True
+        looked_at += n_rows
+        if looked_at >= EVICTION_ROWS:
+            break
     return False
 
 
 @kernel
 def _least_worth(t: Any, bucket: Any, zone: Any, now: Any) -> Any:
-    """Of the connections in a bucket that may be dropped early the one that would expire first, or -1."""
+    """Of the connections in a bucket that may be dropped early the one that would expire first, or -1.
+
+    And how many there were to look at.
+    """
     least = np.int64(-1)
+    n_rows = np.int64(0)
     for j in range(C.BUCKET_ENTRIES):
         entry = t.buckets[bucket, j]
         if entry == 0 or (zone >= 0 and (entry >> 32) & 0xFFFF != zone):
             continue
+        n_rows += 1
         row = (entry & _ROW) - 1
         expires = t.conns["expires_ms"][row]
         if expires > now and t.conns["flags"][row] & (F_SEEN_REPLY | F_ASSURED):
             continue
         if least < 0 or expires < t.conns["expires_ms"][least]:
             least = row
-    return least
+    return least, n_rows
