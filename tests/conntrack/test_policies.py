@@ -507,9 +507,11 @@ def test_a_single_connection_can_be_liberal(profile: str) -> None:
     send(tracker, *handshake())
     connection = only(tracker)
     assert tracker.set_liberal(connection.id, connection.generation, True)
+    assert only(tracker).liberal == (True, True)
     assert send(tracker, FAR) == ["est|trk"]
     assert send(tracker, tcp("A", 501, 300_000, reply=True)) == ["est|rpl|trk"]
     assert tracker.set_liberal(connection.id, connection.generation, False)
+    assert only(tracker).liberal == (False, False)
     assert send(tracker, tcp("A", 1_900_000_000, 501, payload=10)) == ["inv|trk"]
     tracker.flush()
     assert not tracker.set_liberal(connection.id, connection.generation, True)

@@ -122,7 +122,8 @@ class Connection:
     wscale: tuple[int | None, int | None] = (None, None)
     """TCP: the window shift that each peer announced; None: it announced none."""
     liberal: tuple[bool, bool] = (False, False)
-    """TCP: the handshake of this peer was not seen, so its window scale is unknown and its windows are not checked."""
+    """TCP: the windows of this peer are not checked: its handshake was not seen, so that its window scale is unknown, or
+    the connection was made liberal (`Tracker.set_liberal`)."""
     dying: bool = False
     """Removed from the table, kept only until the last user lets go."""
     offload: str | None = None

@@ -61,6 +61,8 @@ def connection(record: Any, row: int, now_ms: int, linux: bool) -> Connection:
         scales = [int(scale) for scale in record["wscale"]]
         wscale = tuple(scale & _WSCALE_SHIFT if scale & _WSCALE_KNOWN else None for scale in scales)  # type: ignore[assignment]
         liberal = tuple(bool(scale & _WSCALE_UNKNOWN) for scale in scales)  # type: ignore[assignment]
+    if protocol == PROTO_TCP and flags & S.F_LIBERAL:
+        liberal = (True, True)
     label = record["label"] if flags & S.F_HAS_LABEL else (0, 0)
     return Connection(
         id=row,

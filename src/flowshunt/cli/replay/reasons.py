@@ -30,7 +30,7 @@ INVALID = {
     "tcp-flags": Reason("TCP flags that make no sense"),
     "tcp-sequence": Reason("TCP outside its window", "use --no-sequence-check if the capture has gaps"),
     "tcp-ack": Reason("TCP acknowledges what was not sent", "use --no-sequence-check if the capture has gaps"),
-    "tcp-reset": Reason("TCP reset that the receiver would not believe", "it may be forged"),
+    "tcp-reset": Reason("TCP reset that its receiver would not believe either"),
 }
 """Why the tracker calls a packet invalid, by counter."""
 
