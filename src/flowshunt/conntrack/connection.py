@@ -122,8 +122,8 @@ class Connection:
     wscale: tuple[int | None, int | None] = (None, None)
     """TCP: the window shift that each peer announced; None: it announced none."""
     liberal: tuple[bool, bool] = (False, False)
-    """TCP: the windows of this peer are not checked: its handshake was not seen, so that its window scale is unknown, or
-    the connection was made liberal (`Tracker.set_liberal`)."""
+    """TCP: the windows of this peer are not checked: its handshake was not seen, so that its window scale is unknown,
+    or the connection was made liberal (`Tracker.set_liberal`)."""
     dying: bool = False
     """Removed from the table, kept only until the last user lets go."""
     offload: str | None = None
