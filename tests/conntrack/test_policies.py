@@ -537,3 +537,21 @@ def test_without_loose_only_a_syn_begins_a_connection(profile: str) -> None:
     tracker.set_loose(True)
     assert send(tracker, tcp("A", 5, 6)) == ["new|trk"]
     assert int(tracker.arrays.conns["flags"][0]) & F_SEEN_REPLY
+
+
+def test_after_a_pause_one_batch_makes_room_at_the_limit() -> None:
+    tracker = make_tracker()
+    tracker.set_zone_limit(0, 5)
+    tracker.track(batch_of([udp(port=1000 + n) for n in range(5)], time_ns=START_MS * 1_000_000), commit=True)
+    hour = 3600 * SECOND
+    later = batch_of([udp(port=2000 + n) for n in range(5)], time_ns=(START_MS + hour) * 1_000_000)
+    tracker.track(later, commit=True)
+    assert {c.original.source_port for c in tracker.connections()} == {2000 + n for n in range(5)}
+
+
+def test_an_unanswered_pick_up_has_the_shortest_of_its_timeouts() -> None:
+    tracker = make_tracker(profile="linux")
+    tracker.set_timeout_policy(0, {"tcp_unack": 1, "tcp_retransmit": 100})
+    for _ in range(5):
+        send(tracker, tcp("A", 101, 501))
+    assert only(tracker).timeout_ms == SECOND

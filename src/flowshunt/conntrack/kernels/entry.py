@@ -94,7 +94,7 @@ def track_packets(
 
 @kernel(example=lambda: (example_arrays(), 0, 0))
 def sweep(t: Any, now_ms: Any, budget: Any) -> Any:
-    """Expire connections whose time has come, looking at no more than `budget` of them (and as many empty slots).
+    """Expire connections whose time has come, looking at no more than `budget` of them. Empty slots cost nothing.
 
     Returns the budget left: above 0 when nothing more is due at `now_ms`. Stops early when the events are full.
     """
@@ -111,10 +111,10 @@ def sweep(t: Any, now_ms: Any, budget: Any) -> Any:
         state["wheel_tick"][0] = last
     while budget > 0 and state["wheel_tick"][0] <= last:
         row = np.int64(t.wheel[state["wheel_tick"][0] & _WHEEL_MASK])
-        budget -= 1
         if row < 0:
             state["wheel_tick"][0] += 1
             continue
+        budget -= 1
         following = np.int64(t.conns["next"][row])
         if following >= 0:
             prefetch(t.conns, following, 0)

@@ -419,6 +419,16 @@ def _valid(conns: Any, row: Any, d: Any) -> Any:
 
 @kernel
 def _timeout_class(conns: Any, row: Any, kind: Any, state: Any, timeouts: Any, policy: Any) -> Any:
+    """What `_usual_timeout` says, or a shorter one for what was picked up in mid-stream and not answered yet."""
+    usual = _usual_timeout(conns, row, kind, state, timeouts, policy)
+    unanswered = state == L.ESTABLISHED and np.int64(conns["flags"][row]) & S.F_SEEN_REPLY == 0
+    if unanswered and timeouts[policy, usual] > timeouts[policy, S.T_LINUX_UNACK]:
+        return np.int64(S.T_LINUX_UNACK)
+    return usual
+
+
+@kernel
+def _usual_timeout(conns: Any, row: Any, kind: Any, state: Any, timeouts: Any, policy: Any) -> Any:
     """The state's own, or a shorter one for a connection that seems stuck."""
     longest = timeouts[policy, S.T_LINUX + state]
     beyond_retrans = longest > timeouts[policy, S.T_LINUX_RETRANS]
@@ -431,8 +441,6 @@ def _timeout_class(conns: Any, row: Any, kind: Any, state: Any, timeouts: Any, p
         return np.int64(S.T_LINUX_UNACK)
     if beyond_retrans and conns["last_window"][row] == 0:
         return np.int64(S.T_LINUX_RETRANS)
-    if beyond_unack and state == L.ESTABLISHED and np.int64(conns["flags"][row]) & S.F_SEEN_REPLY == 0:
-        return np.int64(S.T_LINUX_UNACK)  # picked up in mid-stream, and not answered yet
     return np.int64(S.T_LINUX + state)
 
 
