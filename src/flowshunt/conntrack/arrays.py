@@ -47,6 +47,8 @@ def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: 
         candidates=np.full(C.BATCH_MAX, -1, np.int64),
         tracked=np.zeros(C.BATCH_MAX, C.TRACKED),
         inner_key=np.zeros((1, KEY_WORDS), np.int64),
+        exts=reserve(C.EXT, capacity),
+        ext_free=reserve(np.int32, capacity),
     )
 
 

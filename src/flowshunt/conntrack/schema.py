@@ -3,8 +3,8 @@
 A connection is one 192-byte record in three cache lines: what identifies it, what every packet writes, and what is
 rarely touched. A packet of a tracked connection reads its bucket and the first two lines, and writes the second.
 
-The reply tuple of a connection without NAT is the original one turned round, so only that is stored; `ext` leaves
-room for an extension record (NAT, parent, helper).
+The reply tuple of a connection without NAT is the original one turned round, so only that is stored; what only some
+connections have (NAT, parent, helper) is in an extension record of its own, EXT.
 """
 
 from __future__ import annotations
@@ -54,6 +54,28 @@ CONNECTION = np.dtype(
     ],
     align=True,
 )
+
+EXT = np.dtype(
+    [
+        ("source", np.int64, 2),  # reply tuple: who sends replies, to whom, and the tuple word of a reply
+        ("destination", np.int64, 2),
+        ("tuple", np.int64),
+        ("parent_row", np.uint32),  # connection that announced this one; NO_PARENT: none
+        ("parent_generation", np.uint32),
+        ("nat", np.uint8),  # NAT_SRC, NAT_DST, 0: none
+        ("helper", np.uint8),  # 0: none
+        ("pad", np.uint16),
+        ("adjust", np.uint32),  # sequence adjustment + 1; 0: none
+        ("gauge", np.uint32),  # gauge of the translated address + 1; 0: none
+        ("spare", np.uint32),
+    ],
+    align=True,
+)
+"""What some connections have besides; 64 bytes. With `F_NAT` unset the reply tuple is the original turned round."""
+
+NO_PARENT = 0xFFFFFFFF
+NAT_SRC = 1
+NAT_DST = 2
 
 EVENT = np.dtype(
     [
@@ -119,6 +141,8 @@ STATE = np.dtype(
         ("loose", np.int64),
         ("events_on", np.int64),
         ("slots_on", np.int64),
+        ("n_ext_fresh", np.int64),  # extension records ever used
+        ("n_ext_free", np.int64),  # length of their free stack
     ]
 )
 
@@ -187,7 +211,8 @@ class ConntrackArrays(NamedTuple):
     `wheel`: int32 (WHEEL_SLOTS,), first row of each expiry slot or -1. `free`: int32 (capacity,), a stack.
     `slots`: int64 (capacity, N_SLOTS). `counters`: int64 (len(COUNTERS),). `hashes`, `candidates`: int64 (BATCH_MAX,),
     `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
-    and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error.
+    and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error. `exts`: EXT
+    (capacity,). `ext_free`: int32 (capacity,), a stack.
     """
 
     conns: np.ndarray
@@ -203,3 +228,5 @@ class ConntrackArrays(NamedTuple):
     candidates: np.ndarray
     tracked: np.ndarray
     inner_key: np.ndarray
+    exts: np.ndarray
+    ext_free: np.ndarray

@@ -146,7 +146,7 @@ class Tracker:
         """
         now = self.now_ms if now_ms is None else now_ms
         for records, rows in self._slices(now, zone):
-            yield from connections(records, rows, now, self.profile == "linux")
+            yield from self._snapshots(records, rows, now)
 
     def census(self, now_ms: int | None = None) -> Iterator[tuple[Connection, int]]:
         """How many connections there are of each kind: an example and the number of those like it.
@@ -161,11 +161,12 @@ class Tracker:
             answered = records["flags"].astype(np.int64) & F_SEEN_REPLY
             kinds = protocol << 32 | records["state"].astype(np.int64) << 24 | peers[:, 0] << 16 | peers[:, 1] << 8
             _, examples, counts = np.unique(kinds | answered, return_index=True, return_counts=True)
-            yield from zip(
-                connections(records[examples], rows[examples], now, self.profile == "linux"),
-                counts.tolist(),
-                strict=True,
-            )
+            yield from zip(self._snapshots(records[examples], rows[examples], now), counts.tolist(), strict=True)
+
+    def _snapshots(self, records: np.ndarray, rows: np.ndarray, now_ms: int) -> Iterator[Connection]:
+        """Snapshots of records that have just been read; their extensions are copied before the first is handed out."""
+        exts = self.arrays.exts[np.maximum(records["ext"].astype(np.int64), 1) - 1]
+        return connections(records, exts, rows, now_ms, self.profile == "linux")
 
     def _slices(self, now_ms: int, zone: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Records and row numbers of the connections that live at `now_ms`, valid until the next slice."""
@@ -182,9 +183,7 @@ class Tracker:
         row = self._row(wanted, protocol, zone)
         if row < 0:
             return None
-        return next(
-            connections(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms, self.profile == "linux")
-        )
+        return next(self._snapshots(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms))
 
     def _row(self, wanted: Tuple, protocol: int, zone: int) -> int:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.kernels.buckets import remove
+from flowshunt.conntrack.kernels.extensions import release_ext
 from flowshunt.conntrack.schema import C_REMOVED, CLOCK_STEP_MS, EVENT_DESTROYED, N_SLOTS, WHEEL_SHIFT, WHEEL_SLOTS
 from flowshunt.conntrack.states import F_LIVE
 from flowshunt.jit import kernel
@@ -129,6 +130,8 @@ def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
     """End a connection: out of the table and its slot, announced, counted; the row's generation moves on."""
     emit_event(t, row, EVENT_DESTROYED, reason, 0, np.int64(t.conns["in_port"][row]), now)
     remove(t, row)
+    if t.conns["ext"][row]:
+        release_ext(t, row)
     _unlink(t, row)
     t.conns["flags"][row] = np.int64(t.conns["flags"][row]) & ~F_LIVE & 0xFF
     t.conns["generation"][row] = (np.int64(t.conns["generation"][row]) + 1) & 0xFFFFFFFF

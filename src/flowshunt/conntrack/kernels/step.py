@@ -331,7 +331,7 @@ def _look_up(t: Any, keys: Any, k: Any, hashed: Any, word: Any, flags: Any) -> A
     """`find`, beginning with the row that the packet's bucket suggested."""
     row = t.candidates[k]
     if flags & HASHED and row >= 0 and t.conns["flags"][row] & S.F_LIVE:
-        direction = match_row(t.conns, row, keys, k, word)
+        direction = match_row(t, row, keys, k, word)
         if direction >= 0:
             return row << 1 | direction
     return find(t, hashed, keys, k, word)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.conntrack.states import F_NAT
 from flowshunt.jit import kernel, mix
 from flowshunt.packet.schema import (
     PROTO_ICMP,
@@ -87,9 +88,26 @@ def hash_packet(state: Any, keys: Any, k: Any, word: Any) -> Any:
     return hash_tuple(state, keys[k, W_NW_SRC], keys[k, W_NW_SRC + 1], keys[k, W_NW_DST], keys[k, W_NW_DST + 1], word)
 
 
+@kernel(inline=False)
+def _match_reply(t: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
+    """1 when the packet is a reply on connection `row`, which has a reply tuple of its own; else -1."""
+    e = t.exts
+    ext = np.int64(t.conns["ext"][row]) - 1
+    if (
+        e["tuple"][ext] == word
+        and e["source"][ext, 1] == keys[k, W_NW_SRC + 1]
+        and e["destination"][ext, 1] == keys[k, W_NW_DST + 1]
+        and e["source"][ext, 0] == keys[k, W_NW_SRC]
+        and e["destination"][ext, 0] == keys[k, W_NW_DST]
+    ):
+        return np.int64(1)
+    return np.int64(-1)
+
+
 @kernel
-def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
+def match_row(t: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
     """Direction of the packet in keys[k], whose tuple word is `word`, on connection `row` (0, 1); -1: not its own."""
+    conns = t.conns
     source_high = keys[k, W_NW_SRC]
     source_low = keys[k, W_NW_SRC + 1]
     destination_high = keys[k, W_NW_DST]
@@ -102,7 +120,9 @@ def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
         and conns["source"][row, 0] == source_high
         and conns["destination"][row, 0] == destination_high
     ):
-        return 0
+        return np.int64(0)
+    if conns["flags"][row] & F_NAT:
+        return _match_reply(t, row, keys, k, word)
     if (
         own == turn_word(word)
         and conns["source"][row, 1] == destination_low
@@ -110,5 +130,5 @@ def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
         and conns["source"][row, 0] == destination_high
         and conns["destination"][row, 0] == source_high
     ):
-        return 1
-    return -1
+        return np.int64(1)
+    return np.int64(-1)
