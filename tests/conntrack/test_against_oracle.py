@@ -29,10 +29,10 @@ PACKETS = int(os.environ.get("FLOWSHUNT_ORACLE_PACKETS", "200000" if JIT else "2
 SEED = int(os.environ.get("FLOWSHUNT_ORACLE_SEED", "1"))
 PROFILES = ("default", "linux")
 NEVER: dict[str, set[str]] = {
-    "default": {"full", "removed-flushed", "removed-closed"},
-    "linux": {"full", "removed-flushed"},
+    "default": {"full", "removed-flushed", "removed-closed", "invalid-nat-exhausted"},
+    "linux": {"full", "removed-flushed", "invalid-nat-exhausted"},
 }
-"""Counters that conversations cannot move: the table is large, nothing is flushed."""
+"""Counters that conversations cannot move: the table is large, nothing is flushed or translated."""
 CHUNK = 5000 if JIT else 1000
 """Packets between two comparisons of the tables."""
 

@@ -49,6 +49,13 @@ def make_arrays(capacity: int, n_events: int = 8192, n_policies: int = 1, seed: 
         inner_key=np.zeros((1, KEY_WORDS), np.int64),
         exts=reserve(C.EXT, capacity),
         ext_free=reserve(np.int32, capacity),
+        nat_spec=np.zeros(C.NAT_WORDS, np.int64),
+        nat_key=np.zeros((1, KEY_WORDS), np.int64),
+        quotes=np.zeros((C.N_QUOTES, C.QUOTE_WORDS), np.int64),
+        gauges=np.zeros(C.N_GAUGES, C.GAUGE),
+        pools=np.zeros(C.POOL_SETS * C.POOL_WAYS, C.POOL),
+        pool_ports=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
+        pool_expiry=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
     )
 
 

@@ -77,6 +77,50 @@ NO_PARENT = 0xFFFFFFFF
 NAT_SRC = 1
 NAT_DST = 2
 
+NAT_RANDOM = 4
+"""Begin at a random port of the range."""
+NAT_HASH = 8
+"""Begin at the port of the range that the hash of the tuple names."""
+NAT_PERSISTENT = 16
+"""The client's address alone decides which address of the range it gets, in every run."""
+NAT_KIND = NAT_SRC | NAT_DST
+NAT_WORDS = 4
+"""Words of a NAT specification: kind and flags, family << 8, ports << 16 and << 32 (first, last; 0: none given); first
+address, high and low; how many addresses there are, at most NAT_MAX_ADDRESSES. Without a kind it is null binding.
+"""
+NAT_MAX_ADDRESSES = 1 << 32
+
+GAUGE = np.dtype(
+    [
+        ("address", np.int64, 2),
+        ("used", np.int64),  # connections translated to it
+        ("exhausted", np.int64),  # connections refused
+        ("family", np.int64),  # 0: free
+    ]
+)
+"""Ports in use of one translated address."""
+N_GAUGES = 4096
+"""Addresses with a gauge of their own; gauge 0 counts for all others."""
+
+POOL_WORDS = 1 << 10
+POOL = np.dtype(
+    [
+        ("key", np.int64),  # hash of what is fixed; 0: free
+        ("used", np.int64),  # when it was last, in uses of any pool
+        ("full_range", np.int64),  # first << 16 | last port of a range that is full; -1: none
+        ("full_until", np.int64),  # milliseconds: no port of that range expires before
+        ("known", np.int64, POOL_WORDS // 64),  # which words of `pool_ports` are right
+        ("spare", np.int64, 4),
+    ]
+)
+"""The ports of a crowded range: see `kernels/pools.py`."""
+POOL_WAYS = 4
+POOL_SETS = 64
+
+QUOTE_WORDS = 6
+N_QUOTES = 256
+"""More than twice as many as one packet can need."""
+
 EVENT = np.dtype(
     [
         ("time_ms", np.int64),
@@ -143,6 +187,14 @@ STATE = np.dtype(
         ("slots_on", np.int64),
         ("n_ext_fresh", np.int64),  # extension records ever used
         ("n_ext_free", np.int64),  # length of their free stack
+        ("nat_word", np.int64),  # tuple word of the reply tuple in `nat_key`
+        ("nat_hash", np.int64),  # its hash
+        ("nat_new", np.int64),  # the last new connection got NAT
+        ("nat_draws", np.int64),  # random numbers drawn
+        ("nat_destroyed", np.int64),  # expired connections that gave their reply tuple to the one being made
+        ("quote", np.int64),  # the record of `quotes` that was written last
+        ("n_pools", np.int64),  # in use
+        ("pool_uses", np.int64),
     ]
 )
 
@@ -177,6 +229,7 @@ COUNTERS = (
     "invalid-icmp-error-unknown",
     "invalid-first-packet",
     "invalid-tcp",
+    "invalid-nat-exhausted",
 )
 """Names of the tracker's counters; the index is the place in `ConntrackArrays.counters`."""
 
@@ -200,6 +253,7 @@ COUNTERS = (
     C_ICMP_UNKNOWN,
     C_FIRST_PACKET,
     C_TCP,
+    C_NAT_EXHAUSTED,
 ) = range(len(COUNTERS))
 
 
@@ -213,6 +267,11 @@ class ConntrackArrays(NamedTuple):
     `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
     and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error. `exts`: EXT
     (capacity,). `ext_free`: int32 (capacity,), a stack.
+
+    `nat_spec`: int64 (NAT_WORDS,), what the ct action that runs asks of NAT. `nat_key`: a flow key, scratch for tuples
+    that are tried. `quotes`: int64 (N_QUOTES, QUOTE_WORDS), what translated quotes of ICMP errors have become (source,
+    destination, tuple word). `gauges`: GAUGE (N_GAUGES,). `pools`: POOL (n,), `pool_ports` and `pool_expiry`: int64
+    (n, POOL_WORDS), see `kernels/pools.py`.
     """
 
     conns: np.ndarray
@@ -230,3 +289,10 @@ class ConntrackArrays(NamedTuple):
     inner_key: np.ndarray
     exts: np.ndarray
     ext_free: np.ndarray
+    nat_spec: np.ndarray
+    nat_key: np.ndarray
+    quotes: np.ndarray
+    gauges: np.ndarray
+    pools: np.ndarray
+    pool_ports: np.ndarray
+    pool_expiry: np.ndarray

@@ -13,9 +13,10 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.arrays import make_arrays
 from flowshunt.conntrack.connection import Connection, Tuple
 from flowshunt.conntrack.kernels import entry
-from flowshunt.conntrack.kernels.step import COMMIT, FORCE
+from flowshunt.conntrack.kernels.step import COMMIT, FORCE, NAT
 from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_slot
 from flowshunt.conntrack.memory import release
+from flowshunt.conntrack.nat import Address, Nat, NatUsage, usage
 from flowshunt.conntrack.snapshot import connections, key_of
 from flowshunt.conntrack.states import F_LIVE, F_SEEN_REPLY
 from flowshunt.conntrack.timeouts import timeout_table
@@ -78,7 +79,8 @@ class Tracker:
 
         `profile`: `default` judges as Open vSwitch's userspace tracker, `linux` as nf_conntrack. `max_connections`:
         beyond it new connections are invalid; address space is reserved, memory only used as they come. `seed` fixes
-        the hash key, for repeatable tests. Raises UsageError for values out of range.
+        the hash key, and with it which address and port NAT chooses, for repeatable tests. Raises UsageError for values
+        out of range.
         """
         if profile not in PROFILES:
             raise UsageError(f"unknown profile {profile!r}: use one of {', '.join(PROFILES)}")
@@ -112,16 +114,22 @@ class Tracker:
         """The latest time that the tracker saw."""
         return int(self.arrays.state["now_ms"][0])
 
-    def track(self, batch: Batch, zone: int = 0, *, commit: bool = False, force: bool = False) -> np.ndarray:
+    def track(
+        self, batch: Batch, zone: int = 0, *, commit: bool = False, force: bool = False, nat: Nat | None = None
+    ) -> np.ndarray:
         """Send every packet of a batch through the tracker, in order, each at its own time.
 
-        Returns ct_state as uint16 (n,). Raises UsageError for a zone outside `[0, 65536)`. Observers are called
-        when the events fill up and at the end.
+        `nat`: connections that are committed get this NAT, and ct_state says which packets are translated; the frames
+        themselves are left alone (a switch with rules rewrites them). Returns ct_state as uint16 (n,). Raises
+        UsageError for a zone outside `[0, 65536)`. Observers are called when the events fill up and at the end.
         """
         if not 0 <= zone < 1 << 16:
             raise UsageError(f"zone {zone} is out of range: use 0 to 65535")
         self.refuse_observers()
         flags = (COMMIT if commit else 0) | (FORCE if force else 0)
+        if nat is not None:
+            flags |= NAT
+            self.arrays.nat_spec[:] = nat.words()
         n = len(batch.packets)
         ct_state = np.zeros(n, np.uint16)
         if n:
@@ -191,6 +199,14 @@ class Tracker:
         except ValueError as error:
             raise UsageError(str(error)) from error
         return int(entry.find_row(self.arrays, keys, word, self.now_ms)) >> 1
+
+    def nat_usage(self) -> dict[Address | None, NatUsage]:
+        """How many connections each translated address has now, and how many it refused for want of a free port.
+
+        The first 4096 addresses in use at a time are counted one by one, all beyond them under None. The refusals of an
+        address that is not in use any more may move there.
+        """
+        return usage(self.arrays.gauges)
 
     # --- changing --------------------------------------------------------------------------------------------------
 

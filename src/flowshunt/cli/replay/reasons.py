@@ -25,6 +25,9 @@ INVALID = {
     "icmp-error": Reason("ICMP error whose quoted packet cannot be read"),
     "icmp-error-unknown": Reason("ICMP error about a connection that is not in the table"),
     "first-packet": Reason("cannot open a connection: TCP flags that make no sense, or an ICMP reply nobody asked for"),
+    "nat-exhausted": Reason(
+        "no free port left for a new connection to translate", "give nat() more addresses or ports"
+    ),
     "tcp": Reason("TCP outside its window or out of order", "use --no-sequence-check if the capture has gaps"),
 }
 """Why the tracker calls a packet invalid, by counter."""

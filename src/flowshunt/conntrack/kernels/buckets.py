@@ -2,8 +2,8 @@
 
 An entry is `tag << 48 | zone << 32 | row + 1`, 0 when free; tag and bucket come from the tuple hash, which knows no
 zone, so that one prefetch serves a packet in every zone. A connection whose reply tuple is not its original one turned
-round has a second entry, for the reply tuple, with the bit SECOND set. A full bucket passes entries on to the next one and counts
-them in its last word; a search goes on exactly as far as that count says.
+round has a second entry, for the reply tuple, with the bit SECOND set. A full bucket passes entries on to the next one
+and counts them in its last word; a search goes on exactly as far as that count says.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from flowshunt.conntrack import states as S
 from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels.buckets import find, migrate, prefetch_bucket
 from flowshunt.conntrack.kernels.rows import destroy, move_timer
-from flowshunt.conntrack.kernels.step import HASHED, hash_parsed, set_label, set_mark, suggest, track
+from flowshunt.conntrack.kernels.step import HASHED, NAT, hash_parsed, set_label, set_mark, suggest, track
 from flowshunt.conntrack.kernels.tuples import hash_packet
 from flowshunt.jit import assume, by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
-from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT
+from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT, W_NAT
 
 GROUP = 8
 """Packets that go through each stage together (parse and hash, ask for the buckets, ask for the connections, track), so
@@ -56,8 +56,10 @@ def _track_chunk(
                 start_ns = now_ms * 1_000_000
             track(t, data, packets, i, keys, k, zone, flags | HASHED, now_ms)
             ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
+            if flags & NAT:
+                keys[k, W_NAT] = 0
         for step in range(max(begin - GROUP, 0), min(begin, n)):
-            suggest(t, step & _RING)
+            suggest(t, keys, step & _RING)
 
 
 def _track_example() -> tuple[Any, ...]:

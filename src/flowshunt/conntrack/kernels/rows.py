@@ -12,6 +12,7 @@ import numpy as np
 
 from flowshunt.conntrack.kernels.buckets import remove
 from flowshunt.conntrack.kernels.extensions import release_ext
+from flowshunt.conntrack.kernels.pools import ENDED, SHORTENED, note_ports
 from flowshunt.conntrack.schema import C_REMOVED, CLOCK_STEP_MS, EVENT_DESTROYED, N_SLOTS, WHEEL_SHIFT, WHEEL_SLOTS
 from flowshunt.conntrack.states import F_LIVE
 from flowshunt.jit import kernel
@@ -100,13 +101,20 @@ def move_timer(t: Any, row: Any) -> Any:
     _link(t, row)
 
 
+@kernel(inline=False)
+def _shorten(t: Any, row: Any) -> Any:
+    move_timer(t, row)
+    if t.state["n_pools"][0]:
+        note_ports(t, row, np.int64(SHORTENED))
+
+
 @kernel
 def set_timer(t: Any, row: Any, expires: Any) -> Any:
     """Change when a row expires; only a shorter life has to move it."""
     shorter = expires < t.conns["expires_ms"][row]
     t.conns["expires_ms"][row] = expires
     if shorter:
-        move_timer(t, row)
+        _shorten(t, row)
 
 
 @kernel
@@ -129,6 +137,8 @@ def take_row(t: Any) -> Any:
 def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
     """End a connection: out of the table and its slot, announced, counted; the row's generation moves on."""
     emit_event(t, row, EVENT_DESTROYED, reason, 0, np.int64(t.conns["in_port"][row]), now)
+    if t.state["n_pools"][0]:
+        note_ports(t, row, np.int64(ENDED))
     remove(t, row)
     if t.conns["ext"][row]:
         release_ext(t, row)

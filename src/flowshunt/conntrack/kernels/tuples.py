@@ -9,12 +9,14 @@ import numpy as np
 from flowshunt.conntrack.states import F_NAT
 from flowshunt.jit import kernel, mix
 from flowshunt.packet.schema import (
+    NAT_HAS_ID,
     PROTO_ICMP,
     PROTO_ICMPV6,
     PROTO_SCTP,
     PROTO_TCP,
     PROTO_UDP,
     W_L4,
+    W_NAT,
     W_NW_DST,
     W_NW_SRC,
 )
@@ -48,7 +50,10 @@ def icmp_kind(proto: Any, icmp_type: Any) -> Any:
 
 @kernel
 def tuple_word(keys: Any, k: Any, family: Any, icmp_id: Any) -> Any:
-    """The tuple word of the packet in keys[k], zone 0: ports << 32 | protocol << 8 | kind."""
+    """The tuple word of the packet in keys[k], zone 0: ports << 32 | protocol << 8 | kind.
+
+    `icmp_id`: the packet's own, which NAT may have changed in the key.
+    """
     l4 = keys[k, W_L4]
     proto = (l4 >> 24) & 0xFF
     kind = np.int64(KIND_IPV6 if family == 6 else 0)
@@ -57,6 +62,8 @@ def tuple_word(keys: Any, k: Any, family: Any, icmp_id: Any) -> Any:
         return l4 & ~_PORTS | proto << 8 | kind
     if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
         kind |= icmp_kind(proto, (l4 >> 48) & 0xFFFF)
+        if keys[k, W_NAT] & NAT_HAS_ID:
+            icmp_id = keys[k, W_NAT] & 0xFFFF
         ports = icmp_id << 16 | icmp_id
     return ports << 32 | proto << 8 | kind
 
