@@ -11,6 +11,7 @@ for one packet: its bytes, its record, its bucket and two lines of its connectio
 from __future__ import annotations
 
 import time
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from benchmarks import traffic
 from benchmarks.figures import Record
 from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels import entry
-from flowshunt.conntrack.kernels.step import COMMIT
+from flowshunt.conntrack.kernels.step import COMMIT, NAT
+from flowshunt.conntrack.nat import Nat
 from flowshunt.conntrack.states import CS_INVALID
 from flowshunt.conntrack.table import SWEEP_SLICE, Tracker
 from flowshunt.jit import kernel, prefetch, warm_up
@@ -59,8 +61,11 @@ def roofline(t: Any, data: Any, packets: Any, order: Any, buckets: Any, rows: An
     return total
 
 
-def _run(tracker: Tracker, batch: Batch, flags: int = 0) -> float:
+def _run(tracker: Tracker, batch: Batch, flags: int = 0, nat: Nat | None = None) -> float:
     """Seconds to track all packets of a batch, 256 at a time, in one call."""
+    if nat is not None:
+        flags |= NAT
+        tracker.arrays.nat_spec[:] = nat.words()
     states = np.zeros(len(batch.packets), np.uint16)
     keys = np.zeros((entry.RING_ROWS, KEY_WORDS), np.int64)
     began = time.thread_time()
@@ -69,6 +74,11 @@ def _run(tracker: Tracker, batch: Batch, flags: int = 0) -> float:
     if (states & CS_INVALID).any():
         raise AssertionError("the tracker finds these packets invalid")
     return seconds
+
+
+def _resident() -> int:
+    """Bytes of memory in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def _fill(proto: int) -> tuple[Tracker, Batch]:
@@ -117,17 +127,35 @@ def _new(record: Record, rounds: int, proto: int, name: str) -> None:
         record.add(f"tracker.new_{name}", "Mpps", N / _run(tracker, first, COMMIT) / 1e6)
 
 
-def _memory(record: Record) -> None:
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def _new_nat(record: Record, rounds: int) -> None:
+    """Connections of many clients, with ports all over the range, to one server, behind 256 addresses."""
+    index = np.arange(N)
+    clients = (0x0A000001 + index // 50).astype(np.uint32)
+    ports = (1024 + index * 7919 % 64512).astype(np.uint16)
+    first = traffic.frames(PROTO_UDP, clients, ports)
+    nat = Nat("src", IPv4Address("192.0.2.0"), IPv4Address("192.0.2.255"))
+    before = _resident()
+    tracker = Tracker(max_connections=1 << 20, seed=1)
+    _run(tracker, first, COMMIT, nat)
+    tracker.sweep(0)
+    record.add("tracker.bytes_per_nat_connection", "bytes", (_resident() - before) / N)
+    for _ in range(rounds):
+        tracker.flush()
+        plain = _run(tracker, first, COMMIT)
+        tracker.flush()
+        seconds = _run(tracker, first, COMMIT, nat)
+        record.add("tracker.new_nat", "Mpps", N / seconds / 1e6)
+        record.add("tracker.nat_ratio", "ratio", seconds / plain)
 
+
+def _memory(record: Record) -> None:
     clients, ports = traffic.flows(N)
     first = traffic.frames(PROTO_TCP, clients, ports, flags=traffic.SYN, first=True)
     tracker = Tracker(max_connections=N, seed=1)
-    before = resident()
+    before = _resident()
     _run(tracker, first, COMMIT)
     tracker.sweep(0)
-    record.add("tracker.bytes_per_connection", "bytes", (resident() - before) / N)
+    record.add("tracker.bytes_per_connection", "bytes", (_resident() - before) / N)
 
 
 def _sweep(record: Record, rounds: int) -> None:
@@ -159,4 +187,5 @@ def measure(record: Record, rounds: int) -> None:
     _random(record, rounds, PROTO_TCP, "tcp")
     _new(record, rounds, PROTO_UDP, "udp")
     _new(record, rounds, PROTO_TCP, "tcp")
+    _new_nat(record, rounds)
     _sweep(record, rounds)

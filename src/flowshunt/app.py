@@ -42,6 +42,7 @@ class Switch:
         check_sequence: bool = True,
         max_connections: int = DEFAULT_CAPACITY,
         batch_size: int = BATCH_MAX,
+        seed: int | None = None,
     ) -> None:
         """Make a switch without ports and flows; its tracker takes the arguments (see `Tracker`).
 
@@ -53,6 +54,7 @@ class Switch:
             check_sequence=check_sequence,
             max_connections=max_connections,
             batch_size=batch_size,
+            seed=seed,
         )
         self.datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler())
         self._ports: dict[str, int] = {}

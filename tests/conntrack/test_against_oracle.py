@@ -28,9 +28,17 @@ from tests.oracle.conversations import Conversation, Event
 PACKETS = int(os.environ.get("FLOWSHUNT_ORACLE_PACKETS", "200000" if JIT else "20000"))
 SEED = int(os.environ.get("FLOWSHUNT_ORACLE_SEED", "1"))
 PROFILES = ("default", "linux")
-UNLIMITED = {"full", "zone-limit", "headroom", "removed-early-drop", "removed-flushed", "invalid-mid-stream"}
+UNLIMITED = {
+    "full",
+    "zone-limit",
+    "headroom",
+    "removed-early-drop",
+    "removed-flushed",
+    "invalid-mid-stream",
+    "invalid-nat-exhausted",
+}
 NEVER: dict[str, set[str]] = {"default": {*UNLIMITED, "removed-closed", "invalid-state"}, "linux": UNLIMITED}
-"""Counters that conversations cannot move: the table is large, nothing is flushed, streams are picked up."""
+"""Counters that conversations cannot move: the table is large, nothing is flushed or translated."""
 CHUNK = 5000 if JIT else 1000
 """Packets between two comparisons of the tables."""
 

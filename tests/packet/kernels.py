@@ -12,6 +12,7 @@ from flowshunt.packet import checksum as sums
 from flowshunt.packet.emit import is_changed, rewrite_one
 from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.quoted import parse_quoted
+from flowshunt.packet.requote import requote
 from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
 from flowshunt.packet.text import field, set_field
 from tests.builders import Packet, batch_of
@@ -90,6 +91,15 @@ def _update() -> tuple[Any, ...]:
 
 def _changed() -> tuple[Any, ...]:
     return keys_of(1), 0, keys_of(1), 0
+
+
+def _requoted() -> tuple[Any, ...]:
+    return np.zeros(1, PACKET), 0, np.zeros((1, 5), np.int64), 0, np.zeros(64, np.uint8), 0
+
+
+@kernel(example=_requoted)
+def requoted(packets: Any, i: Any, quotes: Any, n: Any, out: Any, base: Any) -> Any:
+    requote(packets, i, quotes, n, out, base)
 
 
 @kernel(example=_quoted)

@@ -51,6 +51,15 @@ def make_arrays(capacity: int, n_events: int = 8192, seed: int | None = None) ->
         inner_key=np.zeros((1, KEY_WORDS), np.int64),
         zones=reserve(C.ZONE, C.N_ZONES, huge=False),
         used_zones=reserve(np.uint16, C.N_ZONES),
+        exts=reserve(C.EXT, capacity),
+        ext_free=reserve(np.int32, capacity),
+        nat_spec=np.zeros(C.NAT_WORDS, np.int64),
+        nat_key=np.zeros((1, KEY_WORDS), np.int64),
+        quotes=np.zeros((C.N_QUOTES, C.QUOTE_WORDS), np.int64),
+        gauges=np.zeros(C.N_GAUGES, C.GAUGE),
+        pools=np.zeros(C.POOL_SETS * C.POOL_WAYS, C.POOL),
+        pool_ports=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
+        pool_expiry=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
     )
 
 

@@ -130,6 +130,8 @@ class Connection:
     """`OFFLOAD` (software fast path), `HW_OFFLOAD`, or None."""
     use: int = 1
     """References to the connection: 1 for the table, one more for each holder."""
+    nat: str | None = None
+    """`src` or `dst`: the end that the first packet was translated at. None: no NAT."""
 
     @property
     def protocol_name(self) -> str:

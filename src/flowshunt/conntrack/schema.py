@@ -3,8 +3,8 @@
 A connection is one 192-byte record in three cache lines: what identifies it, what every packet writes, and what is
 rarely touched. A packet of a tracked connection reads its bucket and the first two lines, and writes the second.
 
-The reply tuple of a connection without NAT is the original one turned round, so only that is stored; `ext` leaves
-room for an extension record (NAT, parent, helper).
+The reply tuple of a connection without NAT is the original one turned round, so only that is stored; what only some
+connections have (NAT, parent, helper) is in an extension record of its own, EXT.
 """
 
 from __future__ import annotations
@@ -55,6 +55,72 @@ CONNECTION = np.dtype(
     align=True,
 )
 
+EXT = np.dtype(
+    [
+        ("source", np.int64, 2),  # reply tuple: who sends replies, to whom, and the tuple word of a reply
+        ("destination", np.int64, 2),
+        ("tuple", np.int64),
+        ("parent_row", np.uint32),  # connection that announced this one; NO_PARENT: none
+        ("parent_generation", np.uint32),
+        ("nat", np.uint8),  # NAT_SRC, NAT_DST, 0: none
+        ("helper", np.uint8),  # 0: none
+        ("pad", np.uint16),
+        ("adjust", np.uint32),  # sequence adjustment + 1; 0: none
+        ("gauge", np.uint32),  # gauge of the translated address + 1; 0: none
+        ("spare", np.uint32),
+    ],
+    align=True,
+)
+"""What some connections have besides; 64 bytes. With `F_NAT` unset the reply tuple is the original turned round."""
+
+NO_PARENT = 0xFFFFFFFF
+NAT_SRC = 1
+NAT_DST = 2
+
+NAT_RANDOM = 4
+"""Begin at a random port of the range."""
+NAT_HASH = 8
+"""Begin at the port of the range that the hash of the tuple names."""
+NAT_PERSISTENT = 16
+"""The client's address alone decides which address of the range it gets, in every run."""
+NAT_KIND = NAT_SRC | NAT_DST
+NAT_WORDS = 4
+"""Words of a NAT specification: kind and flags, family << 8, ports << 16 and << 32 (first, last; 0: none given); first
+address, high and low; how many addresses there are, at most NAT_MAX_ADDRESSES. Without a kind it is null binding.
+"""
+NAT_MAX_ADDRESSES = 1 << 32
+
+GAUGE = np.dtype(
+    [
+        ("address", np.int64, 2),
+        ("used", np.int64),  # connections translated to it
+        ("exhausted", np.int64),  # connections refused
+        ("family", np.int64),  # 0: free
+    ]
+)
+"""Ports in use of one translated address."""
+N_GAUGES = 4096
+"""Addresses with a gauge of their own; gauge 0 counts for all others."""
+
+POOL_WORDS = 1 << 10
+POOL = np.dtype(
+    [
+        ("key", np.int64),  # hash of what is fixed; 0: free
+        ("used", np.int64),  # when it was last, in uses of any pool
+        ("full_range", np.int64),  # first << 16 | last port of a range that is full; -1: none
+        ("full_until", np.int64),  # milliseconds: no port of that range expires before
+        ("known", np.int64, POOL_WORDS // 64),  # which words of `pool_ports` are right
+        ("spare", np.int64, 4),
+    ]
+)
+"""The ports of a crowded range: see `kernels/pools.py`."""
+POOL_WAYS = 4
+POOL_SETS = 64
+
+QUOTE_WORDS = 6
+N_QUOTES = 256
+"""More than twice as many as one packet can need."""
+
 EVENT = np.dtype(
     [
         ("time_ms", np.int64),
@@ -88,7 +154,7 @@ REASONS = ("expired", "flushed", "replaced", "forced", "closed", "early-drop")
     REASON_EARLY_DROP,
 ) = range(len(REASONS))
 
-EVENTS_PER_TRACK = 4
+EVENTS_PER_TRACK = 6
 """The most events that one pass of one packet through the tracker can cause."""
 
 BUCKET_ENTRIES = 7
@@ -132,6 +198,16 @@ STATE = np.dtype(
         ("zone_limit", np.int64),  # of zones without their own; UNLIMITED: none
         ("liberal", np.int64),
         ("n_zones", np.int64),  # length of `used_zones`
+        ("n_ext_fresh", np.int64),  # extension records ever used
+        ("n_ext_free", np.int64),  # length of their free stack
+        ("nat_word", np.int64),  # tuple word of the reply tuple in `nat_key`
+        ("nat_hash", np.int64),  # its hash
+        ("nat_new", np.int64),  # the last new connection got NAT
+        ("nat_draws", np.int64),  # random numbers drawn
+        ("nat_destroyed", np.int64),  # expired connections that gave their reply tuple to the one being made
+        ("quote", np.int64),  # the record of `quotes` that was written last
+        ("n_pools", np.int64),  # in use
+        ("pool_uses", np.int64),
     ]
 )
 
@@ -192,6 +268,7 @@ COUNTERS = (
     "invalid-tcp-sequence",
     "invalid-tcp-ack",
     "invalid-tcp-reset",
+    "invalid-nat-exhausted",
 )
 """Names of what is counted, per zone and protocol; `kernels.statistics.count` takes the index."""
 
@@ -215,6 +292,7 @@ C_FOUND, C_NEW, C_INSERTED, C_RELATED, C_FULL, C_REMOVED = range(6)
     C_TCP_SEQUENCE,
     C_TCP_ACK,
     C_TCP_RESET,
+    C_NAT_EXHAUSTED,
 ) = range(C_REMOVED + len(REASONS), len(COUNTERS))
 
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "sctp", "other")
@@ -237,6 +315,12 @@ class ConntrackArrays(NamedTuple):
     `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
     and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error.
     `zones`: ZONE (N_ZONES,). `used_zones`: uint16 (N_ZONES,), the first n_zones are those that packets came to.
+    `exts`: EXT (capacity,). `ext_free`: int32 (capacity,), a stack.
+
+    `nat_spec`: int64 (NAT_WORDS,), what the ct action that runs asks of NAT. `nat_key`: a flow key, scratch for tuples
+    that are tried. `quotes`: int64 (N_QUOTES, QUOTE_WORDS), what translated quotes of ICMP errors have become (source,
+    destination, tuple word). `gauges`: GAUGE (N_GAUGES,). `pools`: POOL (n,), `pool_ports` and `pool_expiry`: int64
+    (n, POOL_WORDS), see `kernels/pools.py`.
     """
 
     conns: np.ndarray
@@ -254,3 +338,12 @@ class ConntrackArrays(NamedTuple):
     inner_key: np.ndarray
     zones: np.ndarray
     used_zones: np.ndarray
+    exts: np.ndarray
+    ext_free: np.ndarray
+    nat_spec: np.ndarray
+    nat_key: np.ndarray
+    quotes: np.ndarray
+    gauges: np.ndarray
+    pools: np.ndarray
+    pool_ports: np.ndarray
+    pool_expiry: np.ndarray

@@ -19,6 +19,7 @@ _WSCALE_KNOWN, _WSCALE_UNKNOWN, _WSCALE_SHIFT = 0x80, 0x40, 0x0F
 # ICMP type by the tuple word's kind: a query and its reply side by side.
 _ICMP_TYPES = {2: 8, 3: 0, 4: 13, 5: 14, 6: 15, 7: 16, 8: 17, 9: 18}
 _ICMPV6_TYPES = {2: 128, 3: 129}
+_NAT_NAMES = (None, "src", "dst")
 
 
 def _address(high: int, low: int, is_ipv6: bool) -> IPv4Address | IPv6Address:
@@ -42,11 +43,16 @@ def tuples(source: Any, destination: Any, word: int) -> tuple[Tuple, Tuple]:
     return Tuple(a, b, *ports), Tuple(b, a, *reversed(ports))
 
 
-def connection(record: Any, row: int, now_ms: int, linux: bool) -> Connection:
-    """The snapshot of one CONNECTION record, `timeout_ms` counted from `now_ms`."""
+def connection(record: Any, ext: Any, row: int, now_ms: int, linux: bool) -> Connection:
+    """The snapshot of one CONNECTION record, `timeout_ms` counted from `now_ms`.
+
+    `ext`: its EXT record; anything when it has none.
+    """
     word = int(record["tuple"]) & _MASK64
     original, reply = tuples(record["source"], record["destination"], word)
     protocol, flags = (word >> 8) & 0xFF, int(record["flags"])
+    if flags & S.F_NAT:
+        reply, _ = tuples(ext["source"], ext["destination"], int(ext["tuple"]) & _MASK64)
     states: tuple[str, str] | None = None
     state: str | None = None
     wscale: tuple[int | None, int | None] = (None, None)
@@ -87,13 +93,16 @@ def connection(record: Any, row: int, now_ms: int, linux: bool) -> Connection:
         tcp_flags=(int(record["tcp_flags"][0]), int(record["tcp_flags"][1])),
         wscale=wscale,
         liberal=liberal,
+        nat=_NAT_NAMES[int(ext["nat"])] if record["ext"] else None,
     )
 
 
-def connections(records: np.ndarray, rows: np.ndarray, now_ms: int, linux: bool) -> Iterator[Connection]:
-    """Snapshots of CONNECTION records (n,) whose row numbers are `rows` (n,)."""
-    for record, row in zip(records, rows, strict=True):
-        yield connection(record, int(row), now_ms, linux)
+def connections(
+    records: np.ndarray, exts: np.ndarray, rows: np.ndarray, now_ms: int, linux: bool
+) -> Iterator[Connection]:
+    """Snapshots of CONNECTION records (n,) with EXT records (n,), whose row numbers are `rows` (n,)."""
+    for record, ext, row in zip(records, exts, rows, strict=True):
+        yield connection(record, ext, int(row), now_ms, linux)
 
 
 def key_of(wanted: Tuple, protocol: int, zone: int) -> tuple[np.ndarray, int]:

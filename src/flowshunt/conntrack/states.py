@@ -76,6 +76,8 @@ F_LIBERAL = 8
 F_SEQ_CHECK_OFF = 16
 F_DYING = 32
 F_LIVE = 64
+F_NAT = 128
+"""The reply tuple is not the original one turned round; it is in the extension, and has a second hash entry."""
 
 # States of one TCP peer, named as dpctl/dump-conntrack prints them; the order is part of the machine.
 PEER_NAMES = (

@@ -13,9 +13,10 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.arrays import make_arrays
 from flowshunt.conntrack.connection import Connection, Tuple
 from flowshunt.conntrack.kernels import entry
-from flowshunt.conntrack.kernels.step import COMMIT, FORCE
+from flowshunt.conntrack.kernels.step import COMMIT, FORCE, NAT
 from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_slot
 from flowshunt.conntrack.memory import release
+from flowshunt.conntrack.nat import Address, Nat, NatUsage, usage
 from flowshunt.conntrack.policies import Policies, check_zone
 from flowshunt.conntrack.snapshot import connections, key_of
 from flowshunt.conntrack.states import F_LIBERAL, F_LIVE, F_SEEN_REPLY
@@ -80,8 +81,8 @@ class Tracker(Policies, Statistics):
 
         `profile`: `default` judges as Open vSwitch's userspace tracker, `linux` as nf_conntrack. `max_connections`:
         beyond it no connection is made (see `set_max_connections`, which can lower it later); address space is
-        reserved, memory only used as they come. `seed` fixes
-        the hash key, for repeatable tests. Raises UsageError for values out of range.
+        reserved, memory only used as they come. `seed` fixes the hash key, and with it which address and port NAT
+        chooses, for repeatable tests. Raises UsageError for values out of range.
         """
         if profile not in PROFILES:
             raise UsageError(f"unknown profile {profile!r}: use one of {', '.join(PROFILES)}")
@@ -115,15 +116,21 @@ class Tracker(Policies, Statistics):
         """The latest time that the tracker saw."""
         return int(self.arrays.state["now_ms"][0])
 
-    def track(self, batch: Batch, zone: int = 0, *, commit: bool = False, force: bool = False) -> np.ndarray:
+    def track(
+        self, batch: Batch, zone: int = 0, *, commit: bool = False, force: bool = False, nat: Nat | None = None
+    ) -> np.ndarray:
         """Send every packet of a batch through the tracker, in order, each at its own time.
 
-        Returns ct_state as uint16 (n,). Raises UsageError for a zone outside `[0, 65536)`. Observers are called
-        when the events fill up and at the end.
+        `nat`: connections that are committed get this NAT, and ct_state says which packets are translated; the frames
+        themselves are left alone (a switch with rules rewrites them). Returns ct_state as uint16 (n,). Raises
+        UsageError for a zone outside `[0, 65536)`. Observers are called when the events fill up and at the end.
         """
         check_zone(zone)
         self.refuse_observers()
         flags = (COMMIT if commit else 0) | (FORCE if force else 0)
+        if nat is not None:
+            flags |= NAT
+            self.arrays.nat_spec[:] = nat.words()
         n = len(batch.packets)
         ct_state = np.zeros(n, np.uint16)
         if n:
@@ -148,7 +155,7 @@ class Tracker(Policies, Statistics):
         """
         now = self.now_ms if now_ms is None else now_ms
         for records, rows in self._slices(now, zone):
-            yield from connections(records, rows, now, self.profile == "linux")
+            yield from self._snapshots(records, rows, now)
 
     def census(self, now_ms: int | None = None) -> Iterator[tuple[Connection, int]]:
         """How many connections there are of each kind: an example and the number of those like it.
@@ -163,11 +170,12 @@ class Tracker(Policies, Statistics):
             answered = records["flags"].astype(np.int64) & F_SEEN_REPLY
             kinds = protocol << 32 | records["state"].astype(np.int64) << 24 | peers[:, 0] << 16 | peers[:, 1] << 8
             _, examples, counts = np.unique(kinds | answered, return_index=True, return_counts=True)
-            yield from zip(
-                connections(records[examples], rows[examples], now, self.profile == "linux"),
-                counts.tolist(),
-                strict=True,
-            )
+            yield from zip(self._snapshots(records[examples], rows[examples], now), counts.tolist(), strict=True)
+
+    def _snapshots(self, records: np.ndarray, rows: np.ndarray, now_ms: int) -> Iterator[Connection]:
+        """Snapshots of records that have just been read; their extensions are copied before the first is handed out."""
+        exts = self.arrays.exts[np.maximum(records["ext"].astype(np.int64), 1) - 1]
+        return connections(records, exts, rows, now_ms, self.profile == "linux")
 
     def _slices(self, now_ms: int, zone: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Records and row numbers of the connections that live at `now_ms`, valid until the next slice."""
@@ -184,9 +192,7 @@ class Tracker(Policies, Statistics):
         row = self._row(wanted, protocol, zone)
         if row < 0:
             return None
-        return next(
-            connections(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms, self.profile == "linux")
-        )
+        return next(self._snapshots(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms))
 
     def _row(self, wanted: Tuple, protocol: int, zone: int) -> int:
         try:
@@ -194,6 +200,14 @@ class Tracker(Policies, Statistics):
         except ValueError as error:
             raise UsageError(str(error)) from error
         return int(entry.find_row(self.arrays, keys, word, self.now_ms)) >> 1
+
+    def nat_usage(self) -> dict[Address | None, NatUsage]:
+        """How many connections each translated address has now, and how many it refused for want of a free port.
+
+        The first 4096 addresses in use at a time are counted one by one, all beyond them under None. The refusals of an
+        address that is not in use any more may move there.
+        """
+        return usage(self.arrays.gauges)
 
     # --- changing --------------------------------------------------------------------------------------------------
 

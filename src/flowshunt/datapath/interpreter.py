@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from flowshunt.conntrack.kernels.step import COMMIT, FORCE, HASHED, forget, set_label, set_mark, track
+from flowshunt.conntrack.kernels.nat import NAT_BITS
+from flowshunt.conntrack.kernels.step import COMMIT, FORCE, HASHED, NAT, forget, set_label, set_mark, track
+from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.fields import change, decrement_ttl, read_place
 from flowshunt.datapath.output import count_sent, output
@@ -22,6 +24,7 @@ from flowshunt.datapath.program import (
     CT_COMMIT,
     CT_EXEC,
     CT_FORCE,
+    CT_NAT,
     CT_WORDS,
     CT_ZONE_FIELD,
     NO_TABLE,
@@ -67,7 +70,7 @@ from flowshunt.datapath.schema import (
 )
 from flowshunt.jit import kernel
 from flowshunt.packet.emit import copy_bytes
-from flowshunt.packet.schema import HEADER_WORDS, KEY_WORDS, W_CT, W_CT_L4, W_CT_LABEL, W_CT_SRC, W_PORT
+from flowshunt.packet.schema import HEADER_WORDS, KEY_WORDS, W_CT, W_CT_L4, W_CT_LABEL, W_CT_SRC, W_NAT, W_PORT
 
 _U32 = 0xFFFFFFFF
 _NONE = np.int64(-1)
@@ -263,14 +266,25 @@ def _track(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any)
     if flags & CT_ZONE_FIELD:
         zone = read_place(w.keys, 0, zone) & 0xFFFF
     mark = high = low = np.int64(0)
+    nat = np.int64(0)
+    start = pc + CT_WORDS
+    if flags & CT_NAT:
+        nat = np.int64(NAT)
+        if flags & CT_COMMIT:
+            for n in range(NAT_WORDS):
+                t.nat_spec[n] = c.pool[start + n]
+        start += NAT_WORDS
     if flags & CT_EXEC:
-        mark, high, low = _run_exec(w, c.pool, pc + CT_WORDS, pc + CT_WORDS + (instruction >> 32))
+        mark, high, low = _run_exec(w, c.pool, start, pc + CT_WORDS + (instruction >> 32))
     how = (
         (COMMIT if flags & CT_COMMIT else 0)
         | (FORCE if flags & CT_FORCE else 0)
         | (HASHED if w.machine["dirty"][0] == 0 else 0)
+        | nat
     )
     row = track(t, b.data, b.packets, i, w.keys, 0, zone, np.int64(how), w.machine["now_ms"][0])
+    if nat and (w.keys[0, W_CT] >> 32) & NAT_BITS:
+        w.machine["dirty"][0] = 1
     if flags & CT_EXEC and flags & CT_COMMIT and row >= 0:
         _commit_fields(w, c, t, pc, row, mark, high, low)
     o.ct_state[packet] = (w.keys[0, W_CT] >> 32) & 0xFFFF
@@ -316,6 +330,7 @@ def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, ta
     if not alone:
         for word in range(HEADER_WORDS):
             w.snapshots[snapshot, word] = w.keys[0, word]
+        w.snapshots[snapshot, W_NAT] = w.keys[0, W_NAT]
         _clear_ct(w.snapshots, snapshot)
         w.frames[sp, F_SIZE_MARK] = w.machine["size_mark"][0]
         sp = _push(w, sp, following, table, depth, snapshot)

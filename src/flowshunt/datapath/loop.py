@@ -44,8 +44,9 @@ _AHEAD = 4
 def _example() -> tuple[Any, ...]:
     tables = make_tables(1, 1, 8)
     output = make_output(1, 1, 1)
+    tracker = example_arrays()
     return (
-        make_work(1), tables, make_ports(1, 1), output, example_arrays(), make_own(), np.zeros(64, np.uint8),
+        make_work(1, tracker.quotes), tables, make_ports(1, 1), output, tracker, make_own(), np.zeros(64, np.uint8),
         np.zeros(1, PACKET), 0, 1, 1,
     )  # fmt: skip
 
@@ -70,7 +71,7 @@ def _parse_chunk(w: Any, t: Any, data: Any, packets: Any) -> Any:
     for i in range(n):
         prefetch_bucket(t, t.hashes[i])
     for i in range(n):
-        suggest(t, i)
+        suggest(t, w.original, i)
 
 
 @kernel

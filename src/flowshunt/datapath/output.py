@@ -32,7 +32,8 @@ from flowshunt.datapath.schema import (
 )
 from flowshunt.jit import kernel
 from flowshunt.packet.emit import is_changed, rewrite
-from flowshunt.packet.schema import W_PORT
+from flowshunt.packet.requote import requote
+from flowshunt.packet.schema import NAT_QUOTE_SHIFT, W_NAT, W_PORT
 
 _U32 = 0xFFFFFFFF
 
@@ -66,11 +67,15 @@ def _write_frame(w: Any, o: Any, b: Any, i: Any) -> Any:
     length = np.int64(b.packets["length"][i])
     if not is_changed(w.keys, 0, b.original, i) and w.machine["own"][0] == 0:
         return np.int64(SOURCE_BATCH), b.packets["data"][i], length
+    before = length
     at = o.sent[1]
     if at + length + HEADER_GROWTH > w.machine["size_start"][0] + MAX_OUTPUT_SIZE:
         return np.int64(SOURCE_TX_DATA), at, np.int64(-1)
     length = rewrite(b.data, b.packets, i, w.keys, 0, b.original, o.tx_data, at)
     if length >= 0:
+        quote = w.keys[0, W_NAT] >> NAT_QUOTE_SHIFT
+        if quote:
+            requote(b.packets, i, w.quotes, quote, o.tx_data, at + length - before)
         o.sent[1] = at + length
         o.counters[N_CHANGED] += 1
     return np.int64(SOURCE_TX_DATA), at, length

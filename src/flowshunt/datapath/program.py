@@ -22,7 +22,9 @@ OP_POP_VLAN = 7
 OP_LAST_CHANGE = OP_POP_VLAN
 OP_RESUBMIT = 8  # table << 8 | HAS_PORT; port
 OP_GOTO = 9  # table << 8
-OP_CT = 10  # flags << 8 | table << 16 | words of exec << 32; zone or place; mark mask; label masks, high and low; exec
+# flags << 8 | table << 16 | words behind the fixed ones << 32; zone or place; mark mask; label masks, high and low;
+# with CT_NAT what is asked of it (conntrack.schema.NAT_WORDS); with CT_EXEC instructions
+OP_CT = 10
 OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
 OP_DEC_TTL = 13
@@ -36,6 +38,7 @@ CT_COMMIT = 1
 CT_FORCE = 2
 CT_ZONE_FIELD = 4
 CT_EXEC = 8
+CT_NAT = 16
 NO_TABLE = ALL_TABLES
 RESUBMIT_PORT = 1 << 16
 
@@ -161,12 +164,19 @@ class Assembler:
         *,
         masks: tuple[int, int, int] = (0, 0, 0),
         program: tuple[int, ...] = (),
+        nat: tuple[int, ...] = (),
     ) -> None:
-        """Through the tracker. `program`: sets and moves that fill the bits `masks` (mark, label high, label low)."""
+        """Through the tracker. `program`: sets and moves that fill the bits `masks` (mark, label high, label low).
+
+        `nat`: NAT_WORDS, see `conntrack.schema`; without them packets are not translated.
+        """
         if isinstance(zone, Place):
             flags |= CT_ZONE_FIELD
         if program:
             flags |= CT_EXEC
+        if nat:
+            flags |= CT_NAT
+        program = nat + program
         at = zone.packed() if isinstance(zone, Place) else zone
         table = NO_TABLE if table is None else table
         self.words += (OP_CT | flags << 8 | table << 16 | len(program) << 32, at, *map(as_int64, masks), *program)

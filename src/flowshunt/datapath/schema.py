@@ -306,7 +306,8 @@ class WorkArrays(NamedTuple):
 
     `original`: int64 (batch size, KEY_WORDS), the keys as parsed. `keys`: int64 (1, KEY_WORDS), that of the packet that
     runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
-    MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted.
+    MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted. `quotes`: the
+    tracker's, for the frames that leave.
     """
 
     original: np.ndarray
@@ -315,6 +316,7 @@ class WorkArrays(NamedTuple):
     frames: np.ndarray
     machine: np.ndarray
     tracked: np.ndarray
+    quotes: np.ndarray
 
 
 class PacketArrays(NamedTuple):
@@ -388,8 +390,8 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
     )
 
 
-def make_work(batch_size: int) -> WorkArrays:
-    """Scratch memory for chunks of `batch_size` packets."""
+def make_work(batch_size: int, quotes: np.ndarray) -> WorkArrays:
+    """Scratch memory for chunks of `batch_size` packets; `quotes`: those of the tracker."""
     return WorkArrays(
         np.zeros((batch_size, KEY_WORDS), np.int64),
         np.zeros((1, KEY_WORDS), np.int64),
@@ -397,6 +399,7 @@ def make_work(batch_size: int) -> WorkArrays:
         np.zeros((MAX_FRAMES, FRAME_WORDS), np.int64),
         np.zeros(1, MACHINE),
         np.zeros(1, TRACKED),
+        quotes,
     )
 
 

@@ -104,7 +104,7 @@ class Datapath:
         self.ports = Ports()
         self.rules = Rules()
         self._compiler = compiler or PlainCompiler()
-        self._work = D.make_work(batch_size)
+        self._work = D.make_work(batch_size, self.tracker.arrays.quotes)
         self._own = D.make_own()
         self._handlers: dict[int, Handler] = {}
         self._n_failed_handlers = 0

@@ -22,6 +22,7 @@ from flowshunt.packet.schema import (
     FRAG_ANY,
     HEADER_WORDS,
     KEY_WORDS,
+    NAT_HAS_ID,
     PACKET,
     PROTO_AH,
     PROTO_FRAGMENT,
@@ -39,6 +40,7 @@ from flowshunt.packet.schema import (
     W_ETH_SRC,
     W_FLAGS,
     W_L4,
+    W_NAT,
     W_ND_TARGET,
     W_NW_DST,
     W_NW_SRC,
@@ -52,8 +54,8 @@ _LOW48 = 0xFFFFFFFFFFFF
 
 @kernel
 def is_changed(keys: Any, k: Any, original: Any, i: Any) -> Any:
-    """Whether the header words of keys[k] differ from original[i]: whether `rewrite` would do anything."""
-    difference = np.int64(0)
+    """Whether keys[k] says something else of the packet than original[i]: whether it has to be written anew."""
+    difference = keys[k, W_NAT]
     for word in range(HEADER_WORDS):
         difference |= keys[k, word] ^ original[i, word]
     return difference != 0
@@ -66,7 +68,8 @@ def rewrite(data: Any, packets: Any, i: Any, keys: Any, k: Any, original: Any, o
     `original`: int64[n, KEY_WORDS], row i the key as parsed. `out`: uint8[m], not overlapping `data`; -1 when the
     frame does not fit, and `out` is unchanged then. Written are MAC addresses, VLAN tags (a tag without a type gets
     0x8100, a tag as it came keeps its drop-eligible bit), ARP fields, IP addresses, TOS or traffic class, TTL or hop
-    limit, IPv6 label, ports, ICMP type and code, neighbour discovery target and options, and the checksums.
+    limit, IPv6 label, ports, ICMP type, code and id, neighbour discovery target and options, and the checksums. (The
+    quote of an ICMP error is `requote`'s.)
     Everything else in the key, and fields of headers that the packet doesn't have whole, are ignored. A UDP checksum
     of zero stays, a partial one stays partial. The SCTP checksum of a fragment can't be corrected, and is left.
     """
@@ -178,7 +181,7 @@ def _emit_arp(packets: Any, i: Any, keys: Any, k: Any, original: Any, out: Any, 
 
 
 @kernel
-def _difference(old: Any, new: Any) -> Any:
+def sum_change(old: Any, new: Any) -> Any:
     """What replacing `old` by `new` (64-bit words at even places) adds to a one's complement sum, not folded.
 
     Zero when nothing changes: the other zero of this arithmetic would turn a checksum of 0xffff into 0.
@@ -190,15 +193,15 @@ def _difference(old: Any, new: Any) -> Any:
 
 
 @kernel
-def _replace64(out: Any, at: Any, new: Any) -> Any:
-    """Write a 64-bit word; returns its `_difference`."""
+def replace_word(out: Any, at: Any, new: Any) -> Any:
+    """Write a 64-bit word; returns its `sum_change`."""
     old = load_be64(out, at)
     store_be64(out, at, new)
-    return _difference(old, new)
+    return sum_change(old, new)
 
 
 @kernel
-def _correct(out: Any, at: Any, difference: Any) -> Any:
+def correct_checksum(out: Any, at: Any, difference: Any) -> Any:
     """Correct the checksum at byte `at` (RFC 1624 equation 3); returns it."""
     value = load_be16(out, at)
     if difference != 0:
@@ -210,14 +213,14 @@ def _correct(out: Any, at: Any, difference: Any) -> Any:
 @kernel
 def _emit_ipv4(keys: Any, k: Any, original: Any, i: Any, out: Any, l3: Any) -> Any:
     """Write the IPv4 header's fields; returns the difference that the pseudo header feels."""
-    addresses = _replace64(out, l3 + 12, (keys[k, W_NW_SRC + 1] << 32) | (keys[k, W_NW_DST + 1] & _LOW32))
+    addresses = replace_word(out, l3 + 12, (keys[k, W_NW_SRC + 1] << 32) | (keys[k, W_NW_DST + 1] & _LOW32))
     old = load_be64(out, l3)
-    difference = _difference(old, (old & ~(0xFF << 48)) | (((keys[k, W_L4] >> 16) & 0xFF) << 48))
+    difference = sum_change(old, (old & ~(0xFF << 48)) | (((keys[k, W_L4] >> 16) & 0xFF) << 48))
     out[l3 + 1] = (keys[k, W_L4] >> 16) & 0xFF
     old = load_be16(out, l3 + 8)
-    difference += _difference(old, (old & 0xFF) | (keys[k, W_L4] & 0xFF00))
+    difference += sum_change(old, (old & 0xFF) | (keys[k, W_L4] & 0xFF00))
     out[l3 + 8] = (keys[k, W_L4] >> 8) & 0xFF
-    _correct(out, l3 + 10, addresses + difference)
+    correct_checksum(out, l3 + 10, addresses + difference)
     return addresses
 
 
@@ -227,19 +230,19 @@ def _emit_ipv6(packets: Any, i: Any, keys: Any, k: Any, original: Any, out: Any,
     version = load_be32(out, l3) & 0xF0000000
     store_be32(out, l3, version | (((keys[k, W_L4] >> 16) & 0xFF) << 20) | ((keys[k, W_FLAGS] >> 16) & 0xFFFFF))
     out[l3 + 7] = (keys[k, W_L4] >> 8) & 0xFF
-    difference = _replace64(out, l3 + 8, keys[k, W_NW_SRC])
-    difference += _replace64(out, l3 + 16, keys[k, W_NW_SRC + 1])
-    destination = _replace64(out, l3 + 24, keys[k, W_NW_DST])
-    destination += _replace64(out, l3 + 32, keys[k, W_NW_DST + 1])
+    difference = replace_word(out, l3 + 8, keys[k, W_NW_SRC])
+    difference += replace_word(out, l3 + 16, keys[k, W_NW_SRC + 1])
+    destination = replace_word(out, l3 + 24, keys[k, W_NW_DST])
+    destination += replace_word(out, l3 + 32, keys[k, W_NW_DST + 1])
     if packets["options"][i] != 0 and destination != 0:
         size = np.int64(packets["l4"][i]) - np.int64(packets["l3"][i])
-        if packets["l4"][i] != 0 and _is_routed(out, l3, l3 + size):
+        if packets["l4"][i] != 0 and is_routed(out, l3, l3 + size):
             destination = np.int64(0)
     return difference + destination
 
 
 @kernel(inline=False)
-def _is_routed(out: Any, l3: Any, l4: Any) -> Any:
+def is_routed(out: Any, l3: Any, l4: Any) -> Any:
     """Whether the final destination is in a routing header and not in the IP header (RFC 8200 section 8.1).
 
     The extension headers `[l3 + IPV6_SIZE, l4)` have been parsed and are whole.
@@ -275,16 +278,18 @@ def _emit_transport(packets: Any, i: Any, keys: Any, k: Any, original: Any, out:
     if protocol == PROTO_TCP or protocol == PROTO_UDP:
         store_be32(out, l4, new)
         place = l4 + 16 if protocol == PROTO_TCP else l4 + 6
-        _correct_partial_or_whole(packets, i, out, place, pseudo, _difference(old, new), protocol == PROTO_UDP)
+        _correct_partial_or_whole(packets, i, out, place, pseudo, sum_change(old, new), protocol == PROTO_UDP)
     elif protocol == PROTO_SCTP:
         store_be32(out, l4, new)
         if old != new and (original[i, W_L4] & FRAG_ANY) == 0 and packets["checksum"][i] != CHECKSUM_PARTIAL:
             value = sctp_update(load_be32(out, l4 + 8), old, new, end - l4)
             store_be32(out, l4 + 8, value)
     elif protocol == PROTO_ICMP and family == 4:
-        _correct_partial_or_whole(packets, i, out, l4 + 2, np.int64(0), _emit_icmp(out, l4, old, new), False)
+        body = _emit_icmp(out, l4, old, new) + _emit_icmp_id(keys, k, out, l4)
+        _correct_partial_or_whole(packets, i, out, l4 + 2, np.int64(0), body, False)
     elif protocol == PROTO_ICMPV6 and family == 6:
-        body = _emit_icmp(out, l4, old, new) + _emit_neighbour(keys, k, original, i, out, l4, end)
+        body = _emit_icmp(out, l4, old, new) + _emit_icmp_id(keys, k, out, l4)
+        body += _emit_neighbour(keys, k, original, i, out, l4, end)
         _correct_partial_or_whole(packets, i, out, l4 + 2, pseudo, body, False)
     elif protocol == PROTO_UDPLITE and end - l4 >= 8:
         _correct_partial_or_whole(packets, i, out, l4 + 6, pseudo, np.int64(0), True)
@@ -305,7 +310,7 @@ def _correct_partial_or_whole(
         return
     if zero_is_none and load_be16(out, place) == 0:
         return
-    if _correct(out, place, pseudo + body) == 0 and zero_is_none:
+    if correct_checksum(out, place, pseudo + body) == 0 and zero_is_none:
         store_be16(out, place, 0xFFFF)
 
 
@@ -315,7 +320,17 @@ def _emit_icmp(out: Any, l4: Any, old: Any, new: Any) -> Any:
     old_word = ((old >> 8) & 0xFF00) | (old & 0xFF)
     new_word = ((new >> 8) & 0xFF00) | (new & 0xFF)
     store_be16(out, l4, new_word)
-    return _difference(old_word, new_word)
+    return sum_change(old_word, new_word)
+
+
+@kernel
+def _emit_icmp_id(keys: Any, k: Any, out: Any, l4: Any) -> Any:
+    """Write the id that NAT has given a query; returns the difference."""
+    if keys[k, W_NAT] & NAT_HAS_ID == 0:
+        return np.int64(0)
+    old = load_be16(out, l4 + 4)
+    store_be16(out, l4 + 4, keys[k, W_NAT] & 0xFFFF)
+    return sum_change(old, keys[k, W_NAT] & 0xFFFF)
 
 
 @kernel
@@ -329,13 +344,13 @@ def _emit_neighbour(keys: Any, k: Any, original: Any, i: Any, out: Any, l4: Any,
     difference = np.int64(0)
     for n in range(2):
         if keys[k, W_ND_TARGET + n] != original[i, W_ND_TARGET + n]:
-            difference += _replace64(out, at + 8 * n, keys[k, W_ND_TARGET + n])
+            difference += replace_word(out, at + 8 * n, keys[k, W_ND_TARGET + n])
     for option, word in ((ND_SOURCE_ADDRESS, W_ARP_SHA), (ND_TARGET_ADDRESS, W_ARP_THA)):
         if ((keys[k, word] ^ original[i, word]) & _HIGH48) != 0:
             place = _find_option(out, at + 16, end, option)
             if place >= 0:
                 address = (keys[k, word] >> 16) & _LOW48
-                difference += _replace64(out, place, (load_be64(out, place) & ~_LOW48) | address)
+                difference += replace_word(out, place, (load_be64(out, place) & ~_LOW48) | address)
     return difference
 
 

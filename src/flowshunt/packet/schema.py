@@ -34,6 +34,13 @@ W_REG = 17
 W_CT_SRC = 25
 W_CT_DST = 27
 W_CT_L4 = 29
+W_NAT = 30
+"""What NAT did to ICMP beyond the header words; belongs to no field. NAT_HAS_ID and the new id of a query; from
+NAT_QUOTE_SHIFT on, where the new quote of an error is written down (0: nowhere).
+"""
+
+NAT_HAS_ID = 1 << 16
+NAT_QUOTE_SHIFT = 32
 
 
 class Field(NamedTuple):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import strategies as st
 
+from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import ETH_ARP, ETH_IPV4, ETH_IPV6, FIELDS, VLAN_PRESENT
 from flowshunt.rules.openflow import flow as flows
 from flowshunt.rules.openflow.flow import Flow, SetField, Subfield
@@ -144,6 +146,22 @@ def moves(draw: st.DrawFn, sources: st.SearchStrategy[Subfield], dests: st.Searc
     return flows.Move(Subfield(source.field, source.start, width), Subfield(dest.field, dest.start, width))
 
 
+@st.composite
+def nats(draw: st.DrawFn, eth_type: int | None) -> Nat:
+    """What a nat argument may ask of packets of this type."""
+    kind = draw(st.sampled_from((None, "src", "dst")))
+    if kind is None or eth_type not in (ETH_IPV4, ETH_IPV6) or draw(st.booleans()):
+        return Nat(kind)
+    of, width = (IPv4Address, 32) if eth_type == ETH_IPV4 else (IPv6Address, 128)
+    first, *rest = sorted(draw(st.lists(st.integers(1, (1 << width) - 1), min_size=1, max_size=2, unique=True)))
+    ports = st.tuples(st.integers(1, 0xFFFF), st.integers(1, 0xFFFF)).map(lambda pair: (min(pair), max(pair)))
+    order = draw(st.sampled_from(("", "random", "hash")))
+    return Nat(
+        kind, of(first), of(rest[0]) if rest else None, draw(st.none() | ports), order == "random", order == "hash",
+        draw(st.booleans()),
+    )  # fmt: skip
+
+
 @cache
 def actions(family: str) -> st.SearchStrategy[flows.Action]:
     """Any action that may stand anywhere in the list of a flow of the family."""
@@ -173,8 +191,9 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         st.binary(max_size=20).map(flows.Note),
     ]
     if family not in ("arp", "rarp", "lldp"):
-        found.append(st.builds(flows.Ct, st.just(True), st.booleans(), zones, st.none() | tables, changes))
-        found.append(st.builds(flows.Ct, zone=zones, table=st.none() | tables))
+        nat = st.none() | nats(FAMILIES[family][0])
+        found.append(st.builds(flows.Ct, st.just(True), st.booleans(), zones, st.none() | tables, changes, nat))
+        found.append(st.builds(flows.Ct, zone=zones, table=st.none() | tables, nat=st.none() | st.just(Nat())))
     return st.recursive(
         st.one_of(found),
         lambda inner: st.lists(inner, max_size=3).map(tuple).map(flows.Clone),

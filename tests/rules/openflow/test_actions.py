@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 import pytest
 
+from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import VLAN_PRESENT
 from flowshunt.rules.openflow import FlowSyntaxError, parse_flow
 from flowshunt.rules.openflow.flow import (
@@ -170,16 +173,62 @@ def test_the_commands_of_the_smart_nic_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "expected"),
     [
-        "table=0,ip,ct_state=-trk,action=ct(table=1,nat)",
-        "table=1,in_port=pf0hpf,ip,ct_state=+trk+new,action=ct(commit,nat(src=1.1.1.16)), p0",
-        "tcp,actions=ct(commit,alg=ftp)",
+        ("nat", Nat()),
+        ("nat()", Nat()),
+        ("nat(src)", Nat("src")),
+        ("nat(src=0.0.0.0)", Nat("src")),
+        ("nat(src=1.1.1.16)", Nat("src", IPv4Address("1.1.1.16"))),
+        ("nat(src=1.1.1.1-1.1.1.9:5-7,random,persistent)",
+         Nat("src", IPv4Address("1.1.1.1"), IPv4Address("1.1.1.9"), (5, 7), random=True, persistent=True)),
+        ("nat(dst=1.1.1.1:80 hash)", Nat("dst", IPv4Address("1.1.1.1"), None, (80, 80), hash=True)),
+        ("nat(dst=1.1.1.1-1.1.1.1:0)", Nat("dst", IPv4Address("1.1.1.1"))),
+    ],
+)  # fmt: skip
+def test_nat_and_its_arguments(text: str, expected: Nat) -> None:
+    assert actions_of(f"ct(commit,{text})", "ip") == (Ct(commit=True, nat=expected),)
+
+
+def test_nat_with_ipv6_addresses() -> None:
+    first, last = IPv6Address("2001:db8::1"), IPv6Address("2001:db8::9")
+    for text in ("[2001:db8::1]-[2001:db8::9]", "2001:db8::1-2001:db8::9", "[2001:db8::1]-2001:db8::9"):
+        assert actions_of(f"ct(commit,nat(src={text}))", "ipv6") == (Ct(commit=True, nat=Nat("src", first, last)),)
+    (action,) = actions_of("ct(commit,nat(dst=[2001:db8::1]:80-81))", "ipv6")
+    assert action == Ct(commit=True, nat=Nat("dst", first, None, (80, 81)))
+    assert actions_of("ct(commit,nat(src=[::]))", "ipv6") == (Ct(commit=True, nat=Nat("src")),)
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "message"),
+    [
+        ("ip actions=ct(nat(src=1.1.1.1))", "nat(src=1.1.1.1)", "nat needs commit"),
+        ("ip actions=ct(commit,nat(src=1.1.1.1,dst=2.2.2.2))", "dst", "src and dst exclude each other"),
+        ("ip actions=ct(commit,nat(random))", "random", "random needs src or dst"),
+        ("ip actions=ct(commit,nat(src=1.1.1.1,random,hash))", "random", "random and hash exclude each other"),
+        ("ip actions=ct(commit,nat(src=1.1.1.9-1.1.1.1))", "1.1.1.9-1.1.1.1", "before it begins"),
+        ("ip actions=ct(commit,nat(src=1.1.1.1:9-5))", "1.1.1.1:9-5", "no range of ports"),
+        ("ip actions=ct(commit,nat(src=1.1.1.1:65536))", "65536", "no range of ports"),
+        ("ip actions=ct(commit,nat(src=1.1.1.1:0-5))", "1.1.1.1:0-5", "no range of ports"),
+        ("ip actions=ct(commit,nat(src=1.1.1))", "src=1.1.1", "is not an IPv4 address"),
+        ("ip actions=ct(commit,nat(src=0.0.0.0:5))", "src=0.0.0.0:5", "stands alone"),
+        ("ip actions=ct(commit,nat(source=1.1.1.1))", "source", "unknown argument"),
+        ("ip actions=ct(commit,nat(src=[1::1]))", "src=[1::1]", "match ipv6"),
+        ("ipv6 actions=ct(commit,nat(src=1.1.1.1))", "src=1.1.1.1", "match ip"),
+        ("ipv6 actions=ct(commit,nat(src=[1::1]-[1::5))", "[1::1]-[1::5", "no range of addresses"),
+        ("actions=nat(src=1.1.1.1)", "nat", "nat stands inside ct"),
     ],
 )
-def test_nat_and_helpers_are_named_as_not_supported_yet(text: str) -> None:
-    with pytest.raises(FlowSyntaxError, match=r"not supported yet: (nat|alg) in ct"):
-        parse_flow(text, ports=PORTS)
+def test_mistakes_in_nat(text: str, word: str, message: str) -> None:
+    with pytest.raises(FlowSyntaxError) as caught:
+        parse_flow(text)
+    assert message in str(caught.value)
+    assert caught.value.word == word
+
+
+def test_helpers_are_named_as_not_supported_yet() -> None:
+    with pytest.raises(FlowSyntaxError, match=r"not supported yet: alg in ct"):
+        parse_flow("tcp,actions=ct(commit,alg=ftp)", ports=PORTS)
 
 
 def test_names_of_tables() -> None:

@@ -31,6 +31,9 @@ INVALID = {
     "tcp-sequence": Reason("TCP outside its window", "use --no-sequence-check if the capture has gaps"),
     "tcp-ack": Reason("TCP acknowledges what was not sent", "use --no-sequence-check if the capture has gaps"),
     "tcp-reset": Reason("TCP reset that its receiver would not believe either"),
+    "nat-exhausted": Reason(
+        "no free port left for a new connection to translate", "give nat() more addresses or ports"
+    ),
 }
 """Why the tracker calls a packet invalid, by counter."""
 

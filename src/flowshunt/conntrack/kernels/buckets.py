@@ -1,8 +1,9 @@
 """The hash table: buckets of tagged entries that grow by doubling, a little at every insertion.
 
 An entry is `tag << 48 | zone << 32 | row + 1`, 0 when free; tag and bucket come from the tuple hash, which knows no
-zone, so that one prefetch serves a packet in every zone. A full bucket passes entries on to the next one and counts
-them in its last word; a search goes on exactly as far as that count says.
+zone, so that one prefetch serves a packet in every zone. A connection whose reply tuple is not its original one turned
+round has a second entry, for the reply tuple, with the bit SECOND set. A full bucket passes entries on to the next one
+and counts them in its last word; a search goes on exactly as far as that count says.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import numpy as np
 
 from flowshunt.conntrack.kernels.tuples import hash_tuple, match_row
 from flowshunt.conntrack.schema import BUCKET_ENTRIES
+from flowshunt.conntrack.states import F_NAT
 from flowshunt.jit import kernel, lowest_bit, match_words, prefetch
 
 _PASSED = BUCKET_ENTRIES
 _ENTRIES = (1 << BUCKET_ENTRIES) - 1
 """The words of a bucket that are entries, as bits."""
-_ROW = 0xFFFFFFFF
+_ROW = 0x7FFFFFFF
+SECOND = 1 << 31
+"""Bit of an entry: it stands for the reply tuple in the connection's extension."""
 _GROW_AT = 5
 """Average entries per bucket at which the table doubles."""
 
@@ -67,7 +71,7 @@ def _find_in(t: Any, base: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: 
         while matches != 0:
             row = (t.buckets[bucket, lowest_bit(matches)] & _ROW) - 1
             matches &= matches - 1
-            direction = match_row(t.conns, row, keys, k, word) if row >= 0 else -1
+            direction = match_row(t, row, keys, k, word) if row >= 0 else np.int64(-1)
             if direction >= 0:
                 return row << 1 | direction
         if t.buckets[bucket, _PASSED] == 0:
@@ -103,12 +107,23 @@ def _put(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
 
 
 @kernel
-def _row_hash(t: Any, row: Any) -> Any:
-    c = t.conns
+def _record_hash(state: Any, records: Any, n: Any) -> Any:
+    """Hash of the tuple in records[n], of CONNECTION or EXT."""
     return hash_tuple(
-        t.state, c["source"][row, 0], c["source"][row, 1], c["destination"][row, 0], c["destination"][row, 1],
-        c["tuple"][row],
+        state, records["source"][n, 0], records["source"][n, 1], records["destination"][n, 0],
+        records["destination"][n, 1], records["tuple"][n],
     )  # fmt: skip
+
+
+@kernel
+def _row_hash(t: Any, row: Any) -> Any:
+    return _record_hash(t.state, t.conns, row)
+
+
+@kernel(inline=False)
+def reply_hash(t: Any, row: Any) -> Any:
+    """Hash of the reply tuple of a connection that has an extension."""
+    return _record_hash(t.state, t.exts, np.int64(t.conns["ext"][row]) - 1)
 
 
 @kernel(inline=False)
@@ -125,13 +140,26 @@ def migrate(t: Any, n_buckets: Any) -> Any:
             entry = t.buckets[old + at, j]
             if entry != 0:
                 t.buckets[old + at, j] = 0
-                _put(t, state["base"][0], _row_hash(t, (entry & _ROW) - 1), entry)
+                row = (entry & _ROW) - 1
+                hashed = reply_hash(t, row) if entry & SECOND else _row_hash(t, row)
+                _put(t, state["base"][0], hashed, entry)
         state["migrated"][0] = at + 1
 
 
 @kernel
 def insert(t: Any, hashed: Any, row: Any) -> Any:
     """Add an entry for a row that has none; grows the table by a step where that is due."""
+    _insert(t, hashed, entry_tag(hashed, t.conns["tuple"][row]) << 32 | (row + 1))
+
+
+@kernel(inline=False)
+def insert_reply(t: Any, hashed: Any, row: Any) -> Any:
+    """Add the second entry of a row; `hashed`: its `reply_hash`."""
+    _insert(t, hashed, entry_tag(hashed, t.conns["tuple"][row]) << 32 | SECOND | (row + 1))
+
+
+@kernel
+def _insert(t: Any, hashed: Any, entry: Any) -> Any:
     state = t.state
     base = state["base"][0]
     if state["old_base"][0] != 0:
@@ -140,7 +168,7 @@ def insert(t: Any, hashed: Any, row: Any) -> Any:
         state["old_base"][0] = base
         state["migrated"][0] = 0
         state["base"][0] = base * 2
-    _put(t, state["base"][0], hashed, entry_tag(hashed, t.conns["tuple"][row]) << 32 | (row + 1))
+    _put(t, state["base"][0], hashed, entry)
     state["n_entries"][0] += 1
 
 
@@ -164,11 +192,17 @@ def _take(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
     return False
 
 
-@kernel(inline=False)
-def remove(t: Any, row: Any) -> Any:
-    """Take the entry of `row` out of the table."""
-    hashed = _row_hash(t, row)
-    entry = entry_tag(hashed, t.conns["tuple"][row]) << 32 | (row + 1)
+@kernel
+def _remove(t: Any, row: Any, hashed: Any, which: Any) -> Any:
+    entry = entry_tag(hashed, t.conns["tuple"][row]) << 32 | which | (row + 1)
     if not _take(t, t.state["base"][0], hashed, entry) and t.state["old_base"][0] != 0:
         _take(t, t.state["old_base"][0], hashed, entry)
     t.state["n_entries"][0] -= 1
+
+
+@kernel(inline=False)
+def remove(t: Any, row: Any) -> Any:
+    """Take the entries of `row` out of the table."""
+    _remove(t, row, _row_hash(t, row), 0)
+    if t.conns["flags"][row] & F_NAT:
+        _remove(t, row, reply_hash(t, row), SECOND)

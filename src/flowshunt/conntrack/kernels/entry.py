@@ -11,11 +11,11 @@ from flowshunt.conntrack import states as S
 from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels.buckets import find, migrate, prefetch_bucket
 from flowshunt.conntrack.kernels.rows import destroy, move_timer
-from flowshunt.conntrack.kernels.step import HASHED, hash_parsed, set_label, set_mark, suggest, track
+from flowshunt.conntrack.kernels.step import HASHED, NAT, hash_parsed, set_label, set_mark, suggest, track
 from flowshunt.conntrack.kernels.tuples import hash_packet
 from flowshunt.jit import assume, by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
-from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT
+from flowshunt.packet.schema import KEY_WORDS, PACKET, W_CT, W_NAT
 
 GROUP = 8
 """Packets that go through each stage together (parse and hash, ask for the buckets, ask for the connections, track), so
@@ -56,8 +56,10 @@ def _track_chunk(
                 start_ns = now_ms * 1_000_000
             track(t, data, packets, i, keys, k, zone, flags | HASHED, now_ms)
             ct_state[i] = (keys[k, W_CT] >> 32) & 0xFFFF
+            if flags & NAT:
+                keys[k, W_NAT] = 0
         for step in range(max(begin - GROUP, 0), min(begin, n)):
-            suggest(t, step & _RING)
+            suggest(t, keys, step & _RING)
 
 
 def _track_example() -> tuple[Any, ...]:
@@ -94,25 +96,29 @@ def track_packets(
 
 @kernel(example=lambda: (example_arrays(), 0, 0))
 def sweep(t: Any, now_ms: Any, budget: Any) -> Any:
-    """Expire connections whose time has come, looking at no more than `budget` of them. Empty slots cost nothing.
+    """Expire connections whose time has come, looking at no more than `budget` of them.
 
-    Returns the budget left: above 0 when nothing more is due at `now_ms`. Stops early when the events are full.
+    Empty slots cost nothing, unless time has leapt beyond the wheel: one packet with a wild time shall not end all that
+    a packet with the right time, which may come next, would find alive. Returns the budget left: above 0 when nothing more is due at `now_ms`. Stops early when the events are full.
     """
     state = t.state
     if now_ms > state["now_ms"][0]:
         state["now_ms"][0] = now_ms
     now = state["now_ms"][0]
     last = now >> C.WHEEL_SHIFT
+    cost_of_empty = np.int64(0)
     if state["n_live"][0] == 0:
         state["wheel_tick"][0] = last
     elif last - state["wheel_tick"][0] > C.WHEEL_SLOTS:
         state["wheel_tick"][0] = last - C.WHEEL_SLOTS
+        cost_of_empty = np.int64(1)
     elif state["wheel_tick"][0] > last + 1:  # the clock was set back: what is linked too late is found a round later
         state["wheel_tick"][0] = last
     while budget > 0 and state["wheel_tick"][0] <= last:
         row = np.int64(t.wheel[state["wheel_tick"][0] & _WHEEL_MASK])
         if row < 0:
             state["wheel_tick"][0] += 1
+            budget -= cost_of_empty
             continue
         budget -= 1
         following = np.int64(t.conns["next"][row])

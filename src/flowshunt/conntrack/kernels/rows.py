@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.kernels.buckets import remove
+from flowshunt.conntrack.kernels.extensions import release_ext
+from flowshunt.conntrack.kernels.pools import ENDED, SHORTENED, note_ports
 from flowshunt.conntrack.kernels.statistics import count, final_state
 from flowshunt.conntrack.schema import (
     C_REMOVED,
@@ -109,13 +111,20 @@ def move_timer(t: Any, row: Any) -> Any:
     _link(t, row)
 
 
+@kernel(inline=False)
+def _shorten(t: Any, row: Any) -> Any:
+    move_timer(t, row)
+    if t.state["n_pools"][0]:
+        note_ports(t, row, np.int64(SHORTENED))
+
+
 @kernel
 def set_timer(t: Any, row: Any, expires: Any) -> Any:
     """Change when a row expires; only a shorter life has to move it."""
     shorter = expires < t.conns["expires_ms"][row]
     t.conns["expires_ms"][row] = expires
     if shorter:
-        move_timer(t, row)
+        _shorten(t, row)
 
 
 @kernel
@@ -137,7 +146,11 @@ def take_row(t: Any, zone: Any) -> Any:
 def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
     """End a connection: out of the table and its slot, announced, counted; the row's generation moves on."""
     emit_event(t, row, EVENT_DESTROYED, reason, 0, np.int64(t.conns["in_port"][row]), now)
+    if t.state["n_pools"][0]:
+        note_ports(t, row, np.int64(ENDED))
     remove(t, row)
+    if t.conns["ext"][row]:
+        release_ext(t, row)
     _unlink(t, row)
     t.conns["flags"][row] = np.int64(t.conns["flags"][row]) & ~F_LIVE & 0xFF
     t.conns["generation"][row] = (np.int64(t.conns["generation"][row]) + 1) & 0xFFFFFFFF

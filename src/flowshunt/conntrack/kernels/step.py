@@ -10,10 +10,13 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import protocols
 from flowshunt.conntrack.kernels.buckets import find, insert, suggest_row
+from flowshunt.conntrack.kernels.nat import NAT_BITS, bind, choose_reply, load_quote, translate, translate_error
+from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, prefetch_reply
 from flowshunt.conntrack.kernels.policies import take_admitted_row
+from flowshunt.conntrack.kernels.pools import BEGAN, note_ports
 from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, set_timer, start_timer
 from flowshunt.conntrack.kernels.statistics import PROTO_UNKNOWN, count, use_zone
-from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word
+from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word, turn_word
 from flowshunt.jit import kernel
 from flowshunt.packet.checksum import ip_checksum_ok, l4_checksum_ok
 from flowshunt.packet.icmp import ICMP_ERROR, ICMP_QUERY
@@ -40,10 +43,16 @@ COMMIT = 1
 FORCE = 2
 HASHED = 4
 """`hashes[k]` and `candidates[k]` are the packet's, from the stages before."""
+NAT = 8
+"""Packets are translated as their connection is; a new one gets the NAT that `nat_spec` asks for."""
 
 _QUERY = 0
 _ERROR = 1
 _ENDED = -2
+_WAS_REPLY = 1 << 15
+_WAS_ERROR = 1 << 14
+"""Beside the state that `tracked` remembers: the packet's direction, and that it is an ICMP error."""
+_STATE = _WAS_ERROR - 1
 _U32 = 0xFFFFFFFF
 
 
@@ -184,27 +193,37 @@ def _checksums_ok(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any) ->
 
 
 @kernel(inline=False)
-def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, now: Any) -> Any:
+def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, now: Any) -> Any:
     """An ICMP error belongs to the connection of the packet that it quotes, against that packet's direction."""
-    if not parse_quoted(data, packets, i, t.inner_key, 0, i):
-        return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
-    word = packet_word(packets, i, t.inner_key, 0)
+    word = load_quote(t, keys, k)
+    if word == 0:
+        if not parse_quoted(data, packets, i, t.inner_key, 0, i):
+            return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
+        word = packet_word(packets, i, t.inner_key, 0)
     ports_ok = (word >> 48) & 0xFFFF != 0 and (word >> 32) & 0xFFFF != 0
     if t.state["linux"][0] == 0 and has_ports((word >> 8) & 0xFF) and not ports_ok:
         return _reject(t, keys, k, zone, C.C_ICMP_ERROR)
-    hashed = hash_packet(t.state, t.inner_key, 0, word)
-    found = find(t, hashed, t.inner_key, 0, word | zone << 16)
+    for half in range(2):  # the error goes where an answer to the quoted packet would go
+        source = t.inner_key[0, W_NW_SRC + half]
+        t.inner_key[0, W_NW_SRC + half] = t.inner_key[0, W_NW_DST + half]
+        t.inner_key[0, W_NW_DST + half] = source
+    word = turn_word(word)
+    found = find(t, hash_packet(t.state, t.inner_key, 0, word), t.inner_key, 0, word | zone << 16)
     row = found >> 1
     if found < 0 or t.conns["expires_ms"][row] <= now:
         return _reject(t, keys, k, zone, C.C_ICMP_UNKNOWN)
-    reply = np.int64(S.CS_REPLY if found & 1 == 0 else 0)
+    d = found & 1
+    state = np.int64(S.CS_RELATED | S.CS_TRACKED | _WAS_ERROR) | d * (S.CS_REPLY | _WAS_REPLY)
+    if flags & NAT:
+        state |= translate_error(t, keys, k, row, d)
     count(t, zone, _protocol(keys, k), np.int64(C.C_RELATED))
-    return _remember(t, keys, k, row, S.CS_RELATED | S.CS_TRACKED | reply, zone)
+    return _remember(t, keys, k, row, state, zone)
 
 
 @kernel
 def _remember(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> Any:
-    write_fields(t, keys, k, row, state, zone)
+    """Show in the key, and keep, in which state (with `_WAS_REPLY`, `_WAS_ERROR`) the packet was in this zone."""
+    write_fields(t, keys, k, row, state & _STATE, zone)
     t.tracked["row"][k] = row
     t.tracked["generation"][k] = t.conns["generation"][row]
     t.tracked["state"][k] = state
@@ -270,9 +289,20 @@ def _track_new(
         return _reject(t, keys, k, zone, protocols.why_not_new(t, keys, k, proto))
     state = np.int64(S.CS_NEW | S.CS_TRACKED)
     if flags & COMMIT:
+        nat = np.int64(UNCHANGED)
+        t.state["nat_new"][0] = 0
+        if flags & NAT:
+            nat = choose_reply(t, keys, k, word, hashed, now)
+            if nat == EXHAUSTED:
+                return _reject(t, keys, k, zone, C.C_NAT_EXHAUSTED)
         row = _insert(t, packets, i, keys, k, zone, hashed, word, proto, now)
         if row < 0:
             return _refuse(t, keys, k, zone, -row)
+        if nat != UNCHANGED:
+            bind(t, row, nat)
+            state |= translate(t, keys, k, row, np.int64(0))
+        if t.state["n_pools"][0]:
+            note_ports(t, row, np.int64(BEGAN))
         count(t, zone, proto, np.int64(C.C_NEW))
         return _remember(t, keys, k, row, state, zone)
     count(t, zone, proto, np.int64(C.C_NEW))
@@ -327,18 +357,33 @@ def _meet(
     else:
         verdict = _update(t, packets, i, keys, k, row, d, word, now)
         result = verdict & S.RESULT_MASK
+        state = np.int64(S.CS_TRACKED)
+        if flags & NAT and result != S.UPDATE_NEW:
+            state |= _translate_met(t, keys, k, row, d, result)
         if result == S.UPDATE_VALID:
-            state = np.int64(S.CS_ESTABLISHED | S.CS_TRACKED) | (S.CS_REPLY if d == 1 else 0)
+            state |= S.CS_ESTABLISHED | (S.CS_REPLY | _WAS_REPLY if d == 1 else 0)
             return _accept(t, keys, k, row, state, zone, now)
         if result == S.UPDATE_VALID_NEW:
-            return _accept(t, keys, k, row, np.int64(S.CS_NEW | S.CS_TRACKED), zone, now)
+            state |= S.CS_NEW | (_WAS_REPLY if d == 1 else 0)
+            return _accept(t, keys, k, row, state, zone, now)
         if result == S.UPDATE_INVALID:
             count(t, zone, (word >> 8) & 0xFF, verdict >> S.WHY_SHIFT)
-            write_fields(t, keys, k, row, np.int64(S.CS_INVALID | S.CS_TRACKED), zone)
+            if state & NAT_BITS:  # its tuple is no longer the one to find it by
+                _remember(t, keys, k, row, state | S.CS_INVALID, zone)
+            else:
+                write_fields(t, keys, k, row, state | S.CS_INVALID, zone)
             return np.int64(-1)
         reason = np.int64(C.REASON_REPLACED)
     destroy(t, row, reason, now)
     return np.int64(_ENDED)
+
+
+@kernel
+def _translate_met(t: Any, keys: Any, k: Any, row: Any, d: Any, result: Any) -> Any:
+    """Translate a packet, also an invalid one, which Linux leaves alone. Returns its ct_state bits."""
+    if t.conns["ext"][row] == 0 or (result == S.UPDATE_INVALID and t.state["linux"][0]):
+        return np.int64(0)
+    return translate(t, keys, k, row, d)
 
 
 @kernel
@@ -356,25 +401,32 @@ def _look_up(t: Any, keys: Any, k: Any, hashed: Any, word: Any, flags: Any) -> A
     """`find`, beginning with the row that the packet's bucket suggested."""
     row = t.candidates[k]
     if flags & HASHED and row >= 0 and t.conns["flags"][row] & S.F_LIVE:
-        direction = match_row(t.conns, row, keys, k, word)
+        direction = match_row(t, row, keys, k, word)
         if direction >= 0:
             return row << 1 | direction
     return find(t, hashed, keys, k, word)
 
 
 @kernel(inline=False)
-def _comes_back(t: Any, keys: Any, k: Any, zone: Any, flags: Any) -> Any:
+def _comes_back(t: Any, keys: Any, k: Any, zone: Any, flags: Any, now: Any) -> Any:
     """Whether this is the zone where the packet was tracked last, and the connection lives; then it is as before.
 
-    Force, which only means something to a reply, is not satisfied with that.
+    It is translated now if it was not then, and never twice. Force, which only means something to a reply, is not
+    satisfied; a translated packet no longer leads to its connection, which therefore ends here.
     """
     row = t.tracked["row"][k]
-    if flags & FORCE and np.int64(t.tracked["state"][k]) & S.CS_REPLY:
-        return False
+    state = np.int64(t.tracked["state"][k])
     if t.tracked["zone"][k] != zone or t.tracked["generation"][k] != t.conns["generation"][row]:
         return False
+    if flags & FORCE and state & S.CS_REPLY:
+        if state & NAT_BITS:
+            destroy(t, row, C.REASON_FORCED, now)
+        return False
+    if flags & NAT and state & NAT_BITS == 0 and t.conns["ext"][row]:
+        d = np.int64(1 if state & _WAS_REPLY else 0)
+        state |= translate_error(t, keys, k, row, d) if state & _WAS_ERROR else translate(t, keys, k, row, d)
     count(t, zone, _protocol(keys, k), np.int64(C.C_AGAIN))
-    write_fields(t, keys, k, row, np.int64(t.tracked["state"][k]), zone)
+    _remember(t, keys, k, row, state, zone)
     return True
 
 
@@ -382,15 +434,15 @@ def _comes_back(t: Any, keys: Any, k: Any, zone: Any, flags: Any) -> Any:
 def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, now_ms: Any) -> Any:
     """Send packet i of `packets`, parsed into keys[k], through the tracker in `zone`.
 
-    `flags`: COMMIT, FORCE, HASHED. `now_ms`: the packet's time (see `rows.advance`).
-    Sets the ct fields of keys[k]. Returns the connection's row, or -1 (new and not committed, invalid). There must be
-    room for EVENTS_PER_TRACK events. A packet that comes back to the zone where it was tracked last keeps its state,
-    as in Open vSwitch and Linux.
+    `flags`: COMMIT, FORCE, HASHED, NAT. `now_ms`: the packet's time (see `rows.advance`).
+    Sets the ct fields of keys[k], and with NAT what is translated. Returns the connection's row, or -1 (new and not
+    committed, invalid). There must be room for EVENTS_PER_TRACK events. A packet that comes back to the zone where it
+    was tracked last keeps its state, as in Open vSwitch and Linux.
     """
     now = advance(t, now_ms)
     use_zone(t, zone)
-    if t.tracked["row"][k] >= 0 and _comes_back(t, keys, k, zone, flags):
-        return np.int64(t.tracked["row"][k])
+    if t.tracked["row"][k] >= 0 and _comes_back(t, keys, k, zone, flags, now):
+        return np.int64(-1 if t.tracked["state"][k] & S.CS_INVALID else t.tracked["row"][k])
     word = t.tracked["word"][k] if flags & HASHED else np.int64(0)
     kind = np.int64(_QUERY)
     if word == 0:
@@ -401,7 +453,7 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
     if not _checksums_ok(t, data, packets, i, keys, k):
         return _reject(t, keys, k, zone, C.C_CHECKSUM)
     if kind == _ERROR:
-        return _track_error(t, data, packets, i, keys, k, zone, now)
+        return _track_error(t, data, packets, i, keys, k, zone, flags, now)
     hashed = t.hashes[k] if flags & HASHED else hash_packet(t.state, keys, k, word)
     word |= zone << 16
     found = _look_up(t, keys, k, hashed, word, flags)
@@ -424,9 +476,12 @@ def hash_parsed(t: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
 
 
 @kernel
-def suggest(t: Any, k: Any) -> Any:
+def suggest(t: Any, keys: Any, k: Any) -> Any:
     """Second stage of a batch: the row that packet k may belong to into candidates[k], on its way into the cache."""
-    t.candidates[k] = suggest_row(t, t.hashes[k])
+    row = suggest_row(t, t.hashes[k])
+    t.candidates[k] = row
+    if row < 0 and t.state["nat_new"][0] and t.tracked["word"][k] != 0:
+        prefetch_reply(t, keys, k, t.tracked["word"][k], t.hashes[k])
 
 
 @kernel(inline=False)

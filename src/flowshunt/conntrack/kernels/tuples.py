@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.conntrack.states import F_NAT
 from flowshunt.jit import kernel, mix
 from flowshunt.packet.schema import (
+    NAT_HAS_ID,
     PROTO_ICMP,
     PROTO_ICMPV6,
     PROTO_SCTP,
     PROTO_TCP,
     PROTO_UDP,
     W_L4,
+    W_NAT,
     W_NW_DST,
     W_NW_SRC,
 )
@@ -47,7 +50,10 @@ def icmp_kind(proto: Any, icmp_type: Any) -> Any:
 
 @kernel
 def tuple_word(keys: Any, k: Any, family: Any, icmp_id: Any) -> Any:
-    """The tuple word of the packet in keys[k], zone 0: ports << 32 | protocol << 8 | kind."""
+    """The tuple word of the packet in keys[k], zone 0: ports << 32 | protocol << 8 | kind.
+
+    `icmp_id`: the packet's own, which NAT may have changed in the key.
+    """
     l4 = keys[k, W_L4]
     proto = (l4 >> 24) & 0xFF
     kind = np.int64(KIND_IPV6 if family == 6 else 0)
@@ -56,6 +62,8 @@ def tuple_word(keys: Any, k: Any, family: Any, icmp_id: Any) -> Any:
         return l4 & ~_PORTS | proto << 8 | kind
     if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
         kind |= icmp_kind(proto, (l4 >> 48) & 0xFFFF)
+        if keys[k, W_NAT] & NAT_HAS_ID:
+            icmp_id = keys[k, W_NAT] & 0xFFFF
         ports = icmp_id << 16 | icmp_id
     return ports << 32 | proto << 8 | kind
 
@@ -87,9 +95,26 @@ def hash_packet(state: Any, keys: Any, k: Any, word: Any) -> Any:
     return hash_tuple(state, keys[k, W_NW_SRC], keys[k, W_NW_SRC + 1], keys[k, W_NW_DST], keys[k, W_NW_DST + 1], word)
 
 
+@kernel(inline=False)
+def _match_reply(t: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
+    """1 when the packet is a reply on connection `row`, which has a reply tuple of its own; else -1."""
+    e = t.exts
+    ext = np.int64(t.conns["ext"][row]) - 1
+    if (
+        e["tuple"][ext] == word
+        and e["source"][ext, 1] == keys[k, W_NW_SRC + 1]
+        and e["destination"][ext, 1] == keys[k, W_NW_DST + 1]
+        and e["source"][ext, 0] == keys[k, W_NW_SRC]
+        and e["destination"][ext, 0] == keys[k, W_NW_DST]
+    ):
+        return np.int64(1)
+    return np.int64(-1)
+
+
 @kernel
-def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
+def match_row(t: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
     """Direction of the packet in keys[k], whose tuple word is `word`, on connection `row` (0, 1); -1: not its own."""
+    conns = t.conns
     source_high = keys[k, W_NW_SRC]
     source_low = keys[k, W_NW_SRC + 1]
     destination_high = keys[k, W_NW_DST]
@@ -102,7 +127,9 @@ def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
         and conns["source"][row, 0] == source_high
         and conns["destination"][row, 0] == destination_high
     ):
-        return 0
+        return np.int64(0)
+    if conns["flags"][row] & F_NAT:
+        return _match_reply(t, row, keys, k, word)
     if (
         own == turn_word(word)
         and conns["source"][row, 1] == destination_low
@@ -110,5 +137,5 @@ def match_row(conns: Any, row: Any, keys: Any, k: Any, word: Any) -> Any:
         and conns["source"][row, 0] == destination_high
         and conns["destination"][row, 0] == source_high
     ):
-        return 1
-    return -1
+        return np.int64(1)
+    return np.int64(-1)

@@ -33,6 +33,7 @@ def document(connection: Connection) -> dict[str, Any]:
         "label": f"0x{connection.label:x}",
         "in_port": connection.in_port,
         "profile": connection.profile,
+        "nat": connection.nat,
         "helper": connection.helper,
         "parent": connection.parent,
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
+from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import ETH_IPV4, ETH_IPV6
 from flowshunt.rules.openflow import flow, values
 from flowshunt.rules.openflow.errors import BadValueError, quote
 from flowshunt.rules.openflow.flow import Action, Move, SetField
 from flowshunt.rules.openflow.match import Facts
+from flowshunt.rules.openflow.nat import read_nat
 from flowshunt.rules.openflow.scanner import Context, Item, items
 from flowshunt.rules.openflow.setters import Actions, FieldActions, read_part
 from flowshunt.rules.openflow.values import nearest, read_int, read_port
@@ -35,7 +37,7 @@ _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
     }
 )
 _INSTRUCTIONS = ("write_metadata", "goto_table")
-_CT_ARGUMENTS = ("commit", "force", "table", "zone", "exec")
+_CT_ARGUMENTS = ("commit", "force", "table", "zone", "exec", "nat")
 
 
 def read_table(text: str, context: Context) -> int:
@@ -126,7 +128,7 @@ class ActionReader:
             elif name == "apply_actions":
                 hint = "actions are applied at once anyway: write them without it"
             elif name == "nat":
-                hint = "nat stands inside ct, and is not supported yet"
+                hint = "nat stands inside ct: write ct(commit,nat(...))"
             elif not hint and item.key:
                 hint = "an action, or a port of the switch"
             raise self.context.error(item.key_at, item.key, message, hint) from None
@@ -227,11 +229,12 @@ class ActionReader:
         return flow.Note(bytes(data))
 
     def ct(self, item: Item) -> Action:
-        """`ct(commit,force,zone=ZONE,table=TABLE,exec(ACTIONS))`."""
+        """`ct(commit,force,zone=ZONE,table=TABLE,nat(NAT),exec(ACTIONS))`."""
         commit = force = False
         zone: int | flow.Subfield = 0
         table: int | None = None
         changes: tuple[SetField | Move, ...] = ()
+        nat: Nat | None = None
         context = self.context
         for argument in items(context.text, item.value_at, item.value_at + len(item.value)):
             key, value = argument.key, argument.value
@@ -246,19 +249,29 @@ class ActionReader:
                     zone = self._ct_zone(value)
                 elif key == "exec":
                     changes = self._exec(argument)
+                elif key == "nat":
+                    nat = self._nat(argument)
                 else:
                     _refuse_argument(key)
             except BadValueError as problem:
                 blamed = argument if key in _CT_ARGUMENTS else argument._replace(value="")
                 raise context.blame(blamed, problem) from None
-        if not commit and (force or changes):
-            word = "force" if force else "exec"
+        if not commit and (force or changes or (nat and nat.kind)):
+            word = "force" if force else "exec" if changes else "nat"
             raise BadValueError(f"{word} needs commit", f"write ct(commit,{word}...)")
         if self.facts.eth_type not in (None, ETH_IPV4, ETH_IPV6):
             raise self.context.error(item.key_at, item.key, "only IP packets can be tracked", "match ip or ipv6")
         if commit and self.facts.ct_invalid:
             raise self.context.error(item.key_at, item.key, "what ct_state=+inv matches can't be committed")
-        return flow.Ct(commit, force, zone, table, changes)
+        return flow.Ct(commit, force, zone, table, changes, nat)
+
+    def _nat(self, argument: Item) -> Nat:
+        nat = read_nat(argument, self.context)
+        eth_type = {4: ETH_IPV4, 6: ETH_IPV6}.get(nat.first.version) if nat.first else self.facts.eth_type
+        if eth_type != self.facts.eth_type:
+            word = "ip" if eth_type == ETH_IPV4 else "ipv6"
+            raise BadValueError(f"{nat.first} is not an address that every packet of the flow can get", f"match {word}")
+        return nat
 
     def _ct_table(self, text: str) -> int:
         table = read_table(text, self.context)
@@ -291,7 +304,7 @@ def _check_order(name: str, last: str) -> None:
 
 
 def _refuse_argument(key: str) -> None:
-    if key in ("nat", "alg"):
+    if key == "alg":
         raise BadValueError(f"not supported yet: {key} in ct")
     raise BadValueError(f"unknown argument {quote(key)} of ct", nearest(key, [*_CT_ARGUMENTS]))
 

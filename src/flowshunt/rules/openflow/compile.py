@@ -260,7 +260,8 @@ class _Actions:
         if action.table is not None and not 0 <= action.table < N_TABLES:
             raise UsageError(f"ct table {action.table} is out of range", hint=f"0 to {N_TABLES - 1}")
         masks, words = self._exec(action.exec)
-        out.ct(flags, action.table, zone, masks=masks, program=words)
+        nat = () if action.nat is None else action.nat.words()
+        out.ct(flags, action.table, zone, masks=masks, program=words, nat=nat)
 
     def _exec(self, actions: tuple[F.SetField | F.Move, ...]) -> tuple[tuple[int, int, int], tuple[int, ...]]:
         """Bits of mark and label (high, low) that exec writes, and the instructions that do."""

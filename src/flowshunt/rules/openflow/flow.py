@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flowshunt.conntrack.nat import Nat
+
 DEFAULT_PRIORITY = 0x8000
 
 ALL_TABLES = 0xFF
@@ -117,13 +119,16 @@ class DecTtl:
 
 @dataclass(frozen=True, slots=True)
 class Ct:
-    """Send through the connection tracker. `exec` changes only ct_mark and ct_label."""
+    """Send through the connection tracker. `exec` changes only ct_mark and ct_label; without `nat` nothing is
+    translated.
+    """
 
     commit: bool = False
     force: bool = False
     zone: int | Subfield = 0
     table: int | None = None
     exec: tuple[SetField | Move, ...] = ()
+    nat: Nat | None = None
 
 
 @dataclass(frozen=True, slots=True)

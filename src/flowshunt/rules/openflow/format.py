@@ -10,6 +10,7 @@ from flowshunt.rules.openflow import values
 from flowshunt.rules.openflow.fields import PROTOCOLS, USER_FIELDS, UserField
 from flowshunt.rules.openflow.flow import Action, Flow, SetField, Subfield
 from flowshunt.rules.openflow.match import Facts, facts_of
+from flowshunt.rules.openflow.nat import write_nat
 from flowshunt.rules.openflow.parse import FLAGS, Command
 from flowshunt.rules.openflow.setters import full_mask
 from flowshunt.rules.openflow.values import write_flags, write_ipv4, write_ipv6, write_mac, write_port
@@ -244,6 +245,8 @@ class _ActionWriter:
             arguments.append(f"zone={self.part(action.zone)}")
         elif action.zone:
             arguments.append(f"zone={action.zone}")
+        if action.nat is not None:
+            arguments.append(write_nat(action.nat))
         if action.exec:
             arguments.append(f"exec({self.list_of(action.exec)})")
         return f"ct({','.join(arguments)})"
