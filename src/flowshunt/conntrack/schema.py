@@ -176,6 +176,7 @@ STATE = np.dtype(
         ("key", np.int64, 4),  # of the tuple hash
         ("now_ms", np.int64),  # latest time seen; time never runs backwards here
         ("wheel_tick", np.int64),
+        ("leaping", np.int64),  # time went further ahead than the wheel goes round, and the wheel is still behind
         ("capacity", np.int64),
         ("n_live", np.int64),
         ("n_fresh", np.int64),  # rows ever used

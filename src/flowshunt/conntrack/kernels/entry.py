@@ -99,26 +99,26 @@ def sweep(t: Any, now_ms: Any, budget: Any) -> Any:
     """Expire connections whose time has come, looking at no more than `budget` of them.
 
     Empty slots cost nothing, unless time has leapt beyond the wheel: one packet with a wild time shall not end all that
-    a packet with the right time, which may come next, would find alive. Returns the budget left: above 0 when nothing more is due at `now_ms`. Stops early when the events are full.
+    a packet with the right time, which may come next, would find alive. Returns the budget left: above 0 when nothing
+    more is due at `now_ms`. Stops early when the events are full.
     """
     state = t.state
     if now_ms > state["now_ms"][0]:
         state["now_ms"][0] = now_ms
     now = state["now_ms"][0]
     last = now >> C.WHEEL_SHIFT
-    cost_of_empty = np.int64(0)
     if state["n_live"][0] == 0:
         state["wheel_tick"][0] = last
     elif last - state["wheel_tick"][0] > C.WHEEL_SLOTS:
         state["wheel_tick"][0] = last - C.WHEEL_SLOTS
-        cost_of_empty = np.int64(1)
+        state["leaping"][0] = 1
     elif state["wheel_tick"][0] > last + 1:  # the clock was set back: what is linked too late is found a round later
         state["wheel_tick"][0] = last
     while budget > 0 and state["wheel_tick"][0] <= last:
         row = np.int64(t.wheel[state["wheel_tick"][0] & _WHEEL_MASK])
         if row < 0:
             state["wheel_tick"][0] += 1
-            budget -= cost_of_empty
+            budget -= state["leaping"][0]
             continue
         budget -= 1
         following = np.int64(t.conns["next"][row])
@@ -131,6 +131,8 @@ def sweep(t: Any, now_ms: Any, budget: Any) -> Any:
         if state["events_on"][0] and state["n_events"][0] >= len(t.events):
             return np.int64(0)
         destroy(t, row, C.REASON_EXPIRED, now)
+    if state["wheel_tick"][0] > last:
+        state["leaping"][0] = 0
     return budget
 
 
