@@ -22,8 +22,8 @@ OP_POP_VLAN = 7
 OP_LAST_CHANGE = OP_POP_VLAN
 OP_RESUBMIT = 8  # table << 8 | HAS_PORT; port
 OP_GOTO = 9  # table << 8
-# flags << 8 | table << 16 | words behind the fixed ones << 32; zone or place; mark mask; label masks, high and low;
-# with CT_NAT what is asked of it (conntrack.schema.NAT_WORDS); with CT_EXEC instructions
+# flags << 8 | table << 16 | helper << 24 | words behind the fixed ones << 32; zone or place; mark mask; label masks, high
+# and low; with CT_NAT what is asked of it (conntrack.schema.NAT_WORDS); with CT_EXEC instructions
 OP_CT = 10
 OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
@@ -165,10 +165,12 @@ class Assembler:
         masks: tuple[int, int, int] = (0, 0, 0),
         program: tuple[int, ...] = (),
         nat: tuple[int, ...] = (),
+        helper: int = 0,
     ) -> None:
         """Through the tracker. `program`: sets and moves that fill the bits `masks` (mark, label high, label low).
 
-        `nat`: NAT_WORDS, see `conntrack.schema`; without them packets are not translated.
+        `nat`: NAT_WORDS, see `conntrack.schema`; without them packets are not translated. `helper`: the one that a
+        connection gets when it is committed (states.HELPER_NAMES); 0: none.
         """
         if isinstance(zone, Place):
             flags |= CT_ZONE_FIELD
@@ -179,7 +181,8 @@ class Assembler:
         program = nat + program
         at = zone.packed() if isinstance(zone, Place) else zone
         table = NO_TABLE if table is None else table
-        self.words += (OP_CT | flags << 8 | table << 16 | len(program) << 32, at, *map(as_int64, masks), *program)
+        operands = flags << 8 | table << 16 | helper << 24
+        self.words += (OP_CT | operands | len(program) << 32, at, *map(as_int64, masks), *program)
 
     def ct_clear(self) -> None:
         """Forget the connection tracking state."""

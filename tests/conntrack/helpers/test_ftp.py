@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from ipaddress import ip_address
 
 import pytest
@@ -15,9 +16,21 @@ COMMANDS = [
     (CLIENT, b"PORT 10,0,0,1,19,136\r\n", "10.0.0.1", 5000, b"10,0,0,1,19,136"),
     (CLIENT, b"port  1,2,3,4,0,20  \r\n", "1.2.3.4", 20, b"1,2,3,4,0,20"),
     (CLIENT, b"EPRT |1|132.235.1.2|6275|\r\n", "132.235.1.2", 6275, b"|1|132.235.1.2|6275|"),
-    (CLIENT, b"EPRT |2|1080::8:800:200C:417A|5282|\r\n", "1080::8:800:200c:417a", 5282, b"|2|1080::8:800:200C:417A|5282|"),
+    (
+        CLIENT,
+        b"EPRT |2|1080::8:800:200C:417A|5282|\r\n",
+        "1080::8:800:200c:417a",
+        5282,
+        b"|2|1080::8:800:200C:417A|5282|",
+    ),
     (CLIENT, b"eprt !2!::1!65535!\r\n", "::1", 65535, b"!2!::1!65535!"),
-    (SERVER, b"227 Entering Passive Mode (199,233,217,249,221,90)\r\n", "199.233.217.249", 56666, b"199,233,217,249,221,90"),
+    (
+        SERVER,
+        b"227 Entering Passive Mode (199,233,217,249,221,90)\r\n",
+        "199.233.217.249",
+        56666,
+        b"199,233,217,249,221,90",
+    ),
     (SERVER, b"227 =1,2,3,4,5,6\r\n", "1.2.3.4", 1286, b"1,2,3,4,5,6"),
     (SERVER, b"227 Passive (1,2,3,4,5,6). Go.\r\n", "1.2.3.4", 1286, b"1,2,3,4,5,6"),
     (SERVER, b"229 Entering Extended Passive Mode (|||37100|)\r\n", None, 37100, b"37100"),
@@ -135,12 +148,12 @@ def test_cut_anywhere_a_conversation_announces_the_same(pieces: list[bytes], pla
     whole = Control().inspect(sender, 5, data)
     control = Control()
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    parts = [control.inspect(sender, 5 + a, data[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [control.inspect(sender, 5 + a, data[a:b]) for a, b in itertools.pairwise(edges)]
     assert [essence(one) for part in parts for one in part.announcements] == [
         essence(one) for one in whole.announcements
     ]
     assert sum(part.malformed for part in parts) == whole.malformed
-    for part, (a, b) in zip(parts, zip(edges, edges[1:], strict=False), strict=True):
+    for part, (a, b) in zip(parts, itertools.pairwise(edges), strict=True):
         for one in part.announcements:
             assert one.start == -1 or 0 <= one.start < one.end <= b - a
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ FIRST = st.sampled_from([0, 1, (1 << 32) - 1, (1 << 32) - 20, 12345])
 def cut(data: bytes, places: list[int]) -> list[tuple[int, bytes]]:
     """`data` in segments: offset and bytes."""
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [(a, data[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a, data[a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def texts(lines: list[Line]) -> list[bytes]:

@@ -11,7 +11,9 @@ from flowshunt.conntrack.helpers.api import NOTHING, Announcement, Findings
 from flowshunt.conntrack.helpers.tftp import Requests
 
 
-@pytest.mark.parametrize("request_", [b"\0\1rfc1350.txt\0octet\0", b"\0\2x\0netascii\0", b"\0\1f\0octet\0blksize\x001400\0"])
+@pytest.mark.parametrize(
+    "request_", [b"\0\1rfc1350.txt\0octet\0", b"\0\2x\0netascii\0", b"\0\1f\0octet\0blksize\x001400\0"]
+)
 def test_a_request_announces_an_answer_to_its_own_port(request_: bytes) -> None:
     assert Requests().inspect(0, 0, request_) == Findings((Announcement(None, 0),))
 

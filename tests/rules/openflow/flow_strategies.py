@@ -194,6 +194,9 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         nat = st.none() | nats(FAMILIES[family][0])
         found.append(st.builds(flows.Ct, st.just(True), st.booleans(), zones, st.none() | tables, changes, nat))
         found.append(st.builds(flows.Ct, zone=zones, table=st.none() | tables, nat=st.none() | st.just(Nat())))
+        helper = {"tcp": "ftp", "tcp6": "ftp", "udp": "tftp", "udp6": "tftp"}.get(family)
+        if helper:
+            found.append(st.builds(flows.Ct, st.booleans(), zone=zones, nat=st.none() | st.just(Nat()), alg=st.just(helper)))
     return st.recursive(
         st.one_of(found),
         lambda inner: st.lists(inner, max_size=3).map(tuple).map(flows.Clone),

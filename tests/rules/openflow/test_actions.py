@@ -8,7 +8,7 @@ import pytest
 
 from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import VLAN_PRESENT
-from flowshunt.rules.openflow import FlowSyntaxError, parse_flow
+from flowshunt.rules.openflow import FlowSyntaxError, format_flow, parse_flow
 from flowshunt.rules.openflow.flow import (
     Action,
     All,
@@ -226,11 +226,13 @@ def test_mistakes_in_nat(text: str, word: str, message: str) -> None:
     assert caught.value.word == word
 
 
-def test_helpers_are_named_as_not_supported_yet() -> None:
-    with pytest.raises(FlowSyntaxError, match=r"not supported yet: alg in ct"):
-        parse_flow("tcp,actions=ct(commit,alg=ftp)", ports=PORTS)
-
-
 def test_names_of_tables() -> None:
     flow = parse_flow('table=a,actions=resubmit(,"b"),goto_table:b', tables={"a": 3, "b": 7})
     assert (flow.table, flow.actions) == (3, (Resubmit(None, 7), GotoTable(7)))
+
+
+def test_a_helper_is_named_where_its_protocol_is_matched() -> None:
+    ftp = parse_flow("tcp6,actions=ct(alg=ftp,commit,zone=9,exec(set_field:5->ct_mark))")
+    assert ftp.actions == (Ct(True, False, 9, None, (SetField(Subfield("ct_mark", 0, 32), 5, 0xFFFFFFFF),), None, "ftp"),)
+    assert format_flow(ftp).endswith("actions=ct(commit,zone=9,exec(load:0x5->NXM_NX_CT_MARK[]),alg=ftp)")
+    assert parse_flow("udp,actions=ct(alg=tftp)").actions == (Ct(alg="tftp"),)

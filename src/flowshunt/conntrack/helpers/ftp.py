@@ -12,6 +12,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from flowshunt.conntrack.helpers.api import NOTHING, Address, Announcement, Findings, Helper
 from flowshunt.conntrack.helpers.lines import Lines
+from flowshunt.conntrack.states import HELPER_NAMES
+from flowshunt.packet.schema import PROTO_TCP
 
 CLIENT, SERVER = 0, 1
 
@@ -65,7 +67,10 @@ def _read_port(match: re.Match[bytes]) -> Announcement | None:
     return Announcement(None, port, *match.span(2), _spell_port) if 0 < port <= 0xFFFF else None
 
 
-_FORMS = {CLIENT: ((_PORT, _read_numbers), (_EPRT, _read_extended)), SERVER: ((_PASV, _read_numbers), (_EPSV, _read_port))}
+_FORMS = {
+    CLIENT: ((_PORT, _read_numbers), (_EPRT, _read_extended)),
+    SERVER: ((_PASV, _read_numbers), (_EPSV, _read_port)),
+}
 
 
 def read_line(line: bytes, sender: int) -> Announcement | None:
@@ -111,4 +116,4 @@ class Control:
         return Findings(tuple(announcements), malformed, unfinished)
 
 
-HELPER = Helper("ftp", 1, 6, 21, Control)
+HELPER = Helper("ftp", HELPER_NAMES.index("ftp"), PROTO_TCP, 21, Control)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from flowshunt.conntrack.helpers.api import NOTHING, Announcement, Findings, Helper
+from flowshunt.conntrack.states import HELPER_NAMES
+from flowshunt.packet.schema import PROTO_UDP
 
 _READ, _WRITE = 1, 2
 _ANSWER = Findings((Announcement(None, 0),))
@@ -25,4 +27,4 @@ class Requests:
         return _ANSWER if name and len(rest) == 2 and rest[0] else _MALFORMED
 
 
-HELPER = Helper("tftp", 2, 17, 69, Requests)
+HELPER = Helper("tftp", HELPER_NAMES.index("tftp"), PROTO_UDP, 69, Requests)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
+from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.conntrack.nat import Nat
-from flowshunt.packet.schema import ETH_IPV4, ETH_IPV6
+from flowshunt.packet.schema import ETH_IPV4, ETH_IPV6, PROTO_TCP
 from flowshunt.rules.openflow import flow, values
 from flowshunt.rules.openflow.errors import BadValueError, quote
 from flowshunt.rules.openflow.flow import Action, Move, SetField
@@ -37,7 +38,7 @@ _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
     }
 )
 _INSTRUCTIONS = ("write_metadata", "goto_table")
-_CT_ARGUMENTS = ("commit", "force", "table", "zone", "exec", "nat")
+_CT_ARGUMENTS = ("commit", "force", "table", "zone", "exec", "nat", "alg")
 
 
 def read_table(text: str, context: Context) -> int:
@@ -229,12 +230,13 @@ class ActionReader:
         return flow.Note(bytes(data))
 
     def ct(self, item: Item) -> Action:
-        """`ct(commit,force,zone=ZONE,table=TABLE,nat(NAT),exec(ACTIONS))`."""
+        """`ct(commit,force,zone=ZONE,table=TABLE,nat(NAT),exec(ACTIONS),alg=HELPER)`."""
         commit = force = False
         zone: int | flow.Subfield = 0
         table: int | None = None
         changes: tuple[SetField | Move, ...] = ()
         nat: Nat | None = None
+        alg: str | None = None
         context = self.context
         for argument in items(context.text, item.value_at, item.value_at + len(item.value)):
             key, value = argument.key, argument.value
@@ -251,6 +253,8 @@ class ActionReader:
                     changes = self._exec(argument)
                 elif key == "nat":
                     nat = self._nat(argument)
+                elif key == "alg":
+                    alg = self._ct_alg(value)
                 else:
                     _refuse_argument(key)
             except BadValueError as problem:
@@ -263,7 +267,10 @@ class ActionReader:
             raise self.context.error(item.key_at, item.key, "only IP packets can be tracked", "match ip or ipv6")
         if commit and self.facts.ct_invalid:
             raise self.context.error(item.key_at, item.key, "what ct_state=+inv matches can't be committed")
-        return flow.Ct(commit, force, zone, table, changes, nat)
+        if alg is not None and self.facts.protocol != BY_NAME[alg].protocol:
+            word = "tcp" if BY_NAME[alg].protocol == PROTO_TCP else "udp"
+            raise self.context.error(item.key_at, item.key, f"alg={alg} needs {word}", f"match {word} or {word}6")
+        return flow.Ct(commit, force, zone, table, changes, nat, alg)
 
     def _nat(self, argument: Item) -> Nat:
         nat = read_nat(argument, self.context)
@@ -278,6 +285,13 @@ class ActionReader:
         if table == flow.ALL_TABLES:
             raise BadValueError("255 is not a table", "0 to 254")
         return table
+
+    def _ct_alg(self, text: str) -> str:
+        if text not in BY_NAME:
+            raise BadValueError(
+                f"unknown helper {quote(text)}", nearest(text, [*BY_NAME]) or f"use {', '.join(BY_NAME)}"
+            )
+        return text
 
     def _ct_zone(self, text: str) -> int | flow.Subfield:
         if text[:1].isdigit():
@@ -304,8 +318,6 @@ def _check_order(name: str, last: str) -> None:
 
 
 def _refuse_argument(key: str) -> None:
-    if key == "alg":
-        raise BadValueError(f"not supported yet: {key} in ct")
     raise BadValueError(f"unknown argument {quote(key)} of ct", nearest(key, [*_CT_ARGUMENTS]))
 
 

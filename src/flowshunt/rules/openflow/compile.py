@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.datapath import program as P
 from flowshunt.datapath.program import Assembler, CompiledRule, Place, as_int64
 from flowshunt.datapath.schema import (
@@ -259,9 +260,12 @@ class _Actions:
             raise UsageError(f"ct zone {zone} is out of range", hint="0 to 65535")
         if action.table is not None and not 0 <= action.table < N_TABLES:
             raise UsageError(f"ct table {action.table} is out of range", hint=f"0 to {N_TABLES - 1}")
+        if action.alg is not None and action.alg not in BY_NAME:
+            raise UsageError(f"unknown helper {action.alg!r}", hint=", ".join(BY_NAME))
+        helper = 0 if action.alg is None else BY_NAME[action.alg].number
         masks, words = self._exec(action.exec)
         nat = () if action.nat is None else action.nat.words()
-        out.ct(flags, action.table, zone, masks=masks, program=words, nat=nat)
+        out.ct(flags, action.table, zone, masks=masks, program=words, nat=nat, helper=helper)
 
     def _exec(self, actions: tuple[F.SetField | F.Move, ...]) -> tuple[tuple[int, int, int], tuple[int, ...]]:
         """Bits of mark and label (high, low) that exec writes, and the instructions that do."""

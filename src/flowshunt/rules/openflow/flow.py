@@ -120,7 +120,7 @@ class DecTtl:
 @dataclass(frozen=True, slots=True)
 class Ct:
     """Send through the connection tracker. `exec` changes only ct_mark and ct_label; without `nat` nothing is
-    translated.
+    translated; `alg` names a helper.
     """
 
     commit: bool = False
@@ -129,6 +129,7 @@ class Ct:
     table: int | None = None
     exec: tuple[SetField | Move, ...] = ()
     nat: Nat | None = None
+    alg: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,6 +249,8 @@ class _ActionWriter:
             arguments.append(write_nat(action.nat))
         if action.exec:
             arguments.append(f"exec({self.list_of(action.exec)})")
+        if action.alg is not None:
+            arguments.append(f"alg={action.alg}")
         return f"ct({','.join(arguments)})"
 
     def set_field(self, action: SetField) -> str:
