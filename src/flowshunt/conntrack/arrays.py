@@ -12,10 +12,15 @@ from flowshunt.conntrack.states import N_TIMEOUTS
 from flowshunt.packet.schema import KEY_WORDS
 
 MAX_CAPACITY = 1 << 28
+MAX_EXPECTATIONS = 1 << 14
 
 
-def make_arrays(capacity: int, n_events: int = 8192, seed: int | None = None) -> C.ConntrackArrays:
+def make_arrays(
+    capacity: int, n_events: int = 8192, seed: int | None = None, n_expectations: int = MAX_EXPECTATIONS
+) -> C.ConntrackArrays:
     """Memory for up to `capacity` connections, empty, with a random hash key (or one made from `seed`, for tests).
+
+    `n_expectations` also bounds the connections whose sequence numbers are adjusted.
 
     Raises ValueError for a capacity outside `[1, MAX_CAPACITY]`, MemoryError when it cannot be reserved.
     """
@@ -60,6 +65,9 @@ def make_arrays(capacity: int, n_events: int = 8192, seed: int | None = None) ->
         pools=np.zeros(C.POOL_SETS * C.POOL_WAYS, C.POOL),
         pool_ports=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
         pool_expiry=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
+        expectations=reserve(C.EXPECTATION, n_expectations),
+        expected=np.zeros(2 << (n_expectations - 1).bit_length(), np.uint32),
+        adjustments=reserve(C.ADJUSTMENT, n_expectations),
     )
 
 
@@ -71,4 +79,4 @@ def _hash_key(seed: int | None) -> np.ndarray:
 
 def example_arrays() -> C.ConntrackArrays:
     """The smallest memory, for the types of entry points."""
-    return make_arrays(1, n_events=1, seed=0)
+    return make_arrays(1, n_events=1, seed=0, n_expectations=1)

@@ -63,11 +63,11 @@ EXT = np.dtype(
         ("parent_row", np.uint32),  # connection that announced this one; NO_PARENT: none
         ("parent_generation", np.uint32),
         ("nat", np.uint8),  # NAT_SRC, NAT_DST, 0: none
-        ("helper", np.uint8),  # 0: none
+        ("helper", np.uint8),  # states.HELPER_NAMES
         ("pad", np.uint16),
         ("adjust", np.uint32),  # sequence adjustment + 1; 0: none
         ("gauge", np.uint32),  # gauge of the translated address + 1; 0: none
-        ("spare", np.uint32),
+        ("expected", np.uint32),  # its latest expectation + 1; 0: none
     ],
     align=True,
 )
@@ -171,6 +171,51 @@ BEFORE_ALL_MS = -(1 << 62)
 N_SLOTS = 4
 """Private 64-bit slots per connection."""
 
+EXPECTATION = np.dtype(
+    [
+        # whom it lets in; the port of the source is any
+        ("source", np.int64, 2),
+        ("destination", np.int64, 2),
+        ("tuple", np.int64),  # port of the destination << 32 | zone << 16 | protocol << 8 | family
+        # whom the other end sees; the port of the source stays where it can
+        ("nat_source", np.int64, 2),
+        ("nat_destination", np.int64, 2),
+        ("nat_port", np.int64),
+        ("expires_ms", np.int64),
+        ("parent_row", np.uint32),
+        ("parent_generation", np.uint32),
+        ("flags", np.uint32),  # EXPECT_*
+        # places + 1; 0: none
+        ("next", np.uint32),  # in the chain of its hash, or next free record
+        ("sibling", np.uint32),  # next older one of the same parent
+        ("older", np.uint32),
+        ("newer", np.uint32),
+        ("pad", np.uint32),
+    ],
+    align=True,
+)
+"""A connection that another one announced; 128 bytes."""
+
+EXPECT_ANY_SOURCE = 1
+EXPECT_STAYS = 2
+"""It is not used up by the connection that it lets in."""
+EXPECT_NAT = 4
+"""The connection is translated, if its ct action asks for that."""
+
+ADJUSTMENT = np.dtype(
+    [
+        ("position", np.uint32, 2),  # by direction, as the sender counts
+        ("before", np.int32, 2),  # what is added up to and including that sequence number, and after it
+        ("after", np.int32, 2),
+        ("used", np.uint32),
+        ("next", np.uint32),  # next free record + 1
+    ],
+    align=True,
+)
+"""Sequence numbers of a connection whose payload a helper made longer or shorter; 32 bytes."""
+
+N_HELPER_PORTS = 4
+
 STATE = np.dtype(
     [
         ("key", np.int64, 4),  # of the tuple hash
@@ -209,6 +254,14 @@ STATE = np.dtype(
         ("quote", np.int64),  # the record of `quotes` that was written last
         ("n_pools", np.int64),  # in use
         ("pool_uses", np.int64),
+        ("helper_ports", np.int64, N_HELPER_PORTS),  # by helper: protocol << 16 | port that gets it; 0: none
+        ("n_expected", np.int64),
+        ("fresh_expected", np.int64),  # records ever used
+        ("free_expected", np.int64),  # place + 1, also the rest
+        ("oldest_expected", np.int64),
+        ("newest_expected", np.int64),
+        ("fresh_adjusted", np.int64),
+        ("free_adjusted", np.int64),
     ]
 )
 
@@ -270,6 +323,12 @@ COUNTERS = (
     "invalid-tcp-ack",
     "invalid-tcp-reset",
     "invalid-nat-exhausted",
+    "expected",
+    "expectations-made",
+    "expectations-refused",
+    "expectations-expired",
+    "expectations-evicted",
+    "expectations-ended",
 )
 """Names of what is counted, per zone and protocol; `kernels.statistics.count` takes the index."""
 
@@ -294,6 +353,12 @@ C_FOUND, C_NEW, C_INSERTED, C_RELATED, C_FULL, C_REMOVED = range(6)
     C_TCP_ACK,
     C_TCP_RESET,
     C_NAT_EXHAUSTED,
+    C_EXPECTED,
+    C_EXPECT_MADE,
+    C_EXPECT_REFUSED,
+    C_EXPECT_EXPIRED,
+    C_EXPECT_EVICTED,
+    C_EXPECT_ENDED,
 ) = range(C_REMOVED + len(REASONS), len(COUNTERS))
 
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "sctp", "other")
@@ -316,7 +381,8 @@ class ConntrackArrays(NamedTuple):
     `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
     and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error.
     `zones`: ZONE (N_ZONES,). `used_zones`: uint16 (N_ZONES,), the first n_zones are those that packets came to.
-    `exts`: EXT (capacity,). `ext_free`: int32 (capacity,), a stack.
+    `exts`: EXT (capacity,). `ext_free`: int32 (capacity,), a stack. `expectations`: EXPECTATION (n,), `expected`: uint32
+    (power of two,), first expectation + 1 by hash. `adjustments`: ADJUSTMENT (n,).
 
     `nat_spec`: int64 (NAT_WORDS,), what the ct action that runs asks of NAT. `nat_key`: a flow key, scratch for tuples
     that are tried. `quotes`: int64 (N_QUOTES, QUOTE_WORDS), what translated quotes of ICMP errors have become (source,
@@ -348,3 +414,6 @@ class ConntrackArrays(NamedTuple):
     pools: np.ndarray
     pool_ports: np.ndarray
     pool_expiry: np.ndarray
+    expectations: np.ndarray
+    expected: np.ndarray
+    adjustments: np.ndarray

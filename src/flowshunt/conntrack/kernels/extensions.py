@@ -28,6 +28,7 @@ def new_ext(t: Any, row: Any) -> Any:
     e["helper"][ext] = 0
     e["adjust"][ext] = 0
     e["gauge"][ext] = 0
+    e["expected"][ext] = 0
     return ext
 
 

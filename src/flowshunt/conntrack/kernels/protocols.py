@@ -12,6 +12,7 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import tcp, tcp_linux
+from flowshunt.conntrack.kernels.adjust import own_ack
 from flowshunt.jit import kernel
 from flowshunt.packet.schema import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, W_FLAGS
 
@@ -91,10 +92,17 @@ def create(t: Any, row: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any
     return S.T_UDP_FIRST if proto == PROTO_UDP else S.T_OTHER_FIRST
 
 
+@kernel
+def _ack_of(t: Any, row: Any, d: Any, packets: Any, i: Any) -> Any:
+    """The acknowledgement of a segment in its peer's own numbers."""
+    ack = np.int64(packets["ack"][i])
+    return ack if t.conns["ext"][row] == 0 else own_ack(t, row, d, ack)
+
+
 @kernel(inline=False)
 def _linux_tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any, length: Any, check: Any) -> Any:
     return tcp_linux.update(
-        t.conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        t.conns, row, d, flags, np.int64(packets["seq"][i]), _ack_of(t, row, d, packets, i),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length, check,
         t.timeouts, _policy(t, row),
     )  # fmt: skip
@@ -130,7 +138,7 @@ def _tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any) -> A
     if t.state["linux"][0]:
         return _linux_tcp_update(t, row, d, packets, i, flags, length, check)
     return tcp.update(
-        t.conns, row, d, flags, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+        t.conns, row, d, flags, np.int64(packets["seq"][i]), _ack_of(t, row, d, packets, i),
         np.int64(packets["window"][i]), np.int64(packets["wscale"][i]), length, check,
     )  # fmt: skip
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.conntrack.kernels.adjust import free_adjustment
 from flowshunt.conntrack.kernels.buckets import remove
+from flowshunt.conntrack.kernels.expectations import drop_expectations_of
 from flowshunt.conntrack.kernels.extensions import release_ext
 from flowshunt.conntrack.kernels.pools import ENDED, SHORTENED, note_ports
 from flowshunt.conntrack.kernels.statistics import count, final_state
@@ -143,6 +145,14 @@ def take_row(t: Any, zone: Any) -> Any:
 
 
 @kernel(inline=False)
+def _end_ext(t: Any, row: Any) -> Any:
+    """A connection with an extension record ends: what it announced and all records of its own go with it."""
+    drop_expectations_of(t, row)
+    free_adjustment(t, np.int64(t.conns["ext"][row]) - 1)
+    release_ext(t, row)
+
+
+@kernel(inline=False)
 def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
     """End a connection: out of the table and its slot, announced, counted; the row's generation moves on."""
     emit_event(t, row, EVENT_DESTROYED, reason, 0, np.int64(t.conns["in_port"][row]), now)
@@ -150,7 +160,7 @@ def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
         note_ports(t, row, np.int64(ENDED))
     remove(t, row)
     if t.conns["ext"][row]:
-        release_ext(t, row)
+        _end_ext(t, row)
     _unlink(t, row)
     t.conns["flags"][row] = np.int64(t.conns["flags"][row]) & ~F_LIVE & 0xFF
     t.conns["generation"][row] = (np.int64(t.conns["generation"][row]) + 1) & 0xFFFFFFFF

@@ -10,6 +10,15 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels import protocols
 from flowshunt.conntrack.kernels.buckets import find, insert, suggest_row
+from flowshunt.conntrack.kernels.expectations import (
+    adopt,
+    attach_helper,
+    find_expectation,
+    helper_by_port,
+    parent_of,
+    related_state,
+    shown_state,
+)
 from flowshunt.conntrack.kernels.nat import NAT_BITS, bind, choose_reply, load_quote, translate, translate_error
 from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, prefetch_reply
 from flowshunt.conntrack.kernels.policies import take_admitted_row
@@ -45,6 +54,8 @@ HASHED = 4
 """`hashes[k]` and `candidates[k]` are the packet's, from the stages before."""
 NAT = 8
 """Packets are translated as their connection is; a new one gets the NAT that `nat_spec` asks for."""
+HELPER_SHIFT = 24
+"""From this bit on, the flags hold the helper that a new connection gets."""
 
 _QUERY = 0
 _ERROR = 1
@@ -105,11 +116,13 @@ def _original_ports(word: Any) -> Any:
 
 @kernel
 def write_fields(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> Any:
-    """Fill the ct fields of keys[k] from connection `row`."""
+    """Fill the ct fields of keys[k] from connection `row`; the original tuple is its parent's, while that lives."""
     c = t.conns
-    word = c["tuple"][row]
-    source_high, source_low = c["source"][row, 0], c["source"][row, 1]
-    destination_high, destination_low = c["destination"][row, 0], c["destination"][row, 1]
+    parent = parent_of(t, row)
+    first = row if parent < 0 else parent
+    word = c["tuple"][first]
+    source_high, source_low = c["source"][first, 0], c["source"][first, 1]
+    destination_high, destination_low = c["destination"][first, 0], c["destination"][first, 1]
     keys[k, W_PORT] = keys[k, W_PORT] & ~_U32 | np.int64(c["mark"][row])
     keys[k, W_CT] = zone << 48 | state << 32 | (word & 0xFF00) << 16
     keys[k, W_CT_SRC] = source_high
@@ -249,10 +262,27 @@ def _is_known(t: Any, k: Any) -> Any:
 
 
 @kernel
+def _extend(t: Any, row: Any, word: Any, flags: Any, expected: Any) -> Any:
+    """Give a new connection its parent or its helper, if it has any."""
+    if expected >= 0:
+        adopt(t, row, expected)
+    helper = (flags >> HELPER_SHIFT) & 0xFF
+    if helper == 0 and expected < 0 and t.state["helper_ports"][0, 0] != 0:
+        helper = helper_by_port(t, word)
+    if helper != 0:
+        attach_helper(t, row, helper)
+
+
+@kernel
 def _insert(
-    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, hashed: Any, word: Any, proto: Any, now: Any
+    t: Any, packets: Any, i: Any, keys: Any, k: Any, flags: Any, hashed: Any, word: Any, expected: Any, now: Any
 ) -> Any:
-    """Commit a new connection for the packet. Returns its row, or minus the counter of why there is no room."""
+    """Commit a new connection for the packet, the one of expectation `expected` if that is not -1.
+
+    Returns its row, or minus the counter of why there is no room.
+    """
+    zone = (word >> 16) & 0xFFFF
+    proto = (word >> 8) & 0xFF
     row = take_admitted_row(t, hashed, zone, _is_known(t, k), now)
     if row < 0:
         return row
@@ -276,6 +306,7 @@ def _insert(
     insert(t, hashed, row)
     _count(t, row, np.int64(0), packets, i, keys, k)
     count(t, zone, proto, np.int64(C.C_INSERTED))
+    _extend(t, row, word, flags, expected)
     emit_event(t, row, C.EVENT_CREATED, 0, 0, np.int64(packets["in_port"][i]), now)
     return row
 
@@ -288,6 +319,11 @@ def _track_new(
     if not protocols.valid_new(t, packets, i, keys, k, proto, word & KIND_ICMP):
         return _reject(t, keys, k, zone, protocols.why_not_new(t, keys, k, proto))
     state = np.int64(S.CS_NEW | S.CS_TRACKED)
+    expected = np.int64(-1)
+    if t.state["n_expected"][0] != 0:
+        expected = find_expectation(t, keys, k, word, now)
+        if expected >= 0:
+            state = related_state(t, state)
     if flags & COMMIT:
         nat = np.int64(UNCHANGED)
         t.state["nat_new"][0] = 0
@@ -295,7 +331,7 @@ def _track_new(
             nat = choose_reply(t, keys, k, word, hashed, now)
             if nat == EXHAUSTED:
                 return _reject(t, keys, k, zone, C.C_NAT_EXHAUSTED)
-        row = _insert(t, packets, i, keys, k, zone, hashed, word, proto, now)
+        row = _insert(t, packets, i, keys, k, flags, hashed, word, expected, now)
         if row < 0:
             return _refuse(t, keys, k, zone, -row)
         if nat != UNCHANGED:
@@ -306,6 +342,9 @@ def _track_new(
         count(t, zone, proto, np.int64(C.C_NEW))
         return _remember(t, keys, k, row, state, zone)
     count(t, zone, proto, np.int64(C.C_NEW))
+    if expected >= 0:
+        write_fields(t, keys, k, np.int64(t.expectations["parent_row"][expected]), state, zone)
+        return np.int64(-1)
     _write_state(keys, k, state, zone, np.int64(0))
     _write_own_tuple(keys, k)
     return np.int64(-1)
@@ -389,6 +428,8 @@ def _translate_met(t: Any, keys: Any, k: Any, row: Any, d: Any, result: Any) -> 
 @kernel
 def _accept(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any, now: Any) -> Any:
     count(t, zone, _protocol(keys, k), np.int64(C.C_FOUND))
+    if t.conns["ext"][row] != 0:
+        state = shown_state(t, row, state)
     _remember(t, keys, k, row, state, zone)
     if t.conns["flags"][row] & S.F_DYING:  # linux: this packet was its last
         destroy(t, row, C.REASON_CLOSED, now)
@@ -434,7 +475,7 @@ def _comes_back(t: Any, keys: Any, k: Any, zone: Any, flags: Any, now: Any) -> A
 def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, now_ms: Any) -> Any:
     """Send packet i of `packets`, parsed into keys[k], through the tracker in `zone`.
 
-    `flags`: COMMIT, FORCE, HASHED, NAT. `now_ms`: the packet's time (see `rows.advance`).
+    `flags`: COMMIT, FORCE, HASHED, NAT, a helper << HELPER_SHIFT. `now_ms`: the packet's time (see `rows.advance`).
     Sets the ct fields of keys[k], and with NAT what is translated. Returns the connection's row, or -1 (new and not
     committed, invalid). There must be room for EVENTS_PER_TRACK events. A packet that comes back to the zone where it
     was tracked last keeps its state, as in Open vSwitch and Linux.
