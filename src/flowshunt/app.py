@@ -6,11 +6,12 @@ The only module that names concrete classes of all layers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.helpers.inspector import Inspector
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.rules import FlowStatistics
@@ -43,9 +44,12 @@ class Switch:
         max_connections: int = DEFAULT_CAPACITY,
         batch_size: int = BATCH_MAX,
         seed: int | None = None,
+        helpers: Iterable[str] = (),
     ) -> None:
         """Make a switch without ports and flows; its tracker takes the arguments (see `Tracker`).
 
+        `helpers` (`ftp`, `tftp`) are those that new connections to their well-known ports get by themselves; flows
+        attach them with ct(commit,alg=...) in any case.
         `batch_size` (1 to 256) is how many packets are worked on at a time; it changes speed, never results.
         """
         self.tracker = Tracker(
@@ -57,6 +61,8 @@ class Switch:
             seed=seed,
         )
         self.datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler())
+        self._inspector = Inspector(self.tracker, by_port=helpers)
+        self.datapath.inspect_with(self._inspector)
         self._ports: dict[str, int] = {}
 
     @property
@@ -140,8 +146,8 @@ class Switch:
         return self.datapath.flows()
 
     def statistics(self) -> dict[str, int]:
-        """Counters of the datapath by name: packets by fate and verdict, frames out, lookups, learning."""
-        return self.datapath.statistics()
+        """Counters of the datapath by name: packets by fate and verdict, frames out, lookups, learning, helpers."""
+        return self.datapath.statistics() | self._inspector.statistics()
 
 
 def _in_a_table(flow: Flow) -> Flow:

@@ -12,6 +12,8 @@ from socket import AF_INET6, inet_ntop
 
 from flowshunt.conntrack.states import PEER_NAMES
 
+Address = IPv4Address | IPv6Address
+
 PROTOCOL_NAMES = {
     1: "icmp",
     2: "igmp",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack import states as S
-from flowshunt.conntrack.connection import Connection, Tuple, combined_tcp_state
+from flowshunt.conntrack.connection import Address, Connection, Tuple, combined_tcp_state
+from flowshunt.conntrack.schema import NO_PARENT
 from flowshunt.packet.schema import KEY_WORDS, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, W_NW_DST, W_NW_SRC
 
 _KIND_IPV6 = 0x80
@@ -22,7 +23,9 @@ _ICMPV6_TYPES = {2: 128, 3: 129}
 _NAT_NAMES = (None, "src", "dst")
 
 
-def _address(high: int, low: int, is_ipv6: bool) -> IPv4Address | IPv6Address:
+def address_of(halves: Any, is_ipv6: bool) -> Address:
+    """The address whose 128-bit form is a pair of int64."""
+    high, low = int(halves[0]), int(halves[1])
     return IPv6Address((high & _MASK64) << 64 | low & _MASK64) if is_ipv6 else IPv4Address(low & 0xFFFFFFFF)
 
 
@@ -30,8 +33,8 @@ def tuples(source: Any, destination: Any, word: int) -> tuple[Tuple, Tuple]:
     """Original and reply tuple of a record's `source`, `destination` (pairs of int64) and tuple word."""
     is_ipv6 = bool(word & _KIND_IPV6)
     protocol, kind = (word >> 8) & 0xFF, word & _KIND_ICMP
-    a = _address(int(source[0]), int(source[1]), is_ipv6)
-    b = _address(int(destination[0]), int(destination[1]), is_ipv6)
+    a = address_of(source, is_ipv6)
+    b = address_of(destination, is_ipv6)
     if protocol in (PROTO_ICMP, PROTO_ICMPV6):
         types = _ICMP_TYPES if protocol == PROTO_ICMP else _ICMPV6_TYPES
         identifier = (word >> 48) & 0xFFFF
@@ -43,10 +46,10 @@ def tuples(source: Any, destination: Any, word: int) -> tuple[Tuple, Tuple]:
     return Tuple(a, b, *ports), Tuple(b, a, *reversed(ports))
 
 
-def connection(record: Any, ext: Any, row: int, now_ms: int, linux: bool) -> Connection:
+def connection(record: Any, ext: Any, parent: Any, row: int, now_ms: int, linux: bool) -> Connection:
     """The snapshot of one CONNECTION record, `timeout_ms` counted from `now_ms`.
 
-    `ext`: its EXT record; anything when it has none.
+    `ext`: its EXT record, `parent`: the CONNECTION record at its parent's row; anything when it has none.
     """
     word = int(record["tuple"]) & _MASK64
     original, reply = tuples(record["source"], record["destination"], word)
@@ -94,15 +97,27 @@ def connection(record: Any, ext: Any, row: int, now_ms: int, linux: bool) -> Con
         wscale=wscale,
         liberal=liberal,
         nat=_NAT_NAMES[int(ext["nat"])] if record["ext"] else None,
+        helper=(S.HELPER_NAMES[int(ext["helper"])] or None) if record["ext"] else None,
+        **_parent(record, ext, parent),
     )
 
 
+def _parent(record: Any, ext: Any, parent: Any) -> dict[str, Any]:
+    """What a snapshot says of the connection that announced it, while that lives."""
+    row = int(ext["parent_row"])
+    if not record["ext"] or row == NO_PARENT or int(parent["generation"]) != int(ext["parent_generation"]):
+        return {}
+    word = int(parent["tuple"]) & _MASK64
+    original, _ = tuples(parent["source"], parent["destination"], word)
+    return {"parent": row, "parent_tuple": original, "parent_protocol": (word >> 8) & 0xFF}
+
+
 def connections(
-    records: np.ndarray, exts: np.ndarray, rows: np.ndarray, now_ms: int, linux: bool
+    records: np.ndarray, exts: np.ndarray, parents: np.ndarray, rows: np.ndarray, now_ms: int, linux: bool
 ) -> Iterator[Connection]:
-    """Snapshots of CONNECTION records (n,) with EXT records (n,), whose row numbers are `rows` (n,)."""
-    for record, ext, row in zip(records, exts, rows, strict=True):
-        yield connection(record, ext, int(row), now_ms, linux)
+    """Snapshots of CONNECTION records (n,) with EXT records and parents (n,), whose row numbers are `rows` (n,)."""
+    for record, ext, parent, row in zip(records, exts, parents, rows, strict=True):
+        yield connection(record, ext, parent, int(row), now_ms, linux)
 
 
 def key_of(wanted: Tuple, protocol: int, zone: int) -> tuple[np.ndarray, int]:

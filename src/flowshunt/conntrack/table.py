@@ -12,6 +12,7 @@ from flowshunt.base.log import logger
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.arrays import make_arrays
 from flowshunt.conntrack.connection import Connection, Tuple
+from flowshunt.conntrack.expectations import Expectation, expectations
 from flowshunt.conntrack.kernels import entry
 from flowshunt.conntrack.kernels.step import COMMIT, FORCE, NAT
 from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_slot
@@ -124,6 +125,7 @@ class Tracker(Policies, Statistics):
         `nat`: connections that are committed get this NAT, and ct_state says which packets are translated; the frames
         themselves are left alone (a switch with rules rewrites them). Returns ct_state as uint16 (n,). Raises
         UsageError for a zone outside `[0, 65536)`. Observers are called when the events fill up and at the end.
+        Helpers see no packets here: they belong to the datapath, where a packet can wait and be changed.
         """
         check_zone(zone)
         self.refuse_observers()
@@ -175,7 +177,11 @@ class Tracker(Policies, Statistics):
     def _snapshots(self, records: np.ndarray, rows: np.ndarray, now_ms: int) -> Iterator[Connection]:
         """Snapshots of records that have just been read; their extensions are copied before the first is handed out."""
         exts = self.arrays.exts[np.maximum(records["ext"].astype(np.int64), 1) - 1]
-        return connections(records, exts, rows, now_ms, self.profile == "linux")
+        known = (records["ext"] != 0) & (exts["parent_row"] != C.NO_PARENT)
+        parents = records
+        if known.any():
+            parents = self.arrays.conns[np.where(known, exts["parent_row"], 0)]
+        return connections(records, exts, parents, rows, now_ms, self.profile == "linux")
 
     def _slices(self, now_ms: int, zone: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Records and row numbers of the connections that live at `now_ms`, valid until the next slice."""
@@ -208,6 +214,10 @@ class Tracker(Policies, Statistics):
         address that is not in use any more may move there.
         """
         return usage(self.arrays.gauges)
+
+    def expectations(self, now_ms: int | None = None) -> Iterator[Expectation]:
+        """Snapshots of the connections that helpers await at `now_ms` (default: the latest time seen), oldest first."""
+        yield from expectations(self.arrays, self.now_ms if now_ms is None else now_ms)
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -382,5 +392,10 @@ class Tracker(Policies, Statistics):
                         self._tell(destructor, int(value))
 
     def statistics(self) -> dict[str, int]:
-        """Counters by name since the tracker was made, and `connections`, those in the table; sums over all zones."""
-        return {"connections": len(self), **self.counters(), "observer-errors": self._n_failed_observers}
+        """Counters by name since the tracker was made; sums over all zones.
+
+        And what there is now: `connections`, those in the table, and `expectations`.
+        """
+        expected = int(self.arrays.state["n_expected"][0])
+        rest = {"expectations": expected, "observer-errors": self._n_failed_observers}
+        return {"connections": len(self), **self.counters(), **rest}

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.kernels.nat import NAT_BITS
-from flowshunt.conntrack.kernels.step import COMMIT, FORCE, HASHED, NAT, forget, set_label, set_mark, track
+from flowshunt.conntrack.kernels.step import COMMIT, FORCE, HASHED, HELPER_SHIFT, NAT, forget, set_label, set_mark, track
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.fields import change, decrement_ttl, read_place
+from flowshunt.datapath.helping import attend, concerns_helper
 from flowshunt.datapath.output import count_sent, output
 from flowshunt.datapath.program import (
     CT_COMMIT,
@@ -89,6 +90,7 @@ def _begin(w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
     m["fate"][0] = FATE_ACTION
     m["dirty"][0] = 0
     m["own"][0] = 0
+    m["helped"][0] = 0
     m["tx_start"][0] = o.sent[0]
     m["size_start"][0] = o.sent[1]
     m["tx_mark"][0] = o.sent[0]
@@ -281,14 +283,25 @@ def _track(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any)
         | (FORCE if flags & CT_FORCE else 0)
         | (HASHED if w.machine["dirty"][0] == 0 else 0)
         | nat
+        | ((instruction >> 24) & 0xFF) << HELPER_SHIFT
     )
     row = track(t, b.data, b.packets, i, w.keys, 0, zone, np.int64(how), w.machine["now_ms"][0])
     if nat and (w.keys[0, W_CT] >> 32) & NAT_BITS:
         w.machine["dirty"][0] = 1
     if flags & CT_EXEC and flags & CT_COMMIT and row >= 0:
         _commit_fields(w, c, t, pc, row, mark, high, low)
+    w.machine["row"][0] = row
     o.ct_state[packet] = (w.keys[0, W_CT] >> 32) & 0xFFFF
     o.counters[N_TRACKED] += 1
+
+
+@kernel(inline=False)
+def _help(w: Any, t: Any, b: Any, i: Any, own: Any, row: Any, instruction: Any) -> Any:
+    """After a ct action took the packet into connection `row`: whether to punt it to a helper."""
+    translated = (instruction >> 8) & CT_NAT != 0
+    if concerns_helper(w, t, b, i, row, translated) and substitute(w, b, i, own):
+        return attend(w, t, own, row, translated)
+    return False
 
 
 @kernel
@@ -413,6 +426,14 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, b: Any, i: Any,
                     target, sp = _ct(w, c, o, t, b, i, packet, pc, table, depth, sp)
                     depth += 1 if target >= 0 else 0
                     pc += CT_WORDS + (instruction >> 32)
+                    row = w.machine["row"][0]
+                    if row >= 0 and t.conns["ext"][row]:
+                        if _help(w, t, b, i, own, row, instruction):
+                            _suspend(w, o, t, pc, table, depth, sp, target)
+                            return
+                        if w.machine["own"][0]:
+                            b = own
+                            i = np.int64(0)
             elif op == OP_CT_CLEAR:
                 _clear_ct(w.keys, np.int64(0))
                 forget(t, 0)

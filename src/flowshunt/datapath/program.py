@@ -60,6 +60,8 @@ GUARDS = ("none", "ipv4", "ipv6", "ip", "arp", "ports", "icmp", "icmpv6", "nd", 
 
 PUNT_ACTION = 0
 """Reason of a punt that an action asks for."""
+PUNT_HELPER = 1
+"""Reason of a punt to the helper of a connection."""
 
 W_SCRATCH = 31
 """A word of the key that belongs to no field: values that lie across two words are put together there."""

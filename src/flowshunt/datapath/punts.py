@@ -8,21 +8,26 @@ from typing import NamedTuple
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.states import CS_INVALID, CS_TRACKED
 from flowshunt.datapath.schema import OWN_SIZE, PacketArrays
 from flowshunt.packet.parse import parse_batch
+from flowshunt.packet.schema import W_CT
 
 
 class Punt(NamedTuple):
     """A packet that waits for its handler.
 
     `reason`: program.PUNT_*. `argument`: what the action said. `own`: the packet, with its headers as they came.
-    `key`: int64 (KEY_WORDS,), the packet's key as the tables left it; a handler may change it.
+    `key`: int64 (KEY_WORDS,), the packet's key as the tables left it; a handler may change it. `tracked`: TRACKED, the
+    connection that the packet was tracked in last. `doubts`: see `invalidate`.
     """
 
     reason: int
     argument: int
     own: PacketArrays
     key: np.ndarray
+    tracked: np.void
+    doubts: list[bool]
 
     @property
     def frame(self) -> bytes:
@@ -40,6 +45,12 @@ class Punt(NamedTuple):
         data[: len(frame)] = np.frombuffer(frame, np.uint8)
         packets["length"][0] = packets["wire_length"][0] = len(frame)
         parse_batch(data, packets, original, 1)
+
+    def invalidate(self) -> None:
+        """Add inv to the packet's ct_state, where it has any."""
+        self.doubts.append(True)
+        if int(self.key[W_CT]) >> 32 & CS_TRACKED:
+            self.key[W_CT] |= CS_INVALID << 32
 
 
 Handler = Callable[[Punt], None]

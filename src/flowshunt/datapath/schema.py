@@ -271,6 +271,8 @@ MACHINE = np.dtype(
         ("depth", np.int64),
         ("frames", np.int64),
         ("target", np.int64),
+        ("row", np.int64),  # connection that the last ct action found or made; -1: none
+        ("helped", np.int64),  # connection + 1 that the packet was shown to the helper of << 1 | translated
     ]
 )
 """Registers of the interpreter that few instructions touch, and the others while a packet is punted."""

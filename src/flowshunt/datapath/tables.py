@@ -10,11 +10,13 @@ import numpy as np
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.conntrack.schema import BATCH_MAX
+from flowshunt.conntrack.states import CS_INVALID
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.inspection import Consultation, Inspector
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
 from flowshunt.datapath.ports import Ports
-from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
 from flowshunt.datapath.rules import FlowStatistics, Rules, TableStatistics
 from flowshunt.packet.schema import VERDICTS, Batch
@@ -192,7 +194,7 @@ class Datapath:
             if self.tracker.arrays.state["n_events"][0]:
                 self.tracker.drain()
             if self._work.machine["punt"][0] == D.PUNT_WAITING:
-                self._answer()
+                self._answer(done)
             elif done < n:
                 self._make_room()
         output = self._output
@@ -206,10 +208,15 @@ class Datapath:
         """
         self._handlers[reason] = handler
 
-    def _answer(self) -> None:
-        """Ask the handler of the packet that waits."""
-        machine = self._work.machine[0]
-        punt = Punt(int(machine["reason"]), int(machine["argument"]), self._own, self._work.keys[0])
+    def inspect_with(self, inspector: Inspector) -> None:
+        """Have `inspector` see the payload of packets of connections with a helper."""
+        self.handle_punts(PUNT_HELPER, Consultation(inspector))
+
+    def _answer(self, packet: int) -> None:
+        """Ask the handler of the packet that waits, whose index in the batch is `packet`."""
+        machine, work = self._work.machine[0], self._work
+        doubts: list[bool] = []
+        punt = Punt(int(machine["reason"]), int(machine["argument"]), self._own, work.keys[0], work.tracked[0], doubts)
         handler = self._handlers.get(punt.reason)
         try:
             if handler is not None:
@@ -218,6 +225,8 @@ class Datapath:
             self._n_failed_handlers += 1
             _log.exception("a handler of punted packets failed")
         finally:
+            if doubts:
+                self._output.ct_state[packet] |= CS_INVALID
             self._work.machine["punt"] = D.PUNT_ANSWERED
 
     def _make_room(self) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, Protocol
 
-Address = IPv4Address | IPv6Address
+from flowshunt.conntrack.connection import Address
 
 
 class Announcement(NamedTuple):

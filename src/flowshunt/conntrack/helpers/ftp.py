@@ -10,7 +10,8 @@ import re
 from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-from flowshunt.conntrack.helpers.api import NOTHING, Address, Announcement, Findings, Helper
+from flowshunt.conntrack.connection import Address
+from flowshunt.conntrack.helpers.api import NOTHING, Announcement, Findings, Helper
 from flowshunt.conntrack.helpers.lines import Lines
 from flowshunt.conntrack.states import HELPER_NAMES
 from flowshunt.packet.schema import PROTO_TCP

@@ -247,6 +247,8 @@ def adopt(t: Any, row: Any, place: Any) -> Any:
     x = t.expectations
     c = t.conns
     parent = np.int64(x["parent_row"][place])
+    if x["parent_generation"][place] != c["generation"][parent]:
+        return  # it had to make room for this one
     ext = take_ext(t, row)
     t.exts["parent_row"][ext] = parent
     t.exts["parent_generation"][ext] = x["parent_generation"][place]
