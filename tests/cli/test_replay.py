@@ -186,6 +186,18 @@ def test_sequence_numbers_can_be_taken_as_good() -> None:
     assert tuple(run["counters"]["tracker.invalid-tcp-sequence"] for run in (strict, loose)) == (1, 0)
 
 
+@needs_captures
+def test_helpers_by_port_relate_data_connections_to_their_control_connection() -> None:
+    capture = CAPTURES / "zeek-ftp-ipv4.pcap"
+    document = json.loads(replay(capture, "--json", "-", "--quiet", "--helpers").out)
+    control = next(c for c in document["connections"] if c["original"]["destination_port"] == 21)
+    others = [c for c in document["connections"] if c is not control]
+    assert (control["helper"], control["parent"]) == ("ftp", None)
+    assert [(c["helper"], c["parent"]) for c in others] == [(None, control["id"])] * 4
+    assert "est|rel|rpl|trk" in replay(capture, "--states", "-", "--helpers").out
+    assert "rel" not in replay(capture, "--states", "-").out
+
+
 def test_what_leaves_each_port_is_written(talk: str, tmp_path: Path) -> None:
     other = tmp_path / "in.pcapng"
     run = replay(talk, "--write", tmp_path / "out", "--write-port", f"inside={other}", "--quiet")

@@ -94,6 +94,9 @@ NoChecksum = Annotated[bool, _option(_SWITCH, "Take all checksums as good.", "--
 NoSequenceCheck = Annotated[
     bool, _option(_SWITCH, "Take TCP packets outside their window as good.", "--no-sequence-check")
 ]
+Helpers = Annotated[
+    bool, _option(_SWITCH, "Attach the FTP and TFTP helpers to new connections to ports 21 and 69.", "--helpers")
+]
 MaxConnections = Annotated[int, _option(_SWITCH, "Size limit of the connection table.", metavar="N", min=1)]
 BatchSize = Annotated[
     int,

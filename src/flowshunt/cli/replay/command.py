@@ -22,6 +22,7 @@ from flowshunt.cli.replay.run import Consumer, Ending, Interrupts, Outcome, run
 from flowshunt.cli.replay.sources import MergedSource, SidedSource, open_merged, open_sided
 from flowshunt.cli.replay.tally import Tally
 from flowshunt.cli.terminal import reading, show
+from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.ports.api import CaptureError
 from flowshunt.ports.capture.sides import NETWORKS_GIVEN
 from flowshunt.rules.openflow.errors import FlowSyntaxError
@@ -80,6 +81,7 @@ def make_switch(options: ReplayOptions) -> Switch:
         check_sequence=options.check_sequence,
         max_connections=options.max_connections,
         batch_size=options.batch_size,
+        helpers=BY_NAME if options.helpers else (),
     )
     for name in [port.name for port in options.ports] or options.sides:
         switch.add_port(name)

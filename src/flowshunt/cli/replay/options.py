@@ -59,6 +59,8 @@ class ReplayOptions:
     profile: Profile = Profile.DEFAULT
     check_checksums: bool = True
     check_sequence: bool = True
+    helpers: bool = False
+    """Attach helpers to new connections to their well-known ports."""
     batch_size: int = 256
     max_connections: int = 3_000_000
     limit: int | None = None
