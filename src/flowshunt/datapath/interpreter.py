@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.kernels.nat import NAT_BITS
-from flowshunt.conntrack.kernels.step import COMMIT, FORCE, HASHED, HELPER_SHIFT, NAT, forget, set_label, set_mark, track
+from flowshunt.conntrack.kernels.step import (
+    COMMIT,
+    FORCE,
+    HASHED,
+    HELPER_SHIFT,
+    NAT,
+    forget,
+    set_label,
+    set_mark,
+    track,
+)
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.fields import change, decrement_ttl, read_place

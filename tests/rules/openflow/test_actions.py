@@ -233,6 +233,8 @@ def test_names_of_tables() -> None:
 
 def test_a_helper_is_named_where_its_protocol_is_matched() -> None:
     ftp = parse_flow("tcp6,actions=ct(alg=ftp,commit,zone=9,exec(set_field:5->ct_mark))")
-    assert ftp.actions == (Ct(True, False, 9, None, (SetField(Subfield("ct_mark", 0, 32), 5, 0xFFFFFFFF),), None, "ftp"),)
+    assert ftp.actions == (
+        Ct(True, False, 9, None, (SetField(Subfield("ct_mark", 0, 32), 5, 0xFFFFFFFF),), None, "ftp"),
+    )
     assert format_flow(ftp).endswith("actions=ct(commit,zone=9,exec(load:0x5->NXM_NX_CT_MARK[]),alg=ftp)")
     assert parse_flow("udp,actions=ct(alg=tftp)").actions == (Ct(alg="tftp"),)

@@ -228,3 +228,16 @@ def choose(t: Any, keys: Any, k: Any, word: Any, hashed: Any, now: Any) -> Any:
     if has_address:
         _put_address(t, place, offset)
     return np.int64(EXHAUSTED)
+
+
+@kernel(inline=False)
+def choose_like(t: Any, wanted: Any, hashed: Any, now: Any) -> Any:
+    """A free reply tuple with the addresses in `nat_key` and the ports of `wanted`, but for the client's if need be.
+
+    Returns its tuple word, or EXHAUSTED.
+    """
+    t.state["nat_destroyed"][0] = 0
+    if _is_free(t, wanted, now):
+        return wanted
+    drawn = mix(hashed ^ t.state["key"][0, 1], t.state["key"][0, 2])
+    return _other_source_port(t, wanted, drawn, now)

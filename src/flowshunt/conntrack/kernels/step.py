@@ -19,6 +19,7 @@ from flowshunt.conntrack.kernels.expectations import (
     related_state,
     shown_state,
 )
+from flowshunt.conntrack.kernels.expected_nat import choose_expected
 from flowshunt.conntrack.kernels.nat import NAT_BITS, bind, choose_reply, load_quote, translate, translate_error
 from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, prefetch_reply
 from flowshunt.conntrack.kernels.policies import take_admitted_row
@@ -328,7 +329,10 @@ def _track_new(
         nat = np.int64(UNCHANGED)
         t.state["nat_new"][0] = 0
         if flags & NAT:
-            nat = choose_reply(t, keys, k, word, hashed, now)
+            if expected >= 0:
+                nat = choose_expected(t, keys, k, word, expected, hashed, now)
+            else:
+                nat = choose_reply(t, keys, k, word, hashed, now)
             if nat == EXHAUSTED:
                 return _reject(t, keys, k, zone, C.C_NAT_EXHAUSTED)
         row = _insert(t, packets, i, keys, k, flags, hashed, word, expected, now)
