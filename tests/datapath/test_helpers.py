@@ -41,19 +41,31 @@ class Net:
         self.switch.add_flows(flows)
         self.time_ms = 1_000_000
         self.state = ""
+        self.log: list[tuple[bytes, int, int, str, bytes | None]] = []
+        """What came in: frame, port and time; and what came of it: state, and frame."""
 
     def pass_on(self, frame: bytes | Packet, in_port: int) -> bytes | None:
         """Send a frame in; what comes out at the other port, or None."""
         self.time_ms += 1
-        batch = batch_of([frame], in_port=in_port, time_ns=self.time_ms * 1_000_000)
+        content = frame.bytes() if isinstance(frame, Packet) else frame
+        self.state, out = self.process([(content, in_port, self.time_ms)])[0]
+        self.log.append((content, in_port, self.time_ms, self.state, out))
+        return out
+
+    def process(self, packets: list[tuple[bytes, int, int]]) -> list[tuple[str, bytes | None]]:
+        """Send frames in as one batch; the state of each, and what came out of it at the other port."""
+        batch = batch_of([frame for frame, _, _ in packets])
+        batch.packets["in_port"] = [in_port for _, in_port, _ in packets]
+        batch.packets["time_ns"] = [time_ms * 1_000_000 for _, _, time_ms in packets]
         result = self.switch.process(batch)
-        self.state = ct_state_text(int(result.ct_state[0]))
-        assert len(result.tx) <= 1
+        outs: list[bytes | None] = [None] * len(packets)
         for sent in result.tx:
-            assert int(sent["port"]) == 3 - in_port
+            packet = int(sent["packet"])
+            assert outs[packet] is None
+            assert int(sent["port"]) == 3 - packets[packet][1]
             source = batch.data if sent["source"] == SOURCE_BATCH else result.tx_data
-            return source[sent["data"] : sent["data"] + sent["length"]].tobytes()
-        return None
+            outs[packet] = source[sent["data"] : sent["data"] + sent["length"]].tobytes()
+        return [(ct_state_text(int(state)), out) for state, out in zip(result.ct_state, outs, strict=True)]
 
     def send(self, sender: Host, receiver: Host, in_port: int, payload: bytes = b"", **rest: object) -> None:
         """One segment from host to host, which must arrive."""
@@ -225,6 +237,13 @@ def test_commands_that_cannot_be_meant_are_invalid_and_open_nothing(text: bytes)
     assert net.state == "est|inv|trk"
     assert list(net.switch.tracker.expectations()) == []
     assert net.count("helper.foreign-address") + net.count("helper.malformed") == 1
+
+
+def test_the_address_of_passive_mode_means_nothing_over_ipv6() -> None:
+    ftp = Ftp(Net(), CLIENT6, SERVER6)
+    ftp.say(b"227 Entering Passive Mode (0,0,0,0,19,137)\r\n")
+    assert ftp.net.state == "est|rpl|trk"
+    assert list(ftp.net.switch.tracker.expectations()) == []
 
 
 def test_each_side_says_only_what_is_its_to_say() -> None:

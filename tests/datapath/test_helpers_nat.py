@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -176,6 +179,59 @@ def test_a_data_connection_works_through_nat(family: int, how: str, case: str, p
         assert "inv" not in ftp.net.state
     related = [c for c in ftp.net.switch.tracker.connections() if c.parent is not None]
     assert len(related) == 3 * (2 if case == "both" else 1)
+
+
+def busy(case: str) -> Ftp:
+    """A connection on which much was announced and transferred."""
+    ftp = Ftp(4, case)
+    for n, how in enumerate(("PORT", "EPRT", "PASV", "EPSV") * 2):
+        port = 5001 + 6000 * n
+        transfer(ftp, how, announce(ftp, how, port), port, 2000 + n)
+        seq = ftp.client.next_seq
+        ftp.ask(b"NOOP\r\n")
+        ftp.ask(b"NOOP\r\n", seq=seq)
+    return ftp
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("batch_size", [1, 32, 256])
+def test_the_batch_size_changes_nothing(case: str, batch_size: int) -> None:
+    ftp = busy(case)
+    again = Net(flows_of(ftp.ends), batch_size=batch_size)
+    log = ftp.net.log
+    assert len(log) > 120
+    found = again.process([(frame, in_port, time_ms) for frame, in_port, time_ms, _, _ in log])
+    assert found == [(state, out) for _, _, _, state, out in log]
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark to read what leaves (Debian: tshark)")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("side", [1, 2])
+def test_tshark_finds_nothing_wrong_with_what_each_side_sees(case: str, side: int, tmp_path: Path) -> None:
+    """Checksums, and streams without gaps, retransmissions other than the ones sent, or strange acknowledgements."""
+    ftp = busy(case)
+    path = tmp_path / "side.pcap"
+    with open(path, "wb") as capture:
+        capture.write(struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for frame, in_port, time_ms, _, out in ftp.net.log:
+            seen = frame if in_port == side else out
+            assert seen is not None
+            capture.write(struct.pack("<IIII", time_ms // 1000, time_ms % 1000 * 1000, len(seen), len(seen)) + seen)
+    checks = [part for name in ("ip", "tcp") for part in ("-o", f"{name}.check_checksum:TRUE")]
+    wrong = (
+        "ip.checksum.status==0 || tcp.checksum.status==0 || tcp.analysis.lost_segment || tcp.analysis.ack_lost_segment"
+        " || tcp.analysis.out_of_order || tcp.analysis.window_full || _ws.malformed"
+    )
+    command = ["tshark", "-r", str(path), *checks, "-T", "fields", "-e", "frame.number", "-Y"]
+    bad = subprocess.run([*command, wrong], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert bad.split() == []
+    again = subprocess.run(
+        [*command, "tcp.analysis.retransmission || tcp.analysis.spurious_retransmission"],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    assert len(again.split()) == 8
+    data = subprocess.run([*command, "ftp-data"], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert len(data.split()) >= 24, "tshark follows PORT and PASV the announcements to the data connections"
 
 
 def test_listings_show_the_tuples_of_a_translated_data_connection() -> None:

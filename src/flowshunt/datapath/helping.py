@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack.kernels.adjust import adjust_segment
-from flowshunt.conntrack.states import CS_REPLY
+from flowshunt.conntrack.states import CS_INVALID, CS_REPLY
 from flowshunt.datapath.program import PUNT_HELPER
 from flowshunt.jit import kernel
 from flowshunt.packet.schema import PROTO_TCP, VERDICT_OK, W_FLAGS, W_L4
@@ -27,6 +27,8 @@ def concerns_helper(w: Any, t: Any, b: Any, i: Any, row: Any, translated: Any) -
     if t.exts["helper"][ext] == 0 and (t.exts["adjust"][ext] == 0 or not translated):
         return False
     if w.machine["helped"][0] >> 1 == row + 1 and (w.machine["helped"][0] & 1 or not translated):
+        return False
+    if np.int64(t.tracked["state"][0]) & CS_INVALID:
         return False
     proto = (w.keys[0, W_L4] >> 24) & 0xFF  # of an ICMP error it is not the connection's
     if proto != (t.conns["tuple"][row] >> 8) & 0xFF or b.packets["verdict"][i] != VERDICT_OK:

@@ -30,6 +30,12 @@ TIMEOUT_MS = 300_000
 MOST_PER_PARENT = 8
 """Profile default. Open vSwitch has no bound, Linux allows one."""
 MAX_SESSIONS = 1 << 14
+_FOREIGN = -1
+_REFUSED = -2
+_IGNORED = -3
+"""What `_expect` says of an address that is somebody else's, of an expectation that the tracker would not take, and of
+an IPv4 address on an IPv6 connection: servers that know no better send such, and clients take the port alone.
+"""
 _PORT_TRIES = 128
 _CHOICES = 8
 _KIND_IPV6 = 0x80
@@ -145,7 +151,7 @@ class Inspector:
             place = (seq + found.start) & _U32 if found.start >= 0 else None
             port = self._expect(row, generation, direction, found, watched.choices, place)
             if port < 0:
-                invalid = invalid or mangles or port == _FOREIGN
+                invalid = invalid or port == _FOREIGN or (mangles and port == _REFUSED)
                 continue
             if mangles and found.spell is not None and not self._edit(row, direction, found, port, edits):
                 invalid = True
@@ -210,12 +216,14 @@ class Inspector:
         choices: OrderedDict[int, int],
         place: int | None,
     ) -> int:
-        """Expect what was announced. Returns the port that the peer is to be told, _FOREIGN, or _REFUSED.
+        """Expect what was announced. Returns the port that the peer is to be told, _FOREIGN, _REFUSED or _IGNORED.
 
         Through NAT the sender's port is kept where that is free, and the next ones are tried; what is sent again gets
         what it got.
         """
         own, seen = self._side(row, direction), self._side(row, 1 - direction)
+        if found.address is not None and found.address.version < own.source.version:
+            return _IGNORED
         if found.address is not None and found.address not in (own.source, seen.destination):
             self._counts["helper.foreign-address"] += 1
             return _FOREIGN
@@ -281,10 +289,6 @@ class Inspector:
             return Verdict(None, True)
         self._counts["helper.rewritten"] += len(edits)
         return Verdict(changed, invalid)
-
-
-_FOREIGN = -1
-_REFUSED = -2
 
 
 def _ports_from(first: int) -> Iterable[int]:

@@ -262,15 +262,13 @@ def adopt(t: Any, row: Any, place: Any) -> Any:
     _count(t, place, np.int64(C.C_EXPECTED))
 
 
-@kernel
-def parent_of(t: Any, row: Any) -> Any:
-    """Row of the living connection that announced this one, or -1."""
-    if t.conns["ext"][row] == 0:
-        return np.int64(-1)
+@kernel(inline=False)
+def shown_origin(t: Any, row: Any) -> Any:
+    """Row whose original tuple packets of `row` show, which has an extension record: its living parent, or itself."""
     ext = np.int64(t.conns["ext"][row]) - 1
     parent = np.int64(t.exts["parent_row"][ext])
     if parent == C.NO_PARENT or t.exts["parent_generation"][ext] != t.conns["generation"][parent]:
-        return np.int64(-1)
+        return row
     return parent
 
 

@@ -15,8 +15,8 @@ from flowshunt.conntrack.kernels.expectations import (
     attach_helper,
     find_expectation,
     helper_by_port,
-    parent_of,
     related_state,
+    shown_origin,
     shown_state,
 )
 from flowshunt.conntrack.kernels.expected_nat import choose_expected
@@ -117,10 +117,9 @@ def _original_ports(word: Any) -> Any:
 
 @kernel
 def write_fields(t: Any, keys: Any, k: Any, row: Any, state: Any, zone: Any) -> Any:
-    """Fill the ct fields of keys[k] from connection `row`; the original tuple is its parent's, while that lives."""
+    """Fill the ct fields of keys[k] from connection `row`; the original tuple is that of its parent, if it has one."""
     c = t.conns
-    parent = parent_of(t, row)
-    first = row if parent < 0 else parent
+    first = shown_origin(t, row) if c["ext"][row] else row
     word = c["tuple"][first]
     source_high, source_low = c["source"][first, 0], c["source"][first, 1]
     destination_high, destination_low = c["destination"][first, 0], c["destination"][first, 1]
