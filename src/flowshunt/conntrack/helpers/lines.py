@@ -13,7 +13,7 @@ MAX_LINE = 512
 """Bytes of a line, its end included; longer ones are passed over. RFC 959 sets no limit, announcements need few."""
 _STARTS = 8
 _EARLY_SEGMENTS = 4
-_EARLY_BYTES = 2048
+_EARLY_BYTES = 4096
 _U32 = 0xFFFFFFFF
 _HALF = 1 << 31
 
@@ -110,7 +110,8 @@ class Lines:
 
     def _keep(self, seq: int, data: bytes) -> list[Line]:
         """A segment that is early. When too many are, what is missing is given up: reading begins at the next line."""
-        if len(self._early) < _EARLY_SEGMENTS and len(data) <= _EARLY_BYTES:
+        held = sum(map(len, self._early.values()))
+        if len(self._early) < _EARLY_SEGMENTS and held + len(data) <= _EARLY_BYTES:
             self._early.setdefault(seq, data)
             return []
         waiting = sorted([*self._early.items(), (seq, data)], key=lambda early: _distance(early[0], seq))
