@@ -297,6 +297,8 @@ def test_a_command_in_pieces_can_not_be_translated_until_it_comes_whole() -> Non
     seq = ftp.client.next_seq
     assert ftp.net.pass_on(ftp.client.segment(b"PORT 10,0,"), 1) is None
     assert ftp.net.state == "est|inv|trk|snat"
+    assert ftp.net.pass_on(ftp.client.segment(b"0,1,19,137\r\n"), 1) is None  # sent before the loss was noticed
+    assert ftp.net.pass_on(ftp.client.segment(b"PORT 10,0,", seq=seq), 1) is None
     ftp.ask(b"PORT 10,0,0,1,19,137\r\n", seq=seq)
     assert ftp.last(ftp.server) == b"PORT 192,168,100,200,19,137\r\n"
     transfer(ftp, "PORT", ("192.168.100.200", 5001))

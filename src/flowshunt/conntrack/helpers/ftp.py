@@ -111,7 +111,7 @@ class Control:
             else:
                 within = (start + found.start, start + found.end) if start >= 0 else (-1, -1)
                 announcements.append(found._replace(start=within[0], end=within[1]))
-        unfinished = may_announce(stream.partial, direction)
+        unfinished = may_announce(stream.rest, direction)
         if not (announcements or malformed or unfinished):
             return NOTHING
         return Findings(tuple(announcements), malformed, unfinished)

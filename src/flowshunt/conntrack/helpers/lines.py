@@ -33,7 +33,7 @@ def _distance(a: int, b: int) -> int:
 class Lines:
     """One direction of a stream."""
 
-    __slots__ = ("_early", "_next", "_partial", "_skipping", "_starts")
+    __slots__ = ("_early", "_next", "_partial", "_skipping", "_starts", "rest")
 
     def __init__(self, synchronized: bool = True) -> None:
         """`synchronized`: the first byte that will be seen begins a line; otherwise the first line end is awaited."""
@@ -42,6 +42,8 @@ class Lines:
         self._skipping = not synchronized
         self._starts: list[int] = []
         self._early: dict[int, bytes] = {}
+        self.rest = b""
+        """The line that the segment last fed leaves open, as far as it is known."""
 
     @property
     def partial(self) -> bytes:
@@ -50,6 +52,7 @@ class Lines:
 
     def feed(self, seq: int, data: bytes) -> list[Line]:
         """The lines that a segment completes, or repeats from the beginning of one."""
+        self.rest = b""
         if not data:
             return []
         if self._next is None:
@@ -65,6 +68,7 @@ class Lines:
         if known >= len(data):
             return []
         lines = self._take(data[known:])
+        self.rest = self._partial
         if known:
             lines = [Line(text, start + known if start >= 0 else -1) for text, start in lines]
         return lines + self._catch_up()
@@ -74,6 +78,7 @@ class Lines:
         assert self._next is not None
         end = (seq + len(data)) & _U32
         lines, rest = _split(data)
+        self.rest = rest[:MAX_LINE]
         if _distance(end, self._next) > 0:
             self._next = end
             self._begin(rest)
