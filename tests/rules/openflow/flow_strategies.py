@@ -196,7 +196,9 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         found.append(st.builds(flows.Ct, zone=zones, table=st.none() | tables, nat=st.none() | st.just(Nat())))
         helper = {"tcp": "ftp", "tcp6": "ftp", "udp": "tftp", "udp6": "tftp"}.get(family)
         if helper:
-            found.append(st.builds(flows.Ct, st.booleans(), zone=zones, nat=st.none() | st.just(Nat()), alg=st.just(helper)))
+            found.append(
+                st.builds(flows.Ct, st.booleans(), zone=zones, nat=st.none() | st.just(Nat()), alg=st.just(helper))
+            )
     return st.recursive(
         st.one_of(found),
         lambda inner: st.lists(inner, max_size=3).map(tuple).map(flows.Clone),

@@ -55,7 +55,9 @@ def bind(t: Any, row: Any, kind: Any) -> Any:
     if kind == UNCHANGED:
         return
     c, e = t.conns, t.exts
-    ext = new_ext(t, row)
+    ext = np.int64(c["ext"][row]) - 1
+    if ext < 0:
+        ext = new_ext(t, row)
     word = t.state["nat_word"][0]
     difference = turn_word(word) ^ c["tuple"][row]
     for half in range(2):

@@ -239,5 +239,4 @@ def choose_like(t: Any, wanted: Any, hashed: Any, now: Any) -> Any:
     t.state["nat_destroyed"][0] = 0
     if _is_free(t, wanted, now):
         return wanted
-    drawn = mix(hashed ^ t.state["key"][0, 1], t.state["key"][0, 2])
-    return _other_source_port(t, wanted, drawn, now)
+    return _other_source_port(t, wanted, _draw(t, hashed), now)
