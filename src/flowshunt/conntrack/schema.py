@@ -381,8 +381,8 @@ class ConntrackArrays(NamedTuple):
     `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
     and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error.
     `zones`: ZONE (N_ZONES,). `used_zones`: uint16 (N_ZONES,), the first n_zones are those that packets came to.
-    `exts`: EXT (capacity,). `ext_free`: int32 (capacity,), a stack. `expectations`: EXPECTATION (n,), `expected`: uint32
-    (power of two,), first expectation + 1 by hash. `adjustments`: ADJUSTMENT (n,).
+    `exts`: EXT (capacity,). `ext_free`: int32 (capacity,), a stack. `expectations`: EXPECTATION (n,), `expected`:
+    uint32 (power of two,), first expectation + 1 by hash. `adjustments`: ADJUSTMENT (n,).
 
     `nat_spec`: int64 (NAT_WORDS,), what the ct action that runs asks of NAT. `nat_key`: a flow key, scratch for tuples
     that are tried. `quotes`: int64 (N_QUOTES, QUOTE_WORDS), what translated quotes of ICMP errors have become (source,
