@@ -60,6 +60,7 @@ def make_arrays(capacity: int, n_events: int = 8192, seed: int | None = None) ->
         pools=np.zeros(C.POOL_SETS * C.POOL_WAYS, C.POOL),
         pool_ports=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
         pool_expiry=reserve(np.int64, C.POOL_SETS * C.POOL_WAYS, C.POOL_WORDS),
+        draft=np.zeros(1, C.CONNECTION),
     )
 
 

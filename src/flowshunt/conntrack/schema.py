@@ -22,7 +22,7 @@ CONNECTION = np.dtype(
         ("window", np.uint32, 2),  # TCP: largest window advertised, by direction
         ("mark", np.uint32),
         ("generation", np.uint32),
-        ("state", np.uint8),  # of the protocol: states.OTHER_*, states.ICMP_*, linux: states.LINUX_*
+        ("state", np.uint8),  # of the protocol: states.OTHER_*, states.ICMP_*, linux: states.LINUX_*, SCTP_*
         ("flags", np.uint8),  # F_*
         ("pad0", np.uint16),
         ("ext", np.uint32),  # extension record + 1; 0: none
@@ -30,10 +30,10 @@ CONNECTION = np.dtype(
         ("packets", np.int64, 2),
         ("bytes", np.int64, 2),
         ("expires_ms", np.int64),
-        ("lo", np.uint32, 2),  # TCP: next sequence number sent (linux: highest end)
+        ("lo", np.uint32, 2),  # TCP: next sequence number sent (linux: highest end); linux SCTP: verification tag
         ("hi", np.uint32, 2),  # TCP: end of what may be sent (linux: maximum end)
         ("wscale", np.uint8, 2),  # TCP: shift and WSCALE_* (linux: shift)
-        ("peer", np.uint8, 2),  # TCP: states.PEER_* (linux: LF_* flags)
+        ("peer", np.uint8, 2),  # TCP: states.PEER_* (linux: LF_* flags); linux SCTP: IF_* flags
         ("tcp_flags", np.uint8, 2),  # flags seen
         ("pad", np.uint16),
         # line 3: rare
@@ -49,7 +49,7 @@ CONNECTION = np.dtype(
         ("last_ack", np.uint32),
         ("last_end", np.uint32),
         ("last_window", np.uint16),
-        ("last_index", np.uint8),  # low nibble: kind of the last packet, bit 4: its direction
+        ("last_index", np.uint8),  # low nibble: kind of the last packet, bit 4: its direction; SCTP: see sctp_linux
         ("last_flags", np.uint8),  # flags and window scale of the last SYN or SYN-ACK
     ],
     align=True,
@@ -270,6 +270,8 @@ COUNTERS = (
     "invalid-tcp-ack",
     "invalid-tcp-reset",
     "invalid-nat-exhausted",
+    "invalid-sctp-chunks",
+    "invalid-sctp-tag",
 )
 """Names of what is counted, per zone and protocol; `kernels.statistics.count` takes the index."""
 
@@ -294,6 +296,8 @@ C_FOUND, C_NEW, C_INSERTED, C_RELATED, C_FULL, C_REMOVED = range(6)
     C_TCP_ACK,
     C_TCP_RESET,
     C_NAT_EXHAUSTED,
+    C_SCTP_CHUNKS,
+    C_SCTP_TAG,
 ) = range(C_REMOVED + len(REASONS), len(COUNTERS))
 
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "sctp", "other")
@@ -316,12 +320,6 @@ class ConntrackArrays(NamedTuple):
     `tracked`: TRACKED (BATCH_MAX,), per packet of a batch: its tuple hash, the row that its bucket suggests (-1: none),
     and what else is remembered of it. `inner_key`: a flow key for the packet quoted in an ICMP error.
     `zones`: ZONE (N_ZONES,). `used_zones`: uint16 (N_ZONES,), the first n_zones are those that packets came to.
-    `exts`: EXT (capacity,). `ext_free`: int32 (capacity,), a stack.
-
-    `nat_spec`: int64 (NAT_WORDS,), what the ct action that runs asks of NAT. `nat_key`: a flow key, scratch for tuples
-    that are tried. `quotes`: int64 (N_QUOTES, QUOTE_WORDS), what translated quotes of ICMP errors have become (source,
-    destination, tuple word). `gauges`: GAUGE (N_GAUGES,). `pools`: POOL (n,), `pool_ports` and `pool_expiry`: int64
-    (n, POOL_WORDS), see `kernels/pools.py`.
     """
 
     conns: np.ndarray
@@ -348,3 +346,4 @@ class ConntrackArrays(NamedTuple):
     pools: np.ndarray
     pool_ports: np.ndarray
     pool_expiry: np.ndarray
+    draft: np.ndarray

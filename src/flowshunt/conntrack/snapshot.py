@@ -10,7 +10,7 @@ import numpy as np
 
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.connection import Connection, Tuple, combined_tcp_state
-from flowshunt.packet.schema import KEY_WORDS, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, W_NW_DST, W_NW_SRC
+from flowshunt.packet.schema import KEY_WORDS, PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, W_NW_DST, W_NW_SRC
 
 _KIND_IPV6 = 0x80
 _KIND_ICMP = 0x7F
@@ -60,6 +60,8 @@ def connection(record: Any, ext: Any, row: int, now_ms: int, linux: bool) -> Con
     if protocol == PROTO_TCP and linux:
         state = S.LINUX_NAMES[int(record["state"])]
         states = state, state
+    elif protocol == PROTO_SCTP and linux:
+        state = S.SCTP_NAMES[int(record["state"])]
     elif protocol == PROTO_TCP:
         peers = [int(peer) for peer in record["peer"]]
         states = S.PEER_NAMES[peers[0]], S.PEER_NAMES[peers[1]]
