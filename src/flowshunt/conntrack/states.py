@@ -79,6 +79,9 @@ F_LIVE = 64
 F_NAT = 128
 """The reply tuple is not the original one turned round; it is in the extension, and has a second hash entry."""
 
+HELPER_NAMES = ("", "ftp", "tftp")
+"""Helpers by their number in EXT records; 0 is none."""
+
 # States of one TCP peer, named as dpctl/dump-conntrack prints them; the order is part of the machine.
 PEER_NAMES = (
     "CLOSED",
