@@ -11,6 +11,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from flowshunt.base.errors import UsageError
+from flowshunt.config.changes import Action, SetTracker, SetZoneLiberal, SetZoneLimit, SetZoneTimeouts, changes
+from flowshunt.config.model import Config, TrackerSection
+from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.conntrack.helpers.inspector import Inspector
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
@@ -64,6 +67,67 @@ class Switch:
         self._inspector = Inspector(self.tracker, by_port=helpers)
         self.datapath.inspect_with(self._inspector)
         self._ports: dict[str, int] = {}
+        self._config = Config(
+            TrackerSection(
+                profile,
+                max_connections,
+                checksums=check_checksums,
+                sequence_checks=check_sequence,
+                helpers=bool(helpers),
+            )
+        )
+
+    @classmethod
+    def from_config(cls, config: Config, *, batch_size: int = BATCH_MAX) -> Switch:
+        """A switch set as `config` says, without its ports and flows. Raises UsageError for values out of range."""
+        tracker = config.tracker
+        switch = cls(
+            tracker.profile,
+            check_checksums=tracker.checksums,
+            check_sequence=tracker.sequence_checks,
+            max_connections=tracker.max_connections,
+            batch_size=batch_size,
+            helpers=BY_NAME if tracker.helpers else (),
+        )
+        switch.configure(config)
+        return switch
+
+    def configure(self, config: Config) -> tuple[Action, ...]:
+        """Set the tracker as `config` says, changing only what differs from how it was set. Returns what was done.
+
+        Ports and flows stay as they are. Raises UsageError, with nothing changed, for what cannot change any more.
+        """
+        actions = changes(self._config, config)
+        for action in actions:
+            self._carry_out_setting(action)
+        self._config = config
+        return actions
+
+    def _carry_out_setting(self, action: Action) -> None:
+        tracker = self.tracker
+        match action:
+            case SetTracker("max_connections", value):
+                tracker.set_max_connections(value)
+            case SetTracker("headroom", value):
+                tracker.set_headroom(value)
+            case SetTracker("early_drop", value):
+                tracker.set_early_drop(bool(value))
+            case SetTracker("loose", value):
+                tracker.set_loose(bool(value))
+            case SetTracker("liberal", value):
+                tracker.set_zone_liberal(None, bool(value))
+            case SetZoneLimit(int(zone), None):
+                tracker.del_zone_limit(zone)
+            case SetZoneLimit(zone, limit):
+                tracker.set_zone_limit(zone, limit or 0)
+            case SetZoneTimeouts(zone, None):
+                tracker.del_timeout_policy(zone)
+            case SetZoneTimeouts(zone, timeouts):
+                tracker.set_timeout_policy(zone, timeouts or {})
+            case SetZoneLiberal(zone, liberal):
+                tracker.set_zone_liberal(zone, liberal)
+            case _:
+                raise AssertionError(f"nothing carries out {action}")
 
     @property
     def ports(self) -> Mapping[str, int]:

@@ -46,6 +46,8 @@ def cross_over(batch: Batch, states: Sequence[int], drop_every: int = 0) -> Fake
 
 
 class FakeTracker:
+    now_ms = 0
+
     def __init__(self, connections: Iterable[Connection] = (), counters: dict[str, int] | None = None) -> None:
         self._connections = list(connections)
         self._counters = counters or {}

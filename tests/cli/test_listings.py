@@ -165,6 +165,47 @@ def test_dpctl_line_merges_the_states_that_open_vswitch_merges() -> None:
     assert "state_orig=FIN_WAIT_2,state_reply=FIN_WAIT_2" in dpctl.line(connection, more=True)
 
 
+PARENT = Tuple(ip_address("10.1.1.1"), ip_address("10.1.1.2"), 40000, 21)
+RICH = {
+    "zone": 5, "mark": 17, "label": 0xBEEF, "helper": "ftp", "parent": 3, "parent_tuple": PARENT, "parent_protocol": 6,
+    "nat": "src", "reply": Tuple(ip_address("10.1.1.2"), ip_address("192.0.2.1"), 80, 5000),
+}  # fmt: skip
+
+
+def test_every_format_shows_nat_zone_mark_label_helper_and_parent() -> None:
+    connection = established(**RICH)
+    assert conntrack8.line(connection, counters=False, labels=True) == (
+        "tcp      6 86399 ESTABLISHED src=10.1.1.1 dst=10.1.1.2 sport=40000 dport=80 "
+        "src=10.1.1.2 dst=192.0.2.1 sport=80 dport=5000 [ASSURED] mark=17 zone=5 helper=ftp use=1 labels=0xbeef "
+        "master-src=10.1.1.1 master-dst=10.1.1.2 master-sport=40000 master-dport=21"
+    )
+    assert proc.line(connection, counters=False) == (
+        "ipv4     2 tcp      6 86399 ESTABLISHED src=10.1.1.1 dst=10.1.1.2 sport=40000 dport=80 "
+        "src=10.1.1.2 dst=192.0.2.1 sport=80 dport=5000 [ASSURED] mark=17 zone=5 use=2 helper=ftp labels=0xbeef "
+        "master-src=10.1.1.1 master-dst=10.1.1.2 master-sport=40000 master-dport=21"
+    )
+    assert dpctl.line(connection, more=True) == (
+        "tcp,orig=(src=10.1.1.1,dst=10.1.1.2,sport=40000,dport=80),"
+        "reply=(src=10.1.1.2,dst=192.0.2.1,sport=80,dport=5000),id=7,zone=5,status=SEEN_REPLY|ASSURED|CONFIRMED,mark=17,"
+        "labels=0xbeef,protoinfo=(state_orig=ESTABLISHED,state_reply=ESTABLISHED,wscale_orig=7,wscale_reply=0,"
+        "flags_orig=WINDOW_SCALE,flags_reply=WINDOW_SCALE),helper=ftp,"
+        "parent=(src=10.1.1.1,dst=10.1.1.2,sport=40000,dport=21)"
+    )
+    document = listing_json.document(connection)
+    shown = {key: document[key] for key in ("nat", "zone", "mark", "label", "helper", "parent")}
+    assert shown == {"nat": "src", "zone": 5, "mark": 17, "label": "0xbeef", "helper": "ftp", "parent": 3}
+    assert document["reply"]["destination"] == "192.0.2.1"
+
+
+def test_dpctl_shows_the_tags_of_an_association_of_the_linux_profile() -> None:
+    connection = established(
+        protocol=132, profile="linux", states=None, state="COOKIE_WAIT", wscale=(None, None),
+        machine=(("lo", (7, 9)), ("peer", (0, 0)), ("last_index", (0,))),
+    )  # fmt: skip
+    assert dpctl.line(connection).endswith(",protoinfo=(state=COOKIE_WAIT,vtag_orig=7,vtag_reply=9)")
+    assert "protoinfo" not in dpctl.line(established(protocol=132, states=None, state=None, wscale=(None, None)))
+
+
 def test_sctp_states_are_printed_as_they_are() -> None:
     connection = established(protocol=132, profile="linux", state="CLOSED", states=None)
     assert conntrack8.line(connection).startswith("sctp     132 86399 CLOSED src=")

@@ -24,6 +24,7 @@ from flowshunt.jit import JIT
 from tests.builders import batch_of
 from tests.oracle import naive, nf_tcp, pf_tcp
 from tests.oracle.conversations import Conversation, Event
+from tests.oracle.frames import SCTP
 
 PACKETS = int(os.environ.get("FLOWSHUNT_ORACLE_PACKETS", "200000" if JIT else "20000"))
 SEED = int(os.environ.get("FLOWSHUNT_ORACLE_SEED", "1"))
@@ -37,7 +38,10 @@ UNLIMITED = {
     "invalid-mid-stream",
     "invalid-nat-exhausted",
 }
-NEVER: dict[str, set[str]] = {"default": {*UNLIMITED, "removed-closed", "invalid-state"}, "linux": UNLIMITED}
+NEVER: dict[str, set[str]] = {
+    "default": {*UNLIMITED, "removed-closed", "invalid-state", "invalid-sctp-chunks", "invalid-sctp-tag"},
+    "linux": UNLIMITED,
+}
 """Counters that conversations cannot move: the table is large, nothing is flushed or translated."""
 CHUNK = 5000 if JIT else 1000
 """Packets between two comparisons of the tables."""
@@ -84,10 +88,11 @@ class Pair:
 
 def kernel_entry(connection: Connection) -> tuple[Any, ...]:
     original = connection.original
+    states = (connection.state,) * 2 if connection.protocol == SCTP and connection.state else connection.states
     return (
         connection.zone, connection.protocol, original.source, original.destination,
         original.source_port, original.destination_port, original.icmp_type, original.icmp_id,
-        connection.states, connection.seen_reply, connection.assured, connection.timeout_ms,
+        states, connection.seen_reply, connection.assured, connection.timeout_ms,
         connection.start_ms, connection.packets, connection.bytes, connection.mark, connection.label,
     )  # fmt: skip
 
@@ -99,6 +104,8 @@ def naive_entry(connection: naive.Connection, linux: bool, now_ms: int) -> tuple
         states = (nf_tcp.NAMES[connection.tcp.state],) * 2
     elif connection.tcp is not None:
         states = tuple(pf_tcp.NAMES[peer.state] for peer in connection.tcp)
+    elif connection.sctp is not None:
+        states = (connection.sctp.state,) * 2
     query = key.icmp is not None
     return (
         key.zone, key.protocol, ip_address(key.source), ip_address(key.destination),

@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """One connection of a table: original tuple, zone and, for TCP, the state's names."""
+    """One connection of a table: original tuple, zone and, for TCP and SCTP, the state's names."""
 
     protocol: int
     source: str
@@ -155,7 +155,7 @@ def _read_kernel_entry(line: str) -> Entry:
         if "=" in word:
             name, value = word.split("=", 1)
             pairs.setdefault(name, value)
-    state = words[6] if words[3] == "tcp" else None
+    state = words[6] if words[3] in ("tcp", "sctp") else None
     return _entry(int(words[4]), pairs, int(pairs.get("zone", 0)), state)
 
 

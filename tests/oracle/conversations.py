@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from tests.oracle.frames import ACK, FIN, ICMP, ICMPV6, PSH, RST, SCTP, SYN, TCP, UDP, URG, crc32c, ones_complement
+from tests.oracle.sctp_flows import SctpFlow
 
 MASK = 0xFFFFFFFF
 HOSTS = {
@@ -262,9 +263,13 @@ class DatagramFlow:
 
     def __init__(self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int], protocol: int) -> None:
         self.random, self.ends, self.ports, self.protocol = random, ends, ports, protocol
+        self.association = SctpFlow(random, ports)
 
     def step(self) -> bytes | None:
         r = self.random
+        if self.protocol == SCTP:
+            d, l4 = self.association.next()
+            return l4_packet(self.ends[d], self.ends[1 - d], SCTP, l4)
         d = int(r.random() < 0.3)
         ports = self.ports if d == 0 else (self.ports[1], self.ports[0])
         body = bytes(r.choice((0, 1, 20)))
@@ -274,8 +279,6 @@ class DatagramFlow:
             l4 = struct.pack("!HHHH", *ports, length, 0) + body
             if r.random() < 0.05:
                 return ip_packet(source, destination, UDP, l4)  # checksum zero
-        elif self.protocol == SCTP:
-            l4 = struct.pack("!HHII", *ports, 1, 0) + body
         elif self.protocol in (ICMP, ICMPV6):
             kinds = (8, 0, 13, 14, 15, 16, 17, 18, 10) if self.protocol == ICMP else (128, 129, 135, 139)
             first = r.choice(kinds) if r.random() < 0.3 else kinds[0]

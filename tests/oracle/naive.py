@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.oracle import nf_tcp, pf_tcp
+from tests.oracle import nf_sctp, nf_tcp, pf_tcp
 from tests.oracle.conversations import Step
 from tests.oracle.frames import (
     ICMP,
@@ -72,6 +72,7 @@ class Connection:
     expires_ms: int
     start_ms: int
     tcp: Any = None  # list of pf peers, or nf_tcp.State
+    sctp: nf_sctp.State | None = None  # profile linux
     state: int = 0  # default profile, not TCP: 0 first, 1 multiple or reply, 2 bidirectional
     seen_reply: bool = False
     assured: bool = False
@@ -287,6 +288,11 @@ class Naive:
             if key.icmp not in (LINUX_QUERIES if self.linux else QUERIES)[key.family]:
                 return INVALID
             seconds = LINUX_ICMP if self.linux else ICMP_TIMEOUTS[0]
+        elif self.linux and key.protocol == SCTP:
+            connection.sctp = nf_sctp.start(datagram.l4)
+            if connection.sctp is None:
+                return INVALID
+            seconds = nf_sctp.TIMEOUTS_S[connection.sctp.state]
         elif self.linux:
             seconds = LINUX_UDP if key.protocol == UDP else LINUX_GENERIC
         else:
@@ -356,6 +362,13 @@ class Naive:
                 return Verdict("inv|trk", connection, reply)
             if outcome == nf_tcp.KILL:
                 del self.table[connection.key]
+        elif connection.sctp is not None:
+            outcome, seconds = nf_sctp.follow(connection.sctp, int(reply), datagram.l4)
+            connection.assured = connection.sctp.assured
+            if outcome == "invalid":
+                return Verdict("inv|trk", connection, reply)
+            if seconds is not None:
+                connection.expires_ms = now + seconds * 1000
         else:
             self._refresh_linux(connection, key, now)
         if reply:

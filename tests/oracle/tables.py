@@ -34,6 +34,8 @@ def naive_entries_of(oracle: naive.Naive) -> set[Entry]:
             state = nf_tcp.NAMES[connection.tcp.state]
         elif connection.tcp is not None:
             state = "/".join(pf_tcp.NAMES[peer.state] for peer in connection.tcp)
+        elif connection.sctp is not None:
+            state = connection.sctp.state
         icmp = None if key.icmp is None else (key.icmp, 0, key.source_port)
         ports = (0, 0) if icmp else (key.source_port, key.destination_port)
         ends = str(ip_address(key.source)), str(ip_address(key.destination))

@@ -5,9 +5,11 @@ suggests a connection (`suggest`), a little later again the packet is judged (`t
 into the protocol's state machine, counted, timed; or, when it may and shall, made into a connection of its own. What
 changed goes into the event array.
 
-- `schema` and `states`: the records, numbers and names; `timeouts`; `linux_states`, the TCP table of profile linux.
+- `schema` and `states`: the records, numbers and names; `timeouts`; `linux_states` and `sctp_states`, the TCP
+  and SCTP tables of profile linux.
 - `kernels`: the compiled steps, of which the datapath calls those in `kernels.step`.
-- `table`: the facade `Tracker`; `connection`: the immutable snapshots that it hands out; `listing`: snapshots as text.
+- `table`: the facade `Tracker`; `connection`: the immutable snapshots that it hands out; `listing`: snapshots as text,
+  and back from JSON; `restore`: snapshots back into a table.
 
 Knows nothing of rules, ports or offload: modules observe its events and keep their own data in private slots. May
 import `packet`, `jit` and `base`.

@@ -68,6 +68,7 @@ def make_arrays(
         expectations=reserve(C.EXPECTATION, n_expectations),
         expected=np.zeros(2 << (n_expectations - 1).bit_length(), np.uint32),
         adjustments=reserve(C.ADJUSTMENT, n_expectations),
+        draft=np.zeros(1, C.CONNECTION),
     )
 
 

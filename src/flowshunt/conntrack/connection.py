@@ -34,6 +34,8 @@ PROTOCOL_NAMES = {
 }
 """IP protocol numbers (IANA) that are called by name in summaries."""
 
+_SCTP = 132
+
 STATUS_NAMES = ("SEEN_REPLY", "ASSURED", "CONFIRMED", "DYING", "OFFLOAD", "HW_OFFLOAD")
 """What `Connection.status` may hold, in the order of the Linux status bits."""
 
@@ -134,6 +136,8 @@ class Connection:
     """References to the connection: 1 for the table, one more for each holder."""
     nat: str | None = None
     """`src` or `dst`: the end that the first packet was translated at. None: no NAT."""
+    machine: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """What else the protocol's state machine remembers, by field of `schema.CONNECTION` (`snapshot.MACHINES`)."""
 
     @property
     def protocol_name(self) -> str:
@@ -144,6 +148,14 @@ class Connection:
     def is_icmp(self) -> bool:
         """Whether this is an ICMP or ICMPv6 query, identified by type, code and id in place of ports."""
         return self.original.icmp_type is not None
+
+    @property
+    def verification_tags(self) -> tuple[int, int] | None:
+        """SCTP in profile linux: the tag that packets of each direction carry, 0 where it is not known."""
+        if self.protocol != _SCTP:
+            return None
+        tags = dict(self.machine).get("lo")
+        return None if tags is None else (tags[0], tags[1])
 
     @property
     def timeout_s(self) -> int:

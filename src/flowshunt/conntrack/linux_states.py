@@ -100,17 +100,19 @@ def cell(direction: int, kind: int, state: int) -> int:
     return (direction * N_SEGMENTS + kind) * N_STATES + state
 
 
-def compile_rules(rules: tuple[Rule, ...]) -> NDArray[np.uint8]:
-    """Dense, read-only uint8 table of `rules`, indexed by `cell`.
+def compile_rules(
+    rules: tuple[Rule, ...], kinds: tuple[str, ...] = SEGMENT_NAMES, states: tuple[str, ...] = LINUX_NAMES
+) -> NDArray[np.uint8]:
+    """Dense, read-only uint8 table of `rules`, indexed by `(direction * len(kinds) + kind) * len(states) + state`.
 
-    Raises ValueError when a cell has no rule or two.
+    Raises ValueError when a cell has no rule or two; `kinds` and `states` are names, for the message.
     """
-    table = np.full(2 * N_SEGMENTS * N_STATES, 0xFF, np.uint8)
+    table = np.full(2 * len(kinds) * len(states), 0xFF, np.uint8)
     for rule in rules:
         for state in rule.states:
-            at = cell(rule.direction, rule.kind, state)
+            at = (rule.direction * len(kinds) + rule.kind) * len(states) + state
             if table[at] != 0xFF:
-                raise ValueError(f"two rules for {SEGMENT_NAMES[rule.kind]} in {LINUX_NAMES[state]}: {rule.why!r}")
+                raise ValueError(f"two rules for {kinds[rule.kind]} in {states[state]}: {rule.why!r}")
             table[at] = rule.to
     if (missing := np.flatnonzero(table == 0xFF)).size:
         raise ValueError(f"no rule for cells {missing.tolist()}")

@@ -22,7 +22,7 @@ CONNECTION = np.dtype(
         ("window", np.uint32, 2),  # TCP: largest window advertised, by direction
         ("mark", np.uint32),
         ("generation", np.uint32),
-        ("state", np.uint8),  # of the protocol: states.OTHER_*, states.ICMP_*, linux: states.LINUX_*
+        ("state", np.uint8),  # of the protocol: states.OTHER_*, states.ICMP_*, linux: states.LINUX_*, SCTP_*
         ("flags", np.uint8),  # F_*
         ("pad0", np.uint16),
         ("ext", np.uint32),  # extension record + 1; 0: none
@@ -30,10 +30,10 @@ CONNECTION = np.dtype(
         ("packets", np.int64, 2),
         ("bytes", np.int64, 2),
         ("expires_ms", np.int64),
-        ("lo", np.uint32, 2),  # TCP: next sequence number sent (linux: highest end)
+        ("lo", np.uint32, 2),  # TCP: next sequence number sent (linux: highest end); linux SCTP: verification tag
         ("hi", np.uint32, 2),  # TCP: end of what may be sent (linux: maximum end)
         ("wscale", np.uint8, 2),  # TCP: shift and WSCALE_* (linux: shift)
-        ("peer", np.uint8, 2),  # TCP: states.PEER_* (linux: LF_* flags)
+        ("peer", np.uint8, 2),  # TCP: states.PEER_* (linux: LF_* flags); linux SCTP: IF_* flags
         ("tcp_flags", np.uint8, 2),  # flags seen
         ("pad", np.uint16),
         # line 3: rare
@@ -49,7 +49,7 @@ CONNECTION = np.dtype(
         ("last_ack", np.uint32),
         ("last_end", np.uint32),
         ("last_window", np.uint16),
-        ("last_index", np.uint8),  # low nibble: kind of the last packet, bit 4: its direction
+        ("last_index", np.uint8),  # low nibble: kind of the last packet, bit 4: its direction; SCTP: see sctp_linux
         ("last_flags", np.uint8),  # flags and window scale of the last SYN or SYN-ACK
     ],
     align=True,
@@ -329,6 +329,8 @@ COUNTERS = (
     "expectations-expired",
     "expectations-evicted",
     "expectations-ended",
+    "invalid-sctp-chunks",
+    "invalid-sctp-tag",
 )
 """Names of what is counted, per zone and protocol; `kernels.statistics.count` takes the index."""
 
@@ -359,6 +361,8 @@ C_FOUND, C_NEW, C_INSERTED, C_RELATED, C_FULL, C_REMOVED = range(6)
     C_EXPECT_EXPIRED,
     C_EXPECT_EVICTED,
     C_EXPECT_ENDED,
+    C_SCTP_CHUNKS,
+    C_SCTP_TAG,
 ) = range(C_REMOVED + len(REASONS), len(COUNTERS))
 
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "sctp", "other")
@@ -387,7 +391,7 @@ class ConntrackArrays(NamedTuple):
     `nat_spec`: int64 (NAT_WORDS,), what the ct action that runs asks of NAT. `nat_key`: a flow key, scratch for tuples
     that are tried. `quotes`: int64 (N_QUOTES, QUOTE_WORDS), what translated quotes of ICMP errors have become (source,
     destination, tuple word). `gauges`: GAUGE (N_GAUGES,). `pools`: POOL (n,), `pool_ports` and `pool_expiry`: int64
-    (n, POOL_WORDS), see `kernels/pools.py`.
+    (n, POOL_WORDS), see `kernels/pools.py`. `draft`: CONNECTION (1,), a record that is to be put into the table.
     """
 
     conns: np.ndarray
@@ -417,3 +421,4 @@ class ConntrackArrays(NamedTuple):
     expectations: np.ndarray
     expected: np.ndarray
     adjustments: np.ndarray
+    draft: np.ndarray

@@ -11,16 +11,43 @@ import numpy as np
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.connection import Address, Connection, Tuple, combined_tcp_state
 from flowshunt.conntrack.schema import NO_PARENT
-from flowshunt.packet.schema import KEY_WORDS, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, W_NW_DST, W_NW_SRC
+from flowshunt.packet.schema import KEY_WORDS, PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, W_NW_DST, W_NW_SRC
 
 _KIND_IPV6 = 0x80
 _KIND_ICMP = 0x7F
 _MASK64 = (1 << 64) - 1
+FLAGS = "flags"
+KEPT_FLAGS = S.F_LIBERAL | S.F_SEQ_CHECK_OFF
+"""Flags of a TCP connection that belong to its machine."""
 _WSCALE_KNOWN, _WSCALE_UNKNOWN, _WSCALE_SHIFT = 0x80, 0x40, 0x0F
 # ICMP type by the tuple word's kind: a query and its reply side by side.
 _ICMP_TYPES = {2: 8, 3: 0, 4: 13, 5: 14, 6: 15, 7: 16, 8: 17, 9: 18}
 _ICMPV6_TYPES = {2: 128, 3: 129}
-_NAT_NAMES = (None, "src", "dst")
+NAT_NAMES = (None, "src", "dst")
+
+_TCP_FIELDS = ("lo", "hi", "window", "wscale")
+_LAST_FIELDS = ("last_seq", "last_ack", "last_end", "last_window", "last_index", "last_flags")
+MACHINES: dict[tuple[bool, int], tuple[str, ...]] = {
+    (False, PROTO_TCP): _TCP_FIELDS,
+    (True, PROTO_TCP): (*_TCP_FIELDS, "peer", "max_ack", *_LAST_FIELDS),
+    (True, PROTO_SCTP): ("lo", "peer", "last_index"),
+}
+"""Fields of CONNECTION that a protocol's machine needs to go on and that a snapshot does not show otherwise.
+
+By profile (whether linux) and protocol; in profile default all other protocols need `state` alone.
+"""
+
+
+def machine_fields(linux: bool, protocol: int) -> tuple[str, ...]:
+    """The fields in `Connection.machine`, in order."""
+    return MACHINES.get((linux, protocol), () if linux else ("state",))
+
+
+def _machine(record: Any, linux: bool, protocol: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    fields = [(name, record[name]) for name in machine_fields(linux, protocol)]
+    if protocol == PROTO_TCP:
+        fields.append((FLAGS, int(record["flags"]) & KEPT_FLAGS))
+    return tuple((name, tuple(value.tolist()) if np.ndim(value) else (int(value),)) for name, value in fields)
 
 
 def address_of(halves: Any, is_ipv6: bool) -> Address:
@@ -63,6 +90,8 @@ def connection(record: Any, ext: Any, parent: Any, row: int, now_ms: int, linux:
     if protocol == PROTO_TCP and linux:
         state = S.LINUX_NAMES[int(record["state"])]
         states = state, state
+    elif protocol == PROTO_SCTP and linux:
+        state = S.SCTP_NAMES[int(record["state"])]
     elif protocol == PROTO_TCP:
         peers = [int(peer) for peer in record["peer"]]
         states = S.PEER_NAMES[peers[0]], S.PEER_NAMES[peers[1]]
@@ -96,9 +125,10 @@ def connection(record: Any, ext: Any, parent: Any, row: int, now_ms: int, linux:
         tcp_flags=(int(record["tcp_flags"][0]), int(record["tcp_flags"][1])),
         wscale=wscale,
         liberal=liberal,
-        nat=_NAT_NAMES[int(ext["nat"])] if record["ext"] else None,
+        nat=NAT_NAMES[int(ext["nat"])] if record["ext"] else None,
         helper=(S.HELPER_NAMES[int(ext["helper"])] or None) if record["ext"] else None,
         **_parent(record, ext, parent),
+        machine=_machine(record, linux, protocol),
     )
 
 

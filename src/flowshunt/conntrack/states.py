@@ -140,7 +140,9 @@ T_LINUX_UDP = 44
 T_LINUX_UDP_STREAM = 45
 T_LINUX_ICMP = 46
 T_LINUX_GENERIC = 47
-N_TIMEOUTS = 48
+T_LINUX_SCTP = 48
+"""linux: SCTP states start here, in the kernel's order."""
+N_TIMEOUTS = 57
 KEEP_TIMER = 0xFF
 
 LINUX_NAMES = (
@@ -156,3 +158,16 @@ LINUX_NAMES = (
     "SYN_SENT2",
 )
 """TCP states of profile linux, by number, as /proc/net/nf_conntrack prints them."""
+
+SCTP_NAMES = (
+    "NONE",
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "ESTABLISHED",
+    "SHUTDOWN_SENT",
+    "SHUTDOWN_RECD",
+    "SHUTDOWN_ACK_SENT",
+    "HEARTBEAT_SENT",
+)
+"""SCTP states of profile linux, by number, as /proc/net/nf_conntrack prints them."""

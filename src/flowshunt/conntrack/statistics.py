@@ -9,7 +9,7 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.connection import combined_tcp_state
 from flowshunt.conntrack.policies import check_zone
-from flowshunt.conntrack.states import LINUX_NAMES, PEER_CLOSED, PEER_NAMES
+from flowshunt.conntrack.states import LINUX_NAMES, PEER_CLOSED, PEER_NAMES, SCTP_NAMES
 
 INSERT_FAILED = ("full", "zone-limit", "headroom")
 """Counters of packets whose connection was not stored although they asked for it."""
@@ -29,8 +29,10 @@ no room, as nf_conntrack calls it. Any other counter is there under its own name
 def expired_names(protocol: str, profile: str) -> list[str]:
     """Names of the states that connections of a protocol (out of `schema.PROTOCOLS`) may end in, by their number.
 
-    Those of listings: TCP's, else whether there was an answer. Several numbers may have one name.
+    Those of listings: TCP's (linux: also SCTP's), else whether there was an answer. Several numbers may have one name.
     """
+    if protocol == "sctp" and profile == "linux":
+        return list(SCTP_NAMES)
     if protocol != "tcp":
         return ["unanswered", "answered"]
     if profile == "linux":

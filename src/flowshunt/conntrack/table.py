@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_
 from flowshunt.conntrack.memory import release
 from flowshunt.conntrack.nat import Address, Nat, NatUsage, usage
 from flowshunt.conntrack.policies import Policies, check_zone
+from flowshunt.conntrack.restore import Entry, Outcome, restore
 from flowshunt.conntrack.snapshot import connections, key_of
 from flowshunt.conntrack.states import F_LIBERAL, F_LIVE, F_SEEN_REPLY
 from flowshunt.conntrack.statistics import Statistics
@@ -237,6 +238,11 @@ class Tracker(Policies, Statistics):
                 self.drain()
         self.drain()
         return before - len(self)
+
+    def restore(self, entries: Iterable[Entry], now_ms: int) -> Iterator[Outcome]:
+        """Put numbered snapshots into the table as they stood at `now_ms`. See `restore.restore`."""
+        self.refuse_observers()
+        return restore(self, entries, now_ms)
 
     def sweep(self, now_ms: int, budget: int | None = None) -> int:
         """Remove connections that have expired at `now_ms`, looking at up to `budget` entries (None: all that is due).

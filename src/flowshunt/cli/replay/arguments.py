@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
 
 import typer
 
-from flowshunt.cli.replay.options import PortFile, Profile, TableStyle
+from flowshunt.cli.replay.options import PortFile, Profile, TableStyle, Timeout, ZoneLimit
 
 _FROM = "Packets from"
 _SWITCH = "The switch"
@@ -30,12 +31,51 @@ def network(text: str) -> IPv4Network | IPv6Network:
         raise typer.BadParameter(f"{error}; a network looks like 192.168.0.0/16 or 2001:db8::/32") from None
 
 
-def pair_of_names(text: str) -> str:
+def pair_of_names(text: str | None) -> str | None:
     """`NAME,NAME`, checked."""
+    if text is None:
+        return None
     inner, _, outer = text.partition(",")
     if not inner or not outer or "," in outer:
         raise typer.BadParameter(f"{text!r} is not NAME,NAME, such as pf0hpf,p0")
     return text
+
+
+def _number(text: str, most: int, what: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= most):
+        raise typer.BadParameter(f"{text!r} is no {what}: use 0 to {most}")
+    return int(text)
+
+
+def zone_limit(text: str) -> ZoneLimit:
+    """`ZONE=N`, or `default=N`."""
+    from flowshunt.conntrack.policies import MAX_LIMIT
+    from flowshunt.conntrack.schema import N_ZONES
+
+    zone, separator, limit = text.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"{text!r} is not ZONE=N, such as 5=1000 or default=1000")
+    return ZoneLimit(
+        None if zone == "default" else _number(zone, N_ZONES - 1, "zone"), _number(limit, MAX_LIMIT, "limit")
+    )
+
+
+def timeout(text: str) -> Timeout:
+    """`NAME=SECONDS`, or `ZONE:NAME=SECONDS`."""
+    from flowshunt.config.model import TIMEOUT_NAMES
+    from flowshunt.conntrack.schema import N_ZONES
+    from flowshunt.conntrack.timeouts import MAX_TIMEOUT_S
+
+    left, separator, seconds = text.partition("=")
+    zone, colon, name = left.rpartition(":")
+    if not separator:
+        raise typer.BadParameter(f"{text!r} is not [ZONE:]NAME=SECONDS, such as udp_first=10 or 5:tcp_established=600")
+    if name not in TIMEOUT_NAMES:
+        near = get_close_matches(name, TIMEOUT_NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TIMEOUT_NAMES)}"
+        raise typer.BadParameter(f"there is no timeout {name!r}: {hint}")
+    number = _number(zone, N_ZONES - 1, "zone") if colon else None
+    return Timeout(number, name, _number(seconds, MAX_TIMEOUT_S, "number of seconds"))
 
 
 def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
@@ -67,10 +107,10 @@ Inside = Annotated[
     ),
 ]
 Sides = Annotated[
-    str,
+    str | None,
     _option(
         _FROM,
-        "Names of the inner and the outer port of CAPTURE, for rules that name ports.",
+        "Names of the inner and the outer port of CAPTURE, for rules that name ports; without: inside,outside.",
         metavar="NAME,NAME",
         callback=pair_of_names,
     ),
@@ -89,7 +129,18 @@ Flows = Annotated[
 SetFlows = Annotated[
     list[str] | None, _option(_SWITCH, "One rule, after those of --flows; repeat it.", "--set-flow", metavar="FLOW")
 ]
-ProfileChoice = Annotated[Profile, _option(_SWITCH, "Track as Open vSwitch does, or as Linux does.", "--profile")]
+ConfigFile = Annotated[
+    str | None,
+    _option(
+        _SWITCH,
+        "Settings as a TOML file; options given here come first. `flowshunt config show` prints all there are.",
+        "--config",
+        metavar="FILE",
+    ),
+]
+ProfileChoice = Annotated[
+    Profile | None, _option(_SWITCH, "Track as Open vSwitch does (default), or as Linux does.", "--profile")
+]
 NoChecksum = Annotated[bool, _option(_SWITCH, "Take all checksums as good.", "--no-checksum")]
 NoSequenceCheck = Annotated[
     bool, _option(_SWITCH, "Take TCP packets outside their window as good.", "--no-sequence-check")
@@ -97,10 +148,42 @@ NoSequenceCheck = Annotated[
 Helpers = Annotated[
     bool, _option(_SWITCH, "Attach the FTP and TFTP helpers to new connections to ports 21 and 69.", "--helpers")
 ]
-MaxConnections = Annotated[int, _option(_SWITCH, "Size limit of the connection table.", metavar="N", min=1)]
+MaxConnections = Annotated[
+    int | None, _option(_SWITCH, "Size limit of the connection table; without: 3000000.", metavar="N", min=1)
+]
+ZoneLimits = Annotated[
+    list[ZoneLimit] | None,
+    _option(
+        _SWITCH,
+        "Most connections in a zone, 0: no limit; default=N: in each zone without a limit of its own; repeat it.",
+        "--zone-limit",
+        metavar="ZONE=N",
+        parser=zone_limit,
+    ),
+]
+Timeouts = Annotated[
+    list[Timeout] | None,
+    _option(
+        _SWITCH,
+        "A timeout in all zones, or in one, by its name in Open vSwitch: tcp_syn_sent, tcp_established, udp_first, "
+        "udp_single, udp_multiple, icmp_first, ...; repeat it.",
+        "--timeout",
+        metavar="[ZONE:]NAME=SECONDS",
+        parser=timeout,
+    ),
+]
 BatchSize = Annotated[
     int,
     _option(_SWITCH, "Packets per batch; changes the speed, never the result.", "--batch", metavar="N", min=1, max=256),
+]
+LoadTable = Annotated[
+    str | None,
+    _option(
+        _SWITCH,
+        "Begin with the connections of FILE, which --json wrote; entries that cannot be are refused one by one.",
+        "--load-table",
+        metavar="FILE",
+    ),
 ]
 Table = Annotated[
     TableStyle | None, _option(_OUTPUT, f"List the connections; STYLE is {', '.join(TableStyle)}.", metavar="STYLE")

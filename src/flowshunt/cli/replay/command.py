@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -15,14 +15,15 @@ from flowshunt.base.errors import UsageError
 from flowshunt.cli import kernels
 from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain, give_up_stdout
 from flowshunt.cli.replay import connections, document, render
+from flowshunt.cli.replay.loading import Loader
 from flowshunt.cli.replay.options import DEFAULT_FLOWS, STDOUT, ReplayOptions
 from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
 from flowshunt.cli.replay.report import Report, make_report
-from flowshunt.cli.replay.run import Consumer, Ending, Interrupts, Outcome, run
+from flowshunt.cli.replay.run import Consumer, Ending, Interrupts, Outcome, Processor, run
 from flowshunt.cli.replay.sources import MergedSource, SidedSource, open_merged, open_sided
+from flowshunt.cli.replay.table_file import TableFile, TableFileError
 from flowshunt.cli.replay.tally import Tally
 from flowshunt.cli.terminal import reading, show
-from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.ports.api import CaptureError
 from flowshunt.ports.capture.sides import NETWORKS_GIVEN
 from flowshunt.rules.openflow.errors import FlowSyntaxError
@@ -39,12 +40,14 @@ def execute(options: ReplayOptions) -> int:
     with ExitStack() as closing:
         try:
             source = _open_source(options, switch, closing)
-        except CaptureError as error:
+            table = None if options.load_table is None else closing.enter_context(TableFile(options.load_table))
+        except (CaptureError, TableFileError) as error:
             complain(str(error))
             return DAMAGED
         outputs = _open_outputs(options, switch, closing)
+        loader = None if table is None else Loader(switch, table, complain)
         try:
-            status = _replay_and_report(options, switch, source, outputs)
+            status = _replay_and_report(options, switch, source, outputs, loader)
             closing.close()
         except BrokenPipeError:
             raise
@@ -56,33 +59,32 @@ def execute(options: ReplayOptions) -> int:
 
 
 def _replay_and_report(
-    options: ReplayOptions, switch: Switch, source: SidedSource | MergedSource, outputs: _Outputs
+    options: ReplayOptions,
+    switch: Switch,
+    source: SidedSource | MergedSource,
+    outputs: _Outputs,
+    loader: Loader | None,
 ) -> int:
     tally = Tally()
-    outcome = _replay(options, switch, source, [tally.add, *outputs.consumers])
+    outcome = _replay(options, loader or switch, source, [tally.add, *outputs.consumers])
+    loaded = loader.finish() if loader is not None else None
     sides = source.sides if isinstance(source, SidedSource) else None
     if options.inside and sides is not None and NETWORKS_GIVEN not in sides.reasons:
         networks = ", ".join(map(str, options.inside))
         complain(f"warning: --inside {networks} does not tell the two sides of the capture apart")
-    report = _report(options, switch, source, tally, outcome)
+    report = replace(_report(options, switch, source, tally, outcome), loaded=loaded)
     _write(options, report, outputs)
     for damage in outcome.damages:
         complain(str(damage))
     if outcome.ending is Ending.INTERRUPTED:
         return INTERRUPTED
-    return DAMAGED if outcome.damages else OK
+    is_damaged = bool(outcome.damages) or (loaded is not None and loaded.is_partial)
+    return DAMAGED if is_damaged else OK
 
 
 def make_switch(options: ReplayOptions) -> Switch:
     """A switch with the ports and rules of `options`. Raises UsageError for rules that cannot be read."""
-    switch = Switch(
-        options.profile.value,
-        check_checksums=options.check_checksums,
-        check_sequence=options.check_sequence,
-        max_connections=options.max_connections,
-        batch_size=options.batch_size,
-        helpers=BY_NAME if options.helpers else (),
-    )
+    switch = Switch.from_config(options.config, batch_size=options.batch_size)
     for name in [port.name for port in options.ports] or options.sides:
         switch.add_port(name)
     try:
@@ -101,7 +103,7 @@ def _flow_texts(options: ReplayOptions) -> Iterator[tuple[str, str]]:
     for path in options.flow_files:
         yield path, _read_flows(path)
     for number, text in enumerate(options.flows, 1):
-        yield "--set-flow" if len(options.flows) == 1 else f"--set-flow {number}", text
+        yield options.flows_source if len(options.flows) == 1 else f"{options.flows_source} {number}", text
     if not options.flow_files and not options.flows:
         yield "default rules", DEFAULT_FLOWS
 
@@ -145,6 +147,7 @@ def _open_outputs(options: ReplayOptions, switch: Switch, closing: ExitStack) ->
 def _check_outputs(options: ReplayOptions, outputs: Sequence[str]) -> None:
     """Raise UsageError before an output overwrites what is read, or another output."""
     inputs = [options.capture, *(port.path for port in options.ports), *options.flow_files]
+    inputs += [options.config_file, options.load_table]
     for place, output in enumerate(outputs):
         if output == STDOUT or not Path(output).is_file():
             same = [other for other in outputs[:place] if other == output != STDOUT]
@@ -161,7 +164,7 @@ def _open_text(path: str, closing: ExitStack) -> TextIO:
 
 
 def _replay(
-    options: ReplayOptions, switch: Switch, source: SidedSource | MergedSource, consumers: Sequence[Consumer]
+    options: ReplayOptions, switch: Processor, source: SidedSource | MergedSource, consumers: Sequence[Consumer]
 ) -> Outcome:
     with Interrupts().installed() as interrupts, reading(source.size, quiet=options.quiet) as progress:
         return run(
@@ -182,7 +185,7 @@ def _report(
         switch,
         tally,
         outcome,
-        profile=options.profile.value,
+        profile=options.config.tracker.profile,
         default_rules=not options.flow_files and not options.flows,
         sources=options.sources,
         sides=source.sides if isinstance(source, SidedSource) else None,

@@ -11,8 +11,8 @@ from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.listing import conntrack8, dpctl, proc
 
 _LINES: dict[TableStyle, Callable[[Connection], str]] = {
-    TableStyle.CONNTRACK: conntrack8.line,
-    TableStyle.CONNTRACK_EXTENDED: lambda connection: conntrack8.line(connection, extended=True),
+    TableStyle.CONNTRACK: lambda connection: conntrack8.line(connection, labels=True),
+    TableStyle.CONNTRACK_EXTENDED: lambda connection: conntrack8.line(connection, extended=True, labels=True),
     TableStyle.PROC: proc.line,
     TableStyle.DPCTL: dpctl.line,
     TableStyle.DPCTL_MORE: lambda connection: dpctl.line(connection, more=True, statistics=True),

@@ -79,6 +79,8 @@ def _summary(report: Report) -> dict[str, Any]:
         "forwarded_packets": report.n_output,
         "dropped_packets": sum(report.drops.values()),
         "connections": report.n_connections,
+        "loaded_connections": report.loaded.n_loaded if report.loaded else None,
+        "refused_connections": report.loaded.n_refused if report.loaded else None,
         "connections_by_state": [
             {"protocol": protocol, "state": state, "connections": n}
             for (protocol, state), n in report.connections.items()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING
 
 from flowshunt.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowshunt.config.model import Config
 
 STDOUT = "-"
 
@@ -43,6 +47,42 @@ class PortFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneLimit:
+    """`--zone-limit`: zone None is every zone without a limit of its own."""
+
+    zone: int | None
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """`--timeout`: zone None is every zone."""
+
+    zone: int | None
+    name: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line says about things that a configuration file can say too; None or empty: nothing."""
+
+    profile: Profile | None = None
+    no_checksum: bool = False
+    no_sequence_check: bool = False
+    helpers: bool = False
+    max_connections: int | None = None
+    zone_limits: tuple[ZoneLimit, ...] = ()
+    timeouts: tuple[Timeout, ...] = ()
+
+
+def _defaults() -> Config:
+    from flowshunt.config.model import Config
+
+    return Config()
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayOptions:
     """One run. File names may be `-` for standard input or output where it says so."""
 
@@ -56,15 +96,16 @@ class ReplayOptions:
     """Names of the two ports of `capture`."""
     flow_files: tuple[str, ...] = ()
     flows: tuple[str, ...] = ()
-    profile: Profile = Profile.DEFAULT
-    check_checksums: bool = True
-    check_sequence: bool = True
-    helpers: bool = False
-    """Attach helpers to new connections to their well-known ports."""
+    flows_source: str = "--set-flow"
+    """What messages call the place where `flows` come from."""
+    config: Config = field(default_factory=_defaults)
+    """How the switch is set; its rules, sides and networks are among the other options already."""
+    config_file: str | None = None
     batch_size: int = 256
-    max_connections: int = 3_000_000
     limit: int | None = None
     """Stop after so many packets."""
+    load_table: str | None = None
+    """A connection table as JSON, to begin with."""
     table: TableStyle | None = None
     states: str | None = None
     """Where to write the state of every packet; may be `-`."""

@@ -34,6 +34,8 @@ INVALID = {
     "nat-exhausted": Reason(
         "no free port left for a new connection to translate", "give nat() more addresses or ports"
     ),
+    "sctp-chunks": Reason("SCTP without chunks, or with chunks that are empty or stand where they must not"),
+    "sctp-tag": Reason("SCTP with the verification tag of another association"),
 }
 """Why the tracker calls a packet invalid, by counter."""
 

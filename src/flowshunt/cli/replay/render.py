@@ -41,6 +41,9 @@ def _overview(report: Report) -> Section:
         rows.append(("from", moment(report.first_ns)))
         rows.append(("to", f"{moment(report.last_ns)} ({duration(report.last_ns - report.first_ns)})"))
     rows.append(("connections", f"{count(report.n_connections)} alive at the end{_created(report)}"))
+    if report.loaded is not None:
+        refused = f", {count(report.loaded.n_refused)} entries refused" if report.loaded.n_refused else ""
+        rows.append(("loaded", f"{count(report.loaded.n_loaded)} connections from {report.loaded.path}{refused}"))
     rows.append(("forwarded", f"{count(report.n_output)} packets{_percent(report.n_output, report.packets)}"))
     dropped = sum(report.drops.values())
     rows.append(("dropped", f"{count(dropped)} packets{_percent(dropped, report.packets)}"))
@@ -65,6 +68,8 @@ def _remarks(report: Report) -> list[str]:
         remarks.append("A capture is damaged: this is what could be read.")
     elif report.outcome.ending is Ending.LIMIT:
         remarks.append("Stopped at --limit; the capture may go on.")
+    if report.loaded is not None and report.loaded.damage is not None:
+        remarks.append(f"{report.loaded.path} is damaged: what comes before the damage was loaded.")
     if report.default_rules:
         remarks.append("No rules given: the default ones track and forward everything. Use --flows FILE for your own.")
     if report.n_cut:

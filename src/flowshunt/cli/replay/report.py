@@ -19,6 +19,7 @@ from flowshunt.rules.openflow.format import format_flow
 
 if TYPE_CHECKING:
     from flowshunt.app import Switch
+    from flowshunt.cli.replay.loading import Loaded
     from flowshunt.conntrack.statistics import ProtocolStatistics
     from flowshunt.ports.capture.sides import Sides
     from flowshunt.rules.openflow.flow import Flow
@@ -113,6 +114,8 @@ class Report:
     """How the two sides of a single capture were told apart."""
     rules: tuple[RuleReport, ...]
     """Most packets first, then by table and priority."""
+    loaded: Loaded | None = None
+    """The connection table that the run began with."""
 
     @property
     def n_connections(self) -> int:
@@ -162,7 +165,7 @@ def make_report(
     on the size of batches, and a report must not.
     """
     tally.flush()
-    now_ms = (tally.last_ns or 0) // 1_000_000
+    now_ms = max(switch.tracker.now_ms, 0) if tally.last_ns is None else tally.last_ns // 1_000_000
     switch.tracker.sweep(now_ms)
     counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
     verdicts = reasons.split(counters, "verdict.")

@@ -107,7 +107,7 @@ def _put(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
 
 
 @kernel
-def _record_hash(state: Any, records: Any, n: Any) -> Any:
+def record_hash(state: Any, records: Any, n: Any) -> Any:
     """Hash of the tuple in records[n], of CONNECTION or EXT."""
     return hash_tuple(
         state, records["source"][n, 0], records["source"][n, 1], records["destination"][n, 0],
@@ -117,13 +117,13 @@ def _record_hash(state: Any, records: Any, n: Any) -> Any:
 
 @kernel
 def _row_hash(t: Any, row: Any) -> Any:
-    return _record_hash(t.state, t.conns, row)
+    return record_hash(t.state, t.conns, row)
 
 
 @kernel(inline=False)
 def reply_hash(t: Any, row: Any) -> Any:
     """Hash of the reply tuple of a connection that has an extension."""
-    return _record_hash(t.state, t.exts, np.int64(t.conns["ext"][row]) - 1)
+    return record_hash(t.state, t.exts, np.int64(t.conns["ext"][row]) - 1)
 
 
 @kernel(inline=False)

@@ -1,6 +1,7 @@
 """What each protocol says of a packet: may it begin a connection, and what does it do to an existing one.
 
-TCP has machines of its own, one per profile; UDP and all others know only whether the peer answered.
+TCP has machines of its own, one per profile, and SCTP one in profile linux; UDP and all others know only whether the
+peer answered.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import numpy as np
 
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
-from flowshunt.conntrack.kernels import tcp, tcp_linux
+from flowshunt.conntrack.kernels import sctp_linux, tcp, tcp_linux
 from flowshunt.conntrack.kernels.adjust import own_ack
 from flowshunt.jit import kernel
-from flowshunt.packet.schema import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, W_FLAGS
+from flowshunt.packet.schema import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, W_FLAGS
 
 PROTO_NONE = 59
 """IPv6: no next header. linux does not track it."""
@@ -31,19 +32,24 @@ def _tcp_valid_new(t: Any, packets: Any, i: Any, flags: Any) -> Any:
 
 
 @kernel
-def valid_new(t: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, kind: Any) -> Any:
-    """Whether the packet may create a connection. An ICMP reply may not."""
+def valid_new(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, kind: Any) -> Any:
+    """Whether the packet may create a connection, which `create` then must do next. An ICMP reply may not."""
     if proto == PROTO_TCP:
         return _tcp_valid_new(t, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
-    if t.state["linux"][0] and proto == PROTO_NONE and packets["family"][i] == 6:
-        return False
+    if t.state["linux"][0]:
+        if proto == PROTO_SCTP:
+            return sctp_linux.valid_new(data, packets, i, t.draft)
+        if proto == PROTO_NONE and packets["family"][i] == 6:
+            return False
     return kind & 1 == 0
 
 
 @kernel(inline=False)
-def why_not_new(t: Any, keys: Any, k: Any, proto: Any) -> Any:
+def why_not_new(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any) -> Any:
     """The counter of a packet that is not `valid_new`."""
     flags = (keys[k, W_FLAGS] >> 48) & 0xFFF
+    if proto == PROTO_SCTP and t.state["linux"][0]:
+        return np.int64(C.C_FIRST_PACKET if sctp_linux.has_chunks(data, packets, i) else C.C_SCTP_CHUNKS)
     if proto != PROTO_TCP:
         return np.int64(C.C_FIRST_PACKET)
     if t.state["linux"][0]:
@@ -79,11 +85,13 @@ def _tcp_create(t: Any, row: Any, packets: Any, i: Any, flags: Any) -> Any:
 
 @kernel
 def create(t: Any, row: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any) -> Any:
-    """Fill the protocol's part of a new row. Returns the timeout class."""
+    """Fill the protocol's part of a new row for a packet that is `valid_new`. Returns the timeout class."""
     t.conns["state"][row] = 0
     if proto == PROTO_TCP:
         return _tcp_create(t, row, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
     if t.state["linux"][0]:
+        if proto == PROTO_SCTP:
+            return sctp_linux.create(t.conns, row, t.draft)
         if proto == PROTO_UDP:
             return S.T_LINUX_UDP
         return S.T_LINUX_ICMP if proto == PROTO_ICMP or proto == PROTO_ICMPV6 else S.T_LINUX_GENERIC
@@ -181,7 +189,7 @@ def _linux_update(t: Any, row: Any, d: Any, proto: Any, now: Any) -> Any:
 
 
 @kernel
-def update(t: Any, row: Any, d: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, now: Any) -> Any:
+def update(t: Any, row: Any, d: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, proto: Any, now: Any) -> Any:
     """Judge a packet of an existing connection: `states.UPDATE_* | timeout class << 8 | STATE_CHANGED`.
 
     With UPDATE_INVALID also the counter of why, in the bits from `states.WHY_SHIFT` on.
@@ -189,6 +197,8 @@ def update(t: Any, row: Any, d: Any, packets: Any, i: Any, keys: Any, k: Any, pr
     if proto == PROTO_TCP:
         return _tcp_update(t, row, d, packets, i, (keys[k, W_FLAGS] >> 48) & 0xFFF)
     if t.state["linux"][0]:
+        if proto == PROTO_SCTP:
+            return sctp_linux.update(data, packets, i, t.conns, row, d)
         return _linux_update(t, row, d, proto, now)
     if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
         return _icmp_update(t.conns, row, d)

@@ -50,10 +50,10 @@ def use_zone(t: Any, zone: Any) -> Any:
 def final_state(t: Any, row: Any, proto: Any) -> Any:
     """The state in which a connection ends, by the numbers of `statistics.expired_names`.
 
-    TCP: that of the peer further on (linux: the connection's). All others: 1 if there was an answer.
+    TCP: that of the peer further on (linux: the connection's, also of SCTP). All others: 1 if there was an answer.
     """
+    if t.state["linux"][0] and (proto == PROTO_TCP or proto == PROTO_SCTP):
+        return np.int64(t.conns["state"][row])
     if proto != PROTO_TCP:
         return np.int64(1 if t.conns["flags"][row] & F_SEEN_REPLY else 0)
-    if t.state["linux"][0]:
-        return np.int64(t.conns["state"][row])
     return max(np.int64(t.conns["peer"][row, 0]), np.int64(t.conns["peer"][row, 1]))

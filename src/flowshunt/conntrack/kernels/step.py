@@ -313,11 +313,11 @@ def _insert(
 
 @kernel(inline=False)
 def _track_new(
-    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, hashed: Any, word: Any, now: Any
+    t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, hashed: Any, word: Any, now: Any
 ) -> Any:
     proto = (word >> 8) & 0xFF
-    if not protocols.valid_new(t, packets, i, keys, k, proto, word & KIND_ICMP):
-        return _reject(t, keys, k, zone, protocols.why_not_new(t, keys, k, proto))
+    if not protocols.valid_new(t, data, packets, i, keys, k, proto, word & KIND_ICMP):
+        return _reject(t, keys, k, zone, protocols.why_not_new(t, data, packets, i, keys, k, proto))
     state = np.int64(S.CS_NEW | S.CS_TRACKED)
     expected = np.int64(-1)
     if t.state["n_expected"][0] != 0:
@@ -360,10 +360,10 @@ def _first_reply(t: Any, row: Any, packets: Any, i: Any, now: Any) -> Any:
 
 
 @kernel
-def _update(t: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, word: Any, now: Any) -> Any:
+def _update(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, word: Any, now: Any) -> Any:
     """Take the packet into connection `row`, with timer, counters and events: what `protocols.update` returns."""
     proto = (word >> 8) & 0xFF
-    verdict = protocols.update(t, row, d, packets, i, keys, k, proto, now)
+    verdict = protocols.update(t, row, d, data, packets, i, keys, k, proto, now)
     result = verdict & S.RESULT_MASK
     timeout = (verdict >> 8) & 0xFF
     if timeout != S.KEEP_TIMER:
@@ -383,7 +383,7 @@ def _update(t: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any, d: Any, w
 
 @kernel
 def _meet(
-    t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, word: Any, found: Any, now: Any
+    t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, word: Any, found: Any, now: Any
 ) -> Any:
     """Take the packet into the connection that it belongs to. Returns its row, -1 (invalid), or _ENDED.
 
@@ -397,7 +397,7 @@ def _meet(
     elif flags & FORCE and d == 1:
         reason = np.int64(C.REASON_FORCED)
     else:
-        verdict = _update(t, packets, i, keys, k, row, d, word, now)
+        verdict = _update(t, data, packets, i, keys, k, row, d, word, now)
         result = verdict & S.RESULT_MASK
         state = np.int64(S.CS_TRACKED)
         if flags & NAT and result != S.UPDATE_NEW:
@@ -503,10 +503,10 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
     found = _look_up(t, keys, k, hashed, word, flags)
     met = np.int64(_ENDED)
     if found >= 0:
-        met = _meet(t, packets, i, keys, k, zone, flags, word, found, now)
+        met = _meet(t, data, packets, i, keys, k, zone, flags, word, found, now)
     if met != _ENDED:
         return met
-    return _track_new(t, packets, i, keys, k, zone, flags, hashed, word, now)
+    return _track_new(t, data, packets, i, keys, k, zone, flags, hashed, word, now)
 
 
 @kernel

@@ -9,6 +9,7 @@ from flowshunt.conntrack.listing.linux import (
     direction,
     family_words,
     fast_path_flag,
+    parent_words,
     protocol_words,
     time_and_state,
 )
@@ -27,8 +28,10 @@ def line(
     """One line for `connection`.
 
     `extended`, `timestamps` (the tool's ktimestamp), `ids` and `labels` are the tool's output options; labels are
-    printed as one hexadecimal number. `counters` and, with `now_ms` (milliseconds since the epoch), `delta-time=` (the
-    connection's age in seconds) are there when a Linux tracker keeps them. Times of day are in UTC.
+    printed as one hexadecimal number. A connection that another one announced ends with that one's original tuple, each
+    word with `master-` in front, as `conntrack -L expect` names it; the tool itself does not say it here. `counters`
+    and, with `now_ms` (milliseconds since the epoch), `delta-time=` (the connection's age in seconds) are there when a
+    Linux tracker keeps them. Times of day are in UTC.
     """
     words = [family_words(connection)] if extended else []
     words += [protocol_words(connection), *time_and_state(connection)]
@@ -50,6 +53,7 @@ def line(
         words.append(f"id={connection.id}")
     if labels and connection.label:
         words.append(f"labels=0x{connection.label:x}")
+    words += parent_words(connection, address_text)
     return " ".join(words)
 
 

@@ -53,6 +53,8 @@ def _rest(connection: Connection, more: bool) -> list[str]:
     if connection.state is not None and connection.protocol == _TCP:
         state = _peers(connection) if more else f"state={combined_tcp_state(*_states(connection))}"
         parts.append(f"protoinfo=({state})")
+    elif connection.state is not None and (tags := connection.verification_tags) is not None:
+        parts.append(f"protoinfo=(state={connection.state},vtag_orig={tags[0]},vtag_reply={tags[1]})")
     if connection.helper is not None:
         parts.append(f"helper={connection.helper}")
     if more and connection.parent_tuple is not None:

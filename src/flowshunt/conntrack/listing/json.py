@@ -36,6 +36,7 @@ def document(connection: Connection) -> dict[str, Any]:
         "nat": connection.nat,
         "helper": connection.helper,
         "parent": connection.parent,
+        "machine": {name: list(values) for name, values in connection.machine},
     }
 
 

@@ -68,6 +68,16 @@ def direction(
     return words
 
 
+def parent_words(connection: Connection, address: Callable[[IPv4Address | IPv6Address], str]) -> list[str]:
+    """The original tuple of the connection that announced this one, if any."""
+    way = connection.parent_tuple
+    if way is None:
+        return []
+    words = [f"src={address(way.source)}", f"dst={address(way.destination)}"]
+    words += [f"sport={way.source_port}", f"dport={way.destination_port}"]
+    return [f"master-{word}" for word in words]
+
+
 def fast_path_flag(connection: Connection) -> list[str]:
     """The one flag after the reply tuple, if any: offload before assured."""
     if connection.offload is not None:

@@ -1,0 +1,104 @@
+"""What can be set: a frozen dataclass per section, whose fields carry type, range, default and description.
+
+The text under a field is its description wherever settings are shown. `Annotated[type, ...]` adds a `Range` or a
+`Choice` to a type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
+
+from flowshunt.conntrack.arrays import MAX_CAPACITY
+from flowshunt.conntrack.policies import MAX_LIMIT
+from flowshunt.conntrack.timeouts import MAX_TIMEOUT_S, POLICY_CLASSES
+
+
+class Range(NamedTuple):
+    """The least and the largest value of a number, both allowed."""
+
+    least: int
+    most: int
+
+
+class Choice(NamedTuple):
+    """The words that a setting knows."""
+
+    words: tuple[str, ...]
+
+
+TIMEOUT_NAMES = tuple(POLICY_CLASSES)
+"""Timeouts as Open vSwitch's CT_Timeout_Policy names them."""
+
+Seconds = Annotated[int, Range(0, MAX_TIMEOUT_S)]
+"""A timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerSection:
+    """The connection tracker as a whole."""
+
+    profile: Annotated[str, Choice(("default", "linux"))] = "default"
+    """Track as Open vSwitch's userspace does (`default`), or as nf_conntrack does (`linux`). Fixed at the start."""
+    max_connections: Annotated[int, Range(1, MAX_CAPACITY)] = 3_000_000
+    """Size limit of the connection table. Fixed at the start; memory is used as connections come."""
+    checksums: bool = True
+    """Verify checksums; a packet whose checksum is wrong is invalid."""
+    sequence_checks: bool = True
+    """TCP segments outside of their window are invalid."""
+    liberal: bool = False
+    """TCP segments outside of their window are valid, except resets, in every zone that does not say otherwise."""
+    loose: bool = True
+    """A TCP connection may begin in mid-stream."""
+    early_drop: bool = False
+    """When the table or a zone is full, a connection that was never answered makes room for a new one."""
+    headroom: Annotated[int, Range(0, MAX_CAPACITY)] = 0
+    """Of max_connections, kept for packets that have a connection in another zone already."""
+    helpers: bool = False
+    """New connections to ports 21 and 69 get the FTP or TFTP helper by themselves. Fixed at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneSection:
+    """Policy of one zone, or of all others (zone.default)."""
+
+    limit: Annotated[int, Range(0, MAX_LIMIT)] | None = None
+    """Most connections at a time; 0: no limit. Absent: the limit of zone.default, or else none."""
+    timeout: str | None = None
+    """Name of the [timeout.NAME] that holds here. What that leaves out, or all, is as zone.default has it."""
+    liberal: bool | None = None
+    """TCP segments outside of their window are valid, except resets. Absent: as [tracker] says."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchSection:
+    """Rules of the switch."""
+
+    flow_files: tuple[str, ...] = ()
+    """Files of rules, one per line, as ovs-ofctl add-flows reads them. Relative to this file's directory."""
+    flows: tuple[str, ...] = ()
+    """Rules, after those of the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySection:
+    """Captures and their two sides (flowshunt replay)."""
+
+    sides: tuple[str, ...] | None = None
+    """Names of the inner and the outer port of a capture."""
+    inside: tuple[str, ...] = ()
+    """Networks on the inner side of a capture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration."""
+
+    tracker: TrackerSection = field(default_factory=TrackerSection)
+    zones: Mapping[int | None, ZoneSection] = field(default_factory=dict)
+    """By zone; None: zone.default."""
+    timeouts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Named timeout policies: seconds by name (`TIMEOUT_NAMES`)."""
+    switch: SwitchSection = field(default_factory=SwitchSection)
+    replay: ReplaySection = field(default_factory=ReplaySection)
