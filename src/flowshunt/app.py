@@ -55,6 +55,7 @@ class Switch:
             batch_size=batch_size,
         )
         self.datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler())
+        self.fragments = self.datapath.fragments
         self._ports: dict[str, int] = {}
 
     @property
@@ -131,6 +132,7 @@ class Switch:
             self.tracker.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
+        self.fragments.expire(self.tracker.now_ms)
         return result
 
     def flows(self) -> list[FlowStatistics]:

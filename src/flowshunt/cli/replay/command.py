@@ -15,7 +15,7 @@ from flowshunt.base.errors import UsageError
 from flowshunt.cli import kernels
 from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain, give_up_stdout
 from flowshunt.cli.replay import connections, document, render
-from flowshunt.cli.replay.options import DEFAULT_FLOWS, STDOUT, ReplayOptions
+from flowshunt.cli.replay.options import DEFAULT_FLOWS, STDOUT, Profile, ReplayOptions
 from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
 from flowshunt.cli.replay.report import Report, make_report
 from flowshunt.cli.replay.run import Consumer, Ending, Interrupts, Outcome, run
@@ -133,7 +133,10 @@ def _open_outputs(options: ReplayOptions, switch: Switch, closing: ExitStack) ->
         paths = {number: str(directory / f"{name}.pcap") for name, number in switch.ports.items()} | paths
     _check_outputs(options, [*paths.values(), *(path for path in (options.states, options.json) if path)])
     if options.states is not None:
-        consumers.append(StatesWriter(_open_text(options.states, closing)).take)
+        out = _open_text(options.states, closing)
+        is_linux = options.profile is Profile.LINUX
+        states = StatesWriter(out, switch.fragments.oldest_packet, first_only=is_linux)
+        consumers.append(closing.enter_context(states).take)
     if paths:
         names = {number: name for name, number in switch.ports.items()}
         consumers.append(closing.enter_context(PortWriters(paths, names)).take)
