@@ -123,7 +123,12 @@ def read(frame: bytes) -> Piece:
 
 
 def whole(frames: Sequence[bytes]) -> bytes:
-    """The frame that fragments, in any order, make. Raises AssertionError when they do not fit together."""
+    """The frame that fragments, in any order, make; a frame alone is whole.
+
+    Raises AssertionError when they do not fit together.
+    """
+    if len(frames) == 1:
+        return frames[0]
     pieces = sorted((read(frame) for frame in frames), key=lambda piece: piece.offset)
     assert len({(piece.link, piece.id) for piece in pieces}) == 1
     payload = b""
