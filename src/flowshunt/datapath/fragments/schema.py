@@ -74,7 +74,7 @@ FRAGMENT = np.dtype(
 CROWD = np.dtype([("oldest", np.int32), ("newest", np.int32), ("n_fragments", np.int32), ("n_blocks", np.int32)])
 """Datagrams of one zone, or of one family: the ends of their list (row + 1; 0: none), and what they take."""
 
-JOINED = np.dtype([("fragment", np.int64), ("packet", np.int64), ("is_first", np.uint8)])
+JOINED = np.dtype([("fragment", np.int64), ("packet", np.int64), ("is_first", np.uint8)], align=True)
 """Fragment number `fragment` went on as part of packet number `packet`; both count all packets received, from 0.
 
 `is_first`: it is the one of offset 0.
