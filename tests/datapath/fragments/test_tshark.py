@@ -32,7 +32,7 @@ def test_tshark_puts_together_what_left_and_finds_checksums_right(tmp_path: Path
         id = len(frames)
         sent = play(datapath, *reversed(fragments_of_size(packet, 1400, id=id)))
         frames += [out.frame for out in sent[-1]]
-    data = np.frombuffer(b"".join(frames), np.uint8)
+    data = np.frombuffer(bytearray(b"".join(frames)), np.uint8)
     records = np.zeros(len(frames), TX)
     records["length"] = [len(frame) for frame in frames]
     records["data"][1:] = np.cumsum(records["length"])[:-1]
