@@ -54,7 +54,7 @@ def run(path: Path, rules: str, profile: str, batch_size: int) -> str:
         for batch in reader.batches(4096):
             sides.assign(batch)
             result = switch.process(batch)
-            digest.update(result.ct_state.tobytes() + result.fate.tobytes())
+            digest.update(result.ct_state.tobytes() + result.fate.tobytes() + repr(result.joined.tolist()).encode())
             for frame in result.tx:
                 data = result.tx_data if frame["source"] else batch.data
                 start = int(frame["data"])

@@ -66,6 +66,7 @@ class Switch:
         self.datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler())
         self._inspector = Inspector(self.tracker, by_port=helpers)
         self.datapath.inspect_with(self._inspector)
+        self.fragments = self.datapath.fragments
         self._ports: dict[str, int] = {}
         self._config = Config(
             TrackerSection(
@@ -203,6 +204,7 @@ class Switch:
             self.tracker.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
+        self.fragments.expire(self.tracker.now_ms)
         return result
 
     def flows(self) -> list[FlowStatistics]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowshunt.conntrack.connection import Connection
+from flowshunt.datapath.fragments.schema import JOINED
 from flowshunt.datapath.schema import FATES, TX
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.api import CaptureError
@@ -19,6 +20,7 @@ class FakeResult(NamedTuple):
     fate: np.ndarray
     tx: np.ndarray
     tx_data: np.ndarray
+    joined: np.ndarray
 
 
 def make_batch(frames: Sequence[bytes], first_ns: int = 0, in_port: int = 1, cut: int = 0) -> Batch:
@@ -42,7 +44,7 @@ def cross_over(batch: Batch, states: Sequence[int], drop_every: int = 0) -> Fake
     tx["port"], tx["packet"] = 2, kept
     fate = np.full(n, FATES.index("drop.no-match"), np.uint8)
     fate[kept] = FATES.index("output")
-    return FakeResult(np.array(states, np.uint16), fate, tx, np.zeros(0, np.uint8))
+    return FakeResult(np.array(states, np.uint16), fate, tx, np.zeros(0, np.uint8), np.zeros(0, JOINED))
 
 
 class FakeTracker:
@@ -72,12 +74,18 @@ class FakeTracker:
         return 0
 
 
+class FakeFragments:
+    def expire(self, now_ms: int) -> int:
+        return 0
+
+
 class FakeSwitch:
     """All packets get the same state and cross over; the n-th of each `drop_every` is dropped."""
 
     def __init__(self, state: int = 0x21, drop_every: int = 0, tracker: FakeTracker | None = None) -> None:
         self.ports = {"p0": 1, "p1": 2}
         self.tracker = tracker or FakeTracker()
+        self.fragments = FakeFragments()
         self.sizes: list[int] = []
         self.counters: dict[str, int] = {}
         self._state = state

@@ -16,9 +16,10 @@ from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
 from flowshunt.cli.replay.report import Report, ZoneReport, count_connections, make_report
 from flowshunt.cli.replay.run import Ending, Outcome
 from flowshunt.cli.replay.tally import Tally
+from flowshunt.datapath.fragments.schema import JOINED
 from flowshunt.ports.api import CaptureError
 from flowshunt.ports.capture import reader
-from tests.cli.fakes import FakeResult, FakeSwitch, FakeTracker, cross_over, make_batch
+from tests.cli.fakes import FakeSwitch, FakeTracker, cross_over, make_batch
 from tests.cli.test_listings import established, ping
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "replay.schema.json"
@@ -99,7 +100,7 @@ def test_tally_takes_the_earliest_and_latest_time_of_a_capture_out_of_order() ->
 def test_a_flood_of_copies_is_counted_even_beyond_the_room_for_one_count() -> None:
     batch = make_batch([b"x" * 10])
     result = cross_over(batch, [0])
-    flood = FakeResult(result.ct_state, result.fate, np.repeat(result.tx, 100_000), result.tx_data)
+    flood = result._replace(tx=np.repeat(result.tx, 100_000))
     tally = Tally()
     tally.add(batch, flood)
     tally.add(batch, flood)
@@ -191,12 +192,56 @@ def test_states_are_numbered_across_batches() -> None:
     assert out.getvalue() == "1: new|trk\n2: est|rpl|trk\n3: -\n4: inv|trk\n"
 
 
+HELD = 0x100
+FRAGMENTS = [(2, 4, 0), (1, 4, 1), (4, 4, 0)]
+"""Packets 1, 2 and 4, from 0, are one datagram; 1 is its beginning."""
+
+
+@pytest.mark.parametrize(
+    ("first_only", "lines"),
+    [
+        (False, ["new|trk", "est|trk @5", "est|trk @5", "held", "est|trk", "inv|trk", "-"]),
+        (True, ["new|trk", "est|trk @5", "held", "held", "held", "inv|trk", "-"]),
+    ],
+)
+def test_the_state_of_a_datagram_is_that_of_its_fragments(first_only: bool, lines: list[str]) -> None:
+    out = io.StringIO()
+    written = []
+    held: list[int | None] = [1, 1, 3, None]
+    joined = [[], [], FRAGMENTS, []]
+    with StatesWriter(out, lambda: held[0], first_only=first_only) as writer:
+        for states, records in zip([[0x21, HELD], [HELD, HELD], [0x22, 0x30], [0]], joined, strict=True):
+            batch = make_batch([b"x"] * len(states))
+            writer.take(batch, cross_over(batch, states)._replace(joined=np.array(records, JOINED)))
+            written.append(out.getvalue().count("\n"))
+            held.pop(0)
+    assert written == [1, 1, 3, 7]
+    assert out.getvalue() == "".join(f"{n}: {line}\n" for n, line in enumerate(lines, 1))
+
+
+def test_a_datagram_whose_beginning_comes_last_has_its_state_there() -> None:
+    out = io.StringIO()
+    with StatesWriter(out, lambda: None, first_only=True) as writer:
+        batch = make_batch([b"x"] * 2)
+        writer.take(batch, cross_over(batch, [HELD, 0x21])._replace(joined=np.array([(0, 1, 0), (1, 1, 1)], JOINED)))
+    assert out.getvalue() == "1: held\n2: new|trk\n"
+
+
+def test_what_is_still_held_at_the_end_is_written_as_such() -> None:
+    out = io.StringIO()
+    with StatesWriter(out, lambda: 0) as writer:
+        batch = make_batch([b"x"] * 2)
+        writer.take(batch, cross_over(batch, [HELD, 0x21]))
+        assert out.getvalue() == ""
+    assert out.getvalue() == "1: held\n2: new|trk\n"
+
+
 @pytest.mark.parametrize("name", ["out.pcap", "out.pcapng", "out.pcap.gz", "out.pcapng.zst"])
 def test_what_leaves_a_port_is_written_in_order_from_both_buffers(tmp_path: Path, name: str) -> None:
     batch = make_batch([b"first!", b"second", b"third!"], first_ns=1000, cut=10)
     result = cross_over(batch, [0, 0, 0])
     result.tx["source"][1], result.tx["data"][1], result.tx["length"][1] = 1, 2, 8
-    changed = FakeResult(result.ct_state, result.fate, result.tx, np.frombuffer(bytearray(b"..CHANGED!.."), np.uint8))
+    changed = result._replace(tx_data=np.frombuffer(bytearray(b"..CHANGED!.."), np.uint8))
     path = str(tmp_path / name)
     with PortWriters({2: path}, {2: "p1"}) as writers:
         writers.take(batch, changed)

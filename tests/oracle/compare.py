@@ -23,7 +23,10 @@ _SET_ASIDE = ("nohook", "untracked", "DROPPED", "short")
 
 @dataclass(frozen=True)
 class Answer:
-    """`state` is None where the reference has none: `held`, or set aside (nohook, untracked, DROPPED, short)."""
+    """`state` as `flowshunt replay --states` writes it: flags, for a fragment also with ` @M`, or `held`.
+
+    It is None for what is set aside (nohook, untracked, DROPPED, short).
+    """
 
     state: str | None
     fragment: bool = False
@@ -124,11 +127,12 @@ def read_reference(folder: Path, name: str, suffix: str) -> Reference:
 def _read_answer(rest: str) -> Answer:
     words = rest.split(" [")[0].split()
     if words[0] == "held":
-        return Answer(None, True)
+        return Answer("held", True)
     for word in words:
         if word in _SET_ASIDE:
             return Answer(None, aside=word)
-    return Answer(words[0], any(word.startswith("@") for word in words))
+    completed_by = [word for word in words if word.startswith("@")]
+    return Answer(" ".join([words[0], *completed_by]), bool(completed_by))
 
 
 def _address(text: str) -> str:
@@ -165,12 +169,12 @@ def _entry(protocol: int, pairs: dict[str, str], zone: int, state: str | None) -
     return Entry(protocol, _address(pairs["src"]), _address(pairs["dst"]), *ports, icmp, zone, state)
 
 
-def compare(reference: Reference, states: list[str]) -> Result:
-    """Compare per-packet states, leaving out fragments and what the reference set aside."""
+def compare(reference: Reference, states: list[str], *, fragments: bool = False) -> Result:
+    """Compare per-packet states, leaving out what the reference set aside and, unless wanted, fragments."""
     assert len(states) == len(reference.answers), (len(states), len(reference.answers))
     result = Result()
     for number, (answer, state) in enumerate(zip(reference.answers, states, strict=True), 1):
-        if answer.fragment or answer.aside is not None:
+        if (answer.fragment and not fragments) or answer.aside is not None:
             continue
         result.total += 1
         if answer.state == state:

@@ -40,7 +40,7 @@ def reference(tmp_path: Path, suffix: str, text: str) -> Reference:
 def test_fragments_are_told_by_held_by_their_datagram_and_by_completing_one(tmp_path: Path) -> None:
     answers = reference(tmp_path, "ovs", OVS).answers
     assert [answer.fragment for answer in answers] == [False, True, True, True, False]
-    assert answers[3].state is None
+    assert [answer.state for answer in answers] == ["new|trk", "est|rpl|trk @3", "est|rpl|trk", "held", "inv|trk"]
 
 
 def test_what_the_kernel_never_tracked_is_set_aside(tmp_path: Path) -> None:
@@ -65,6 +65,9 @@ def test_only_what_both_could_judge_is_counted(tmp_path: Path) -> None:
     result = compare(reference(tmp_path, "ovs", OVS), ["new|trk", "inv|trk", "inv|trk", "inv|trk", "new|trk"])
     assert (result.equal, result.total) == (1, 2)
     assert result.differences == [(5, "inv|trk", "new|trk")]
+    states = ["new|trk", "est|rpl|trk @3", "est|rpl|trk", "inv|trk", "inv|trk"]
+    result = compare(reference(tmp_path, "ovs", OVS), states, fragments=True)
+    assert (result.equal, result.total, result.differences) == (4, 5, [(4, "held", "inv|trk")])
     result = compare(reference(tmp_path, "kernel", KERNEL), ["new|trk", "inv|trk", "inv|trk", "inv|trk", "new|trk"])
     assert (result.equal, result.total) == (1, 2)
     assert result.kinds() == {("est|rpl|trk", "inv|trk"): 1}

@@ -30,7 +30,7 @@ def make_arrays(
     while max_base * 5 < capacity * 2:  # room for two entries each, as NAT needs
         max_base *= 2
     state = np.zeros(1, C.STATE)
-    state["key"][0] = _hash_key(seed)
+    state["key"][0] = hash_key(seed)
     state["now_ms"] = C.BEFORE_ALL_MS
     state["capacity"] = capacity
     state["base"] = C.MIN_BUCKETS
@@ -72,7 +72,8 @@ def make_arrays(
     )
 
 
-def _hash_key(seed: int | None) -> np.ndarray:
+def hash_key(seed: int | None) -> np.ndarray:
+    """Four random words, int64 (4,), to key a hash with; always the same ones for a given seed."""
     if seed is not None:
         return np.random.default_rng(seed).integers(-(1 << 63), (1 << 63) - 1, 4, np.int64)
     return np.frombuffer(secrets.token_bytes(32), np.int64).copy()

@@ -11,6 +11,8 @@ CS_INVALID = 0x10
 CS_TRACKED = 0x20
 CS_SNAT = 0x40
 CS_DNAT = 0x80
+CS_HELD = 0x100
+"""Not a bit of OpenFlow's: the packet is a fragment that the tracker keeps, so it has no state of its own."""
 
 CT_STATE_NAMES = (
     (CS_NEW, "new"),
@@ -48,7 +50,9 @@ def from_kernel_2015(bits: int) -> int:
 
 
 def ct_state_text(ct_state: int) -> str:
-    """Flag names joined by `|`, as Open vSwitch prints ct_state; `-` for a packet never tracked."""
+    """Flag names joined by `|`, as Open vSwitch prints ct_state; `-` for a packet never tracked, `held` for CS_HELD."""
+    if ct_state & CS_HELD:
+        return "held"
     return "|".join(name for bit, name in CT_STATE_NAMES if ct_state & bit) or "-"
 
 

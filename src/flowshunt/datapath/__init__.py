@@ -4,6 +4,7 @@ A packet goes through one compiled call from its bytes to what leaves:
 
     loop        parse a chunk of packets, ask for the memory that the tracker will need, then packet by packet:
     interpreter   table 0: classifier -> rule -> program; resubmit, clone and ct(table=N) push frames
+    reassembly    a fragment at ct is held, or completes its datagram (package `fragments`)
     fields        set, move, VLAN tags, TTL: changes of the flow key
     output        ports, flooding, `normal` (fdb); a packet whose key was changed is written anew, others are not copied
 

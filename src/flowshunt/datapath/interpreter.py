@@ -28,7 +28,7 @@ from flowshunt.conntrack.kernels.step import (
 )
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath.classifier import lookup
-from flowshunt.datapath.fields import change, decrement_ttl, read_place
+from flowshunt.datapath.fields import change, decrement_ttl
 from flowshunt.datapath.helping import attend, concerns_helper
 from flowshunt.datapath.output import count_sent, output
 from flowshunt.datapath.program import (
@@ -37,7 +37,6 @@ from flowshunt.datapath.program import (
     CT_FORCE,
     CT_NAT,
     CT_WORDS,
-    CT_ZONE_FIELD,
     NO_TABLE,
     OP_CLONE,
     OP_CT,
@@ -52,9 +51,12 @@ from flowshunt.datapath.program import (
     RESUBMIT_PORT,
     RESUBMIT_WORDS,
 )
+from flowshunt.datapath.reassembly import MET_ENDS, MET_JOINED, meet_fragment, read_zone
 from flowshunt.datapath.schema import (
     F_DEPTH,
+    F_OWN,
     F_PC,
+    F_SIZE,
     F_SIZE_MARK,
     F_SNAPSHOT,
     F_TABLE,
@@ -81,10 +83,23 @@ from flowshunt.datapath.schema import (
 )
 from flowshunt.jit import kernel
 from flowshunt.packet.emit import copy_bytes
-from flowshunt.packet.schema import HEADER_WORDS, KEY_WORDS, W_CT, W_CT_L4, W_CT_LABEL, W_CT_SRC, W_NAT, W_PORT
+from flowshunt.packet.schema import (
+    FRAG_ANY,
+    HEADER_WORDS,
+    KEY_WORDS,
+    W_CT,
+    W_CT_L4,
+    W_CT_LABEL,
+    W_CT_SRC,
+    W_L4,
+    W_NAT,
+    W_PORT,
+)
 
 _U32 = 0xFFFFFFFF
 _NONE = np.int64(-1)
+_HELD = -1
+"""In place of a limit that is broken: the packet is a fragment that waits, or is refused."""
 
 
 @kernel
@@ -101,6 +116,7 @@ def _begin(w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
     m["dirty"][0] = 0
     m["own"][0] = 0
     m["helped"][0] = 0
+    m["mru"][0] = 0
     m["tx_start"][0] = o.sent[0]
     m["size_start"][0] = o.sent[1]
     m["tx_mark"][0] = o.sent[0]
@@ -188,15 +204,22 @@ def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> An
     frames[sp, F_DEPTH] = depth
     frames[sp, F_SNAPSHOT] = snapshot
     frames[sp, F_TX_MARK] = -1
+    if snapshot >= 0:
+        frames[sp, F_OWN] = w.machine["own"][0]
+        frames[sp, F_SIZE] = w.machine["size"][0]
     return sp + 1
 
 
 @kernel
 def _pop(w: Any, sp: Any) -> Any:
-    """Go on with frame sp: `(pc, table, depth)`."""
+    """Go on with frame sp: `(pc, table, depth)`. What a clone became own stays behind with it."""
     frames = w.frames
     snapshot = frames[sp, F_SNAPSHOT]
     if snapshot >= 0:
+        if frames[sp, F_OWN] != w.machine["own"][0]:
+            w.machine["own"][0] = 0
+            w.machine["mru"][0] = 0
+            w.machine["size"][0] = frames[sp, F_SIZE]
         w.machine["snapshots"][0] = snapshot
         for word in range(KEY_WORDS):
             w.keys[0, word] = w.snapshots[snapshot, word]
@@ -226,6 +249,17 @@ def _abandon(w: Any, o: Any, sp: Any, fate: Any) -> Any:
     o.sent[1] = w.machine["size_mark"][0]
     w.machine["fate"][0] = fate
     while sp > 0 and w.frames[sp - 1, F_TX_MARK] < 0:
+        sp -= 1
+    return sp
+
+
+@kernel
+def _leave(w: Any, sp: Any) -> Any:
+    """End the running list with those that it came from, up to the last copy; what they caused stays.
+
+    Returns the number of frames left; the topmost goes on with a copy.
+    """
+    while sp > 0 and w.frames[sp - 1, F_SNAPSHOT] < 0:
         sp -= 1
     return sp
 
@@ -274,9 +308,7 @@ def _track(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any)
     """The ct action at `pc`: key, connection and ct_state are as it left them."""
     instruction = c.pool[pc]
     flags = (instruction >> 8) & 0xFF
-    zone = c.pool[pc + 1]
-    if flags & CT_ZONE_FIELD:
-        zone = read_place(w.keys, 0, zone) & 0xFFFF
+    zone = read_zone(w, c, pc)
     mark = high = low = np.int64(0)
     nat = np.int64(0)
     start = pc + CT_WORDS
@@ -375,8 +407,10 @@ def _finish(w: Any, p: Any, o: Any, packet: Any) -> Any:
 
 
 @kernel
-def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, b: Any, i: Any, packet: Any, resumes: Any) -> Any:
-    """Take packet i of `b`, a parsed chunk, from table 0 to its end, or to where it is punted.
+def run_packet(
+    w: Any, c: Any, p: Any, o: Any, t: Any, f: Any, own: Any, batch: Any, place: Any, packet: Any, resumes: Any
+) -> Any:
+    """Take packet `place` of `batch`, a parsed chunk, from table 0 to its end, or to where it is punted.
 
     `packet`: its index in the batch. `resumes`: it was punted and goes on. There must be room for the most that one
     packet may cause: MAX_OUTPUTS, MAX_OUTPUT_SIZE, and MAX_TRACKS times the events of a pass and a mark change. Writes
@@ -388,6 +422,8 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, b: Any, i: Any,
     pc = np.int64(0)
     target = np.int64(0)  # table to look up next, or -1
     port = _NONE
+    b = batch  # where the packet is now: in the batch, or the own one
+    i = place
     if resumes:
         pc, table, depth, sp, target = _resume(w, t)
         b = own
@@ -412,8 +448,11 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, b: Any, i: Any,
                     break
                 sp -= 1
                 pc, table, depth = _pop(w, sp)
+                if w.machine["own"][0] == 0:
+                    b = batch
+                    i = place
             elif op <= OP_OUTPUT_FIELD:
-                output(w, c, p, o, b, i, packet, pc)
+                output(w, c, p, o, f, b, i, packet, pc)
                 pc += 1
             elif op <= OP_LAST_CHANGE:
                 pc = change(c.pool, pc, w.keys, np.int64(0))
@@ -432,6 +471,12 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, b: Any, i: Any,
                 target = (instruction >> 8) & 0xFF
             elif op == OP_CT:
                 failed = _ct_fate(w, depth + 1)
+                if failed == 0 and w.keys[0, W_L4] & FRAG_ANY:
+                    met = meet_fragment(w, c, o, t, f, own, b, i, packet, sp, pc)
+                    if met == MET_JOINED:
+                        b = own
+                        i = np.int64(0)
+                    failed = np.int64(_HELD if met == MET_ENDS else 0)
                 if failed == 0:
                     target, sp = _ct(w, c, o, t, b, i, packet, pc, table, depth, sp)
                     depth += 1 if target >= 0 else 0
@@ -475,9 +520,12 @@ def run_packet(w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, b: Any, i: Any,
         if failed != 0:
             target = _NONE
             port = _NONE
-            sp = _abandon(w, o, sp, failed)
+            sp = _abandon(w, o, sp, failed) if failed > 0 else _leave(w, sp)
             if sp == 0:
                 break
             sp -= 1
             pc, table, depth = _pop(w, sp)
+            if w.machine["own"][0] == 0:
+                b = batch
+                i = place
     _finish(w, p, o, packet)

@@ -14,6 +14,7 @@ from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels.buckets import prefetch_bucket
 from flowshunt.conntrack.kernels.step import hash_parsed, suggest
 from flowshunt.conntrack.schema import BATCH_MAX, EVENTS_PER_TRACK
+from flowshunt.datapath.fragments.schema import MAX_PER_DATAGRAM, make_fragments
 from flowshunt.datapath.interpreter import run_packet
 from flowshunt.datapath.schema import (
     FATE_INVALID,
@@ -46,8 +47,8 @@ def _example() -> tuple[Any, ...]:
     output = make_output(1, 1, 1)
     tracker = example_arrays()
     return (
-        make_work(1, tracker.quotes), tables, make_ports(1, 1), output, tracker, make_own(), np.zeros(64, np.uint8),
-        np.zeros(1, PACKET), 0, 1, 1,
+        make_work(1, tracker.quotes), tables, make_ports(1, 1), output, tracker, make_fragments(1, 1), make_own(),
+        np.zeros(64, np.uint8), np.zeros(1, PACKET), 0, 1, 1,
     )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def _has_room(o: Any, t: Any) -> Any:
     return (
         o.sent[0] + MAX_OUTPUTS <= len(o.tx)
         and o.sent[1] + MAX_OUTPUT_SIZE <= len(o.tx_data)
+        and o.sent[2] + MAX_PER_DATAGRAM <= len(o.joined)
         and t.state["n_events"][0] + MAX_EVENTS <= len(t.events)
     )
 
@@ -88,13 +90,14 @@ def _count_received(p: Any, o: Any, packets: Any, i: Any) -> Any:
 
 @kernel(example=_example)
 def run_batch(
-    w: Any, c: Any, p: Any, o: Any, t: Any, own: Any, data: Any, packets: Any, first: Any, n: Any, batch_size: Any
-) -> Any:
+    w: Any, c: Any, p: Any, o: Any, t: Any, f: Any, own: Any, data: Any, packets: Any, first: Any, n: Any,
+    batch_size: Any,
+) -> Any:  # fmt: skip
     """Take packets `[first, n)` of a batch through the switch, in chunks of `batch_size`; returns where it stopped.
 
-    `w`: WorkArrays for at least `batch_size` (at most BATCH_MAX) packets. `c`, `p`, `o`, `t`: TableArrays, PortArrays,
-    OutputArrays, ConntrackArrays. `own`: PacketArrays of one packet. `data`: uint8. `packets`: PACKET, the parser's
-    part is filled in.
+    `w`: WorkArrays for at least `batch_size` (at most BATCH_MAX) packets. `c`, `p`, `o`, `t`, `f`: TableArrays,
+    PortArrays, OutputArrays, ConntrackArrays, FragmentArrays. `own`: PacketArrays of one packet. `data`: uint8.
+    `packets`: PACKET, the parser's part is filled in.
 
     It stops before n when packet `first` is punted: `machine["punt"]` is PUNT_WAITING then, the packet lies in `own`;
     the caller sets it to PUNT_ANSWERED and calls again, and the packet goes on. And it stops when there might not be
@@ -105,6 +108,7 @@ def run_batch(
     p = by_reference(p)
     o = by_reference(o)
     t = by_reference(t)
+    f = by_reference(f)
     own = by_reference(own)
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
@@ -122,7 +126,7 @@ def run_batch(
                 o.ct_state[first + i] = 0
                 o.fates[FATE_INVALID] += 1
                 continue
-            run_packet(w, c, p, o, t, own, b, i, first + i, resumes)
+            run_packet(w, c, p, o, t, f, own, b, i, first + i, resumes)
             if w.machine["punt"][0] == PUNT_WAITING:
                 return first + i
         first = end

@@ -8,6 +8,7 @@ import numpy as np
 
 from flowshunt.datapath.fdb import forward
 from flowshunt.datapath.fields import read_place
+from flowshunt.datapath.fragments.split import plan, split
 from flowshunt.datapath.program import OP_OUTPUT
 from flowshunt.datapath.schema import (
     FATE_IN_PORT,
@@ -17,6 +18,7 @@ from flowshunt.datapath.schema import (
     MAX_OUTPUT_SIZE,
     MAX_OUTPUTS,
     N_CHANGED,
+    N_FRAGMENTED,
     N_SENT,
     N_SKIPPED_IN_PORT,
     N_SKIPPED_LIMIT,
@@ -31,7 +33,7 @@ from flowshunt.datapath.schema import (
     SOURCE_TX_DATA,
 )
 from flowshunt.jit import kernel
-from flowshunt.packet.emit import is_changed, rewrite
+from flowshunt.packet.emit import copy_bytes, is_changed, rewrite
 from flowshunt.packet.requote import requote
 from flowshunt.packet.schema import NAT_QUOTE_SHIFT, W_NAT, W_PORT
 
@@ -110,7 +112,65 @@ def _flood(
 
 
 @kernel
-def output(w: Any, c: Any, p: Any, o: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
+def _write_fragments(w: Any, o: Any, f: Any, b: Any, i: Any) -> Any:
+    """The own packet, which came in fragments, as fragments no larger than those: `(offset, number, length, last)`.
+
+    They lie one behind the other, all `length` long but for the last. One whole frame when the packet is no larger;
+    none when it has used up its share.
+    """
+    size = rewrite(b.data, b.packets, i, w.keys, 0, b.original, f.scratch, 0)
+    if size < 0:
+        return np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    family = np.int64(b.packets["family"][i])
+    l3 = np.int64(b.packets["l3"][i]) + size - np.int64(b.packets["length"][i])
+    cut = plan(w.machine, family, f.scratch, l3, np.int64(0), size)
+    length = cut.header + cut.chunk
+    last = cut.header + cut.rest
+    at = o.sent[1]
+    end = at + (cut.n - 1) * length + last
+    if end > w.machine["size_start"][0] + MAX_OUTPUT_SIZE:
+        return np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    if cut.n == 1:
+        copy_bytes(f.scratch, np.int64(0), o.tx_data, at, size)
+    else:
+        split(w.machine, family, f.scratch, l3, np.int64(0), cut, o.tx_data, at)
+        o.counters[N_FRAGMENTED] += 1
+    o.sent[1] = end
+    o.counters[N_CHANGED] += cut.n
+    return at, cut.n, length, last
+
+
+@kernel
+def _append_all(
+    machine: Any, ports: Any, o: Any, packet: Any, time_ns: Any, index: Any, at: Any, n: Any, length: Any, last: Any
+) -> Any:
+    """Send all fragments, or none."""
+    if n == 0 or o.sent[0] - machine["tx_start"][0] + n > MAX_OUTPUTS:
+        o.counters[N_SKIPPED_LIMIT] += 1
+        return
+    for k in range(n):
+        size = length if k < n - 1 else last
+        _append(machine, ports, o, packet, time_ns, index, np.int64(SOURCE_TX_DATA), at + k * length, size)
+
+
+@kernel(inline=False)
+def _output_fragments(
+    w: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, in_port: Any, index: Any, avoided: Any
+) -> Any:
+    """Send the own packet, which came in fragments, to the port in place `index`, or (-1) flood it."""
+    at, n, length, last = _write_fragments(w, o, f, b, i)
+    time_ns = b.packets["time_ns"][i]
+    ports = p.ports
+    if index >= 0:
+        _append_all(w.machine, ports, o, packet, time_ns, index, at, n, length, last)
+        return
+    for place in range(len(ports)):
+        if np.int64(ports["number"][place]) != in_port and np.int64(ports["flags"][place]) & avoided == 0:
+            _append_all(w.machine, ports, o, packet, time_ns, place, at, n, length, last)
+
+
+@kernel
+def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
     """Run an output instruction for packet i of `b`, the one of index `packet` in the batch."""
     instruction = c.pool[pc]
     number = (instruction >> 8) & _U32
@@ -130,11 +190,15 @@ def output(w: Any, c: Any, p: Any, o: Any, b: Any, i: Any, packet: Any, pc: Any)
         index = _choose_port(w, p, o, number, in_port)
         if index < 0:
             return
+    avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
+    if floods:
+        w.machine["fate"][0] = FATE_NO_PORT
+    if w.machine["mru"][0] != 0:
+        _output_fragments(w, p, o, f, b, i, packet, in_port, index, avoided)
+        return
     source, at, length = _write_frame(w, o, b, i)
     time_ns = b.packets["time_ns"][i]
     if floods:
-        w.machine["fate"][0] = FATE_NO_PORT
-        avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
         _flood(w.machine, p.ports, o, packet, time_ns, in_port, avoided, source, at, length)
     else:
         _append(w.machine, p.ports, o, packet, time_ns, index, source, at, length)

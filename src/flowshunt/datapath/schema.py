@@ -13,6 +13,7 @@ import numpy as np
 
 from flowshunt.conntrack.memory import reserve
 from flowshunt.conntrack.schema import TRACKED
+from flowshunt.datapath.fragments.schema import JOINED, MAX_PER_DATAGRAM
 from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
 
 N_TABLES = 255
@@ -177,8 +178,12 @@ FATES = (
     "drop.learned-on-in-port",
     "drop.invalid-packet",
     "drop.too-long",
+    "held",
+    "drop.fragment",
 )
-"""What became of a packet. A packet that left on any port is "output"; otherwise the last reason not to counts."""
+"""What became of a packet. A packet that left on any port is "output", a fragment that waits for the others "held";
+otherwise the last reason not to counts.
+"""
 
 (
     FATE_OUTPUT,
@@ -195,6 +200,8 @@ FATES = (
     FATE_SAME_PORT,
     FATE_INVALID,
     FATE_TOO_LONG,
+    FATE_HELD,
+    FATE_FRAGMENT,
 ) = range(len(FATES))
 
 MAX_DEPTH = 64
@@ -225,6 +232,8 @@ COUNTERS = (
     "resubmits",
     "tracked",
     "punted",
+    "joined",
+    "fragmented",
 )
 (
     N_PACKETS,
@@ -237,15 +246,18 @@ COUNTERS = (
     N_RESUBMITS,
     N_TRACKED,
     N_PUNTED,
+    N_JOINED,
+    N_FRAGMENTED,
 ) = range(len(COUNTERS))
 
 PUNT_NONE, PUNT_WAITING, PUNT_ANSWERED = range(3)
 """Where a punt stands: there is none, Python is asked, Python is done."""
 
-FRAME_WORDS = 6
-F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK = range(FRAME_WORDS)
+FRAME_WORDS = 8
+F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK, F_OWN, F_SIZE = range(FRAME_WORDS)
 """A frame: where to go on, in which table and depth; the key to go on with (-1: the present one); where the outputs of
-the list of actions began that goes on (-1: the list continues the present one's).
+the list of actions began that goes on (-1: the list continues the present one's). With a key of its own: whether it is
+that of the own packet, and the bytes that the packet counts for.
 """
 
 MACHINE = np.dtype(
@@ -273,6 +285,11 @@ MACHINE = np.dtype(
         ("target", np.int64),
         ("row", np.int64),  # connection that the last ct action found or made; -1: none
         ("helped", np.int64),  # connection + 1 that the packet was shown to the helper of << 1 | translated
+        # of a packet that was put together (fragments.whole.assemble)
+        ("mru", np.int64),  # 0: it was not
+        ("frag_id", np.int64),
+        ("frag_place", np.int64),
+        ("frag_named", np.int64),
     ]
 )
 """Registers of the interpreter that few instructions touch, and the others while a packet is punted."""
@@ -335,9 +352,9 @@ class PacketArrays(NamedTuple):
 
 
 class OutputArrays(NamedTuple):
-    """What a batch causes. `tx`: TX (n,), `tx_data`: uint8 (m,), `sent`: int64 (2,), records and bytes used of those.
-    `fate`: uint8, `ct_state`: uint16, one per packet of the batch. `fates`, `verdicts`, `counters`: int64, totals by
-    name.
+    """What a batch causes. `tx`: TX (n,), `tx_data`: uint8 (m,), `sent`: int64 (3,), records and bytes used of those,
+    and records used of `joined`. `fate`: uint8, `ct_state`: uint16, one per packet of the batch. `fates`, `verdicts`,
+    `counters`: int64, totals by name. `joined`: JOINED (k,), the fragments that became complete datagrams.
     """
 
     tx: np.ndarray
@@ -348,6 +365,7 @@ class OutputArrays(NamedTuple):
     fates: np.ndarray
     verdicts: np.ndarray
     counters: np.ndarray
+    joined: np.ndarray
 
 
 def make_tables(n_rules: int = 1 << 22, n_subtables: int = 1 << 18, n_words: int = 1 << 27) -> TableArrays:
@@ -415,10 +433,11 @@ def make_output(n_packets: int, n_frames: int = MAX_OUTPUTS, size: int = MAX_OUT
     return OutputArrays(
         np.zeros(n_frames, TX),
         np.zeros(size, np.uint8),
-        np.zeros(2, np.int64),
+        np.zeros(3, np.int64),
         np.zeros(n_packets, np.uint8),
         np.zeros(n_packets, np.uint16),
         np.zeros(len(FATES), np.int64),
         np.zeros(len(VERDICTS), np.int64),
         np.zeros(len(COUNTERS), np.int64),
+        np.zeros(2 * MAX_PER_DATAGRAM, JOINED),
     )

@@ -13,6 +13,8 @@ from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.states import CS_INVALID
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.fragments.schema import MAX_PER_DATAGRAM, PROFILES
+from flowshunt.datapath.fragments.store import Fragments
 from flowshunt.datapath.inspection import Consultation, Inspector
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
 from flowshunt.datapath.ports import Ports
@@ -31,15 +33,17 @@ _SIZE_AT_ONCE = 4 * D.MAX_OUTPUT_SIZE
 class Result(NamedTuple):
     """What became of a batch; the arrays are valid until the next `process`.
 
-    `ct_state`: uint16 (n,), the last one of each packet, 0 when it was never tracked. `fate`: uint8 (n,), index into
-    FATES. `tx`: TX records, by packet and then in order of emission. `tx_data`: uint8; source 0 is the batch's own
-    buffer, source 1 this one.
+    `ct_state`: uint16 (n,), the last one of each packet, 0 when it was never tracked, CS_HELD for a fragment that was
+    not the last to come. `fate`: uint8 (n,), index into FATES. `tx`: TX records, by packet and then in order of
+    emission. `tx_data`: uint8; source 0 is the batch's own buffer, source 1 this one. `joined`: JOINED records, which
+    fragments the whole packets of this batch are made of; they count all packets that the datapath ever got.
     """
 
     ct_state: np.ndarray
     fate: np.ndarray
     tx: np.ndarray
     tx_data: np.ndarray
+    joined: np.ndarray
 
 
 class Compiler(Protocol):
@@ -90,8 +94,11 @@ class Datapath:
         batch_size: int = BATCH_MAX,
         *,
         compiler: Compiler | None = None,
+        fragments: Fragments | None = None,
     ) -> None:
         """Make a datapath without rules and ports, with a tracker of its own when none is given.
+
+        `fragments`: where fragments wait; without, a store with the settings of the tracker's profile.
 
         Raises UsageError for a batch size outside `[1, 256]`, and for a tracker with too little room for events.
         """
@@ -103,6 +110,7 @@ class Datapath:
                 "the tracker has too little room for the events of one packet", hint=f"make it {MAX_EVENTS}"
             )
         self.batch_size = batch_size
+        self.fragments = Fragments(PROFILES[self.tracker.profile]) if fragments is None else fragments
         self.ports = Ports()
         self.rules = Rules()
         self._compiler = compiler or PlainCompiler()
@@ -184,6 +192,7 @@ class Datapath:
                 self.ports.arrays,
                 self._output,
                 self.tracker.arrays,
+                self.fragments.arrays,
                 self._own,
                 batch.data,
                 batch.packets,
@@ -198,7 +207,10 @@ class Datapath:
             elif done < n:
                 self._make_room()
         output = self._output
-        return Result(output.ct_state[:n], output.fate[:n], output.tx[: int(output.sent[0])], output.tx_data)
+        n_frames, _, n_joined = output.sent.tolist()
+        return Result(
+            output.ct_state[:n], output.fate[:n], output.tx[:n_frames], output.tx_data, output.joined[:n_joined]
+        )
 
     def handle_punts(self, reason: int, handler: Handler) -> None:
         """Have `handler(punt)` called for every packet that is punted for `reason` (program.PUNT_*).
@@ -237,12 +249,15 @@ class Datapath:
         if output.sent[1] + D.MAX_OUTPUT_SIZE > len(output.tx_data):
             tx_data = np.concatenate([output.tx_data, np.zeros_like(output.tx_data)])
             self._output = self._output._replace(tx_data=tx_data)
+        if output.sent[2] + MAX_PER_DATAGRAM > len(output.joined):
+            self._output = self._output._replace(joined=np.concatenate([output.joined, np.zeros_like(output.joined)]))
 
     def statistics(self) -> dict[str, int]:
-        """Counters by name: packets by fate and by the parser's verdict, frames, lookups, learning."""
+        """Counters by name: packets by fate and by the parser's verdict, frames, lookups, learning, fragments."""
         output = self._output
         counters = dict(zip(D.COUNTERS, output.counters.tolist(), strict=True))
         fates = dict(zip(D.FATES, output.fates.tolist(), strict=True))
         verdicts = {f"verdict.{name}": n for name, n in zip(VERDICTS, output.verdicts.tolist(), strict=True)}
         counters["handler-errors"] = self._n_failed_handlers
-        return counters | fates | verdicts | self.ports.station_statistics()
+        fragments = {f"fragments.{name}": n for name, n in self.fragments.statistics().items()}
+        return counters | fates | verdicts | self.ports.station_statistics() | fragments

@@ -137,7 +137,10 @@ def _open_outputs(options: ReplayOptions, switch: Switch, closing: ExitStack) ->
         paths = {number: str(directory / f"{name}.pcap") for name, number in switch.ports.items()} | paths
     _check_outputs(options, [*paths.values(), *(path for path in (options.states, options.json) if path)])
     if options.states is not None:
-        consumers.append(StatesWriter(_open_text(options.states, closing)).take)
+        out = _open_text(options.states, closing)
+        is_linux = options.config.tracker.profile == "linux"
+        states = StatesWriter(out, switch.fragments.oldest_packet, first_only=is_linux)
+        consumers.append(closing.enter_context(states).take)
     if paths:
         names = {number: name for name, number in switch.ports.items()}
         consumers.append(closing.enter_context(PortWriters(paths, names)).take)

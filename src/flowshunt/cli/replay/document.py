@@ -77,6 +77,7 @@ def _summary(report: Report) -> dict[str, Any]:
         "last_ns": report.last_ns,
         "duration_ns": (report.last_ns or 0) - (report.first_ns or 0) if has_packets else None,
         "forwarded_packets": report.n_output,
+        "held_packets": report.n_held,
         "dropped_packets": sum(report.drops.values()),
         "connections": report.n_connections,
         "loaded_connections": report.loaded.n_loaded if report.loaded else None,

@@ -16,7 +16,7 @@ class Reason(NamedTuple):
 INVALID = {
     "not-ip": Reason("neither IPv4 nor IPv6", "send only ip and ipv6 through ct() to keep ARP and the like out"),
     "malformed": Reason("headers cut off or contradictory"),
-    "fragment": Reason("IP fragment; fragments are not put together"),
+    "fragment": Reason("IP fragment that cannot be put together: its own fault, or switched off"),
     "checksum": Reason(
         "wrong checksum",
         "a sender's own capture has them unfinished (its network card fills them in): use --no-checksum",
@@ -64,6 +64,7 @@ DROPS = {
     "reserved-multicast": Reason("link-local multicast, which switches do not forward (spanning tree, LACP, LLDP)"),
     "learned-on-in-port": Reason("destination is on the port that it came from"),
     "invalid-packet": Reason("too damaged to forward"),
+    "fragment": Reason("IP fragment that cannot be put together, which Linux drops"),
 }
 """Why the switch let a packet go without an output, by counter."""
 
@@ -81,6 +82,26 @@ VERDICTS = {
     "bad-udp": Reason("impossible UDP header"),
 }
 """What the parser stopped at, by counter."""
+
+
+FRAGMENTS = {
+    "expired": Reason("the rest of their datagram did not come in time"),
+    "purged": Reason("made room for later ones"),
+    "dropped": Reason("went with a datagram that was refused"),
+    "too-small": Reason("smaller than a fragment that is not the last may be"),
+    "overlapping": Reason("overlap what is there of their datagram, which is dropped"),
+    "duplicate": Reason("came twice"),
+    "inconsistent": Reason("contradict where their datagram ends, which is dropped"),
+    "misaligned": Reason("length is not a multiple of 8"),
+    "too-long": Reason("reach beyond the longest packet"),
+    "empty": Reason("carry nothing"),
+    "malformed": Reason("headers cut off or contradictory"),
+    "wrong-checksum": Reason("IPv4 header with a wrong checksum"),
+    "too-many": Reason("their datagram has too many, and is dropped"),
+    "no-room": Reason("no room for them"),
+    "of-refused-datagram": Reason("belong to a datagram that has been refused"),
+}
+"""Why fragments did not become part of a packet, by counter."""
 
 
 def split(counters: Mapping[str, int], prefix: str) -> dict[str, int]:

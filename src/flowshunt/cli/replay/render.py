@@ -28,6 +28,7 @@ def sections(report: Report) -> list[Section]:
         _not_tracked(report),
         _by_reason("Not parsed to their end, by reason", report.verdicts, reasons.VERDICTS),
         _by_reason("Dropped, by reason", report.drops, reasons.DROPS),
+        _by_reason("Fragments not put together, by reason", _lost_fragments(report), reasons.FRAGMENTS),
         _ports(report),
         _sides(report),
         _rules(report),
@@ -47,8 +48,16 @@ def _overview(report: Report) -> Section:
     rows.append(("forwarded", f"{count(report.n_output)} packets{_percent(report.n_output, report.packets)}"))
     dropped = sum(report.drops.values())
     rows.append(("dropped", f"{count(dropped)} packets{_percent(dropped, report.packets)}"))
+    if report.n_held:
+        joined = report.counters.get("joined", 0)
+        rows.append(("held", f"{count(report.n_held)} fragments, from which {count(joined)} packets went on"))
     rows.append(("profile", report.profile))
     return Section("Replay", _FACTS, tuple(rows), tuple(_remarks(report)))
+
+
+def _lost_fragments(report: Report) -> dict[str, int]:
+    families = [reasons.split(report.counters, f"fragments.{family}.") for family in ("ipv4", "ipv6")]
+    return {name: n for name in reasons.FRAGMENTS if (n := sum(family.get(name, 0) for family in families))}
 
 
 def _created(report: Report) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from flowshunt.cli.replay import reasons
 from flowshunt.cli.replay.connections import in_order
 from flowshunt.cli.replay.run import Outcome
@@ -101,6 +103,8 @@ class Report:
     """Packets that could not be parsed to their end, by reason."""
     n_output: int
     """Packets that left at least one port."""
+    n_held: int
+    """Fragments that left no port by themselves: they became part of another packet, or still wait."""
     connections: Mapping[tuple[str, str], int]
     """Living connections by protocol and state."""
     zones: tuple[ZoneReport, ...]
@@ -161,12 +165,13 @@ def make_report(
 ) -> Report:
     """Collect the state of `switch` and of `tally`, which is flushed; `sources` are file names by port name.
 
-    First the tracker removes what has expired by the capture's last packet. How much of that it did on the way depends
-    on the size of batches, and a report must not.
+    First tracker and fragments remove what has expired by the capture's last packet. How much of that they did on the
+    way depends on the size of batches, and a report must not.
     """
     tally.flush()
     now_ms = max(switch.tracker.now_ms, 0) if tally.last_ns is None else tally.last_ns // 1_000_000
     switch.tracker.sweep(now_ms)
+    switch.fragments.expire(now_ms)
     counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
     verdicts = reasons.split(counters, "verdict.")
     verdicts.pop(VERDICTS[VERDICT_OK], None)
@@ -192,6 +197,7 @@ def make_report(
         drops=reasons.split(fates, "drop."),
         verdicts=verdicts,
         n_output=fates["output"],
+        n_held=fates["held"],
         connections=count_connections(switch.tracker.census(now_ms)),
         zones=zones,
         listing=listing,
@@ -217,7 +223,7 @@ def _invalid_protocols(zones: Iterable[ZoneReport]) -> dict[str, dict[str, int]]
 
 
 def _ct_states(tally: Tally) -> dict[str, int]:
-    values = [value for value in range(256) if tally.ct_states[value]]
+    values = [int(value) for value in np.flatnonzero(tally.ct_states)]
     values.sort(key=lambda value: (-int(tally.ct_states[value]), value))
     return {ct_state_text(value): int(tally.ct_states[value]) for value in values}
 

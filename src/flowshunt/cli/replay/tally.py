@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowshunt.conntrack.states import CS_HELD
+
 if TYPE_CHECKING:
     from flowshunt.datapath.tables import Result
     from flowshunt.packet.schema import Batch
 
 _ROOM = 1 << 15
+_N_STATES = 2 * CS_HELD
 
 
 @dataclass(slots=True)
@@ -30,7 +33,7 @@ class Tally:
     Counting costs more per call than per packet, so packets are collected and counted in large pieces; the attributes
     are valid after `flush`.
 
-    `ct_states` and `fates`: int64 (256,), packets per value. `ports`: by OpenFlow port number.
+    `ct_states`: int64 (2 * CS_HELD,) and `fates`: int64 (256,), packets per value. `ports`: by OpenFlow port number.
     """
 
     def __init__(self) -> None:
@@ -39,7 +42,7 @@ class Tally:
         self.n_cut = 0
         self.first_ns: int | None = None
         self.last_ns: int | None = None
-        self.ct_states = np.zeros(256, np.int64)
+        self.ct_states = np.zeros(_N_STATES, np.int64)
         self.fates = np.zeros(256, np.int64)
         self.ports: dict[int, PortCount] = {}
         self._rx = _Pending(("in_port", "length", "wire_length", "time_ns", "ct_state", "fate"))
@@ -69,7 +72,7 @@ class Tally:
         first, last = int(time_ns.min()), int(time_ns.max())
         self.first_ns = first if self.first_ns is None else min(self.first_ns, first)
         self.last_ns = last if self.last_ns is None else max(self.last_ns, last)
-        self.ct_states += np.bincount(ct_state & 0xFF, minlength=256)
+        self.ct_states += np.bincount(ct_state & (_N_STATES - 1), minlength=_N_STATES)
         self.fates += np.bincount(fate, minlength=256)
         for number, packets, n_bytes in _by_port(in_port, wire_length):
             port = self.ports.setdefault(number, PortCount())
