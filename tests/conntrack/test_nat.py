@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.traffic import frames
 from flowshunt.conntrack.connection import Connection, Tuple
 from flowshunt.conntrack.kernels.nat_choice import MAX_ADDRESSES_TRIED
 from flowshunt.conntrack.nat import Nat, NatUsage
@@ -371,6 +372,24 @@ def test_a_crowd_of_ranges_shares_the_pools() -> None:
         assert set(send(tracker, *(udp(i, 9, server) for i in range(40)), nat=nat)) == {"new|trk|snat"}
     for server in servers:
         assert send(tracker, udp(77, 9, server), nat=nat) == [REFUSED]
+
+
+@pytest.mark.needs_jit
+def test_all_ports_of_an_address_are_used_and_freed() -> None:
+    """64512 connections to one server, behind one address; all expire at once."""
+    tracker = make_tracker(max_connections=200_000)
+    nat = Nat("src", OUTSIDE)
+    n = 65536 - 1024
+    clients = [0x0A000001 + i for i in range(n + 500)]
+    batch = frames(UDP, np.array(clients, np.uint32), np.full(n + 500, 5000, np.uint16))
+    states = tracker.track(batch, commit=True, nat=nat)
+    assert (states[:n] == 0x61).all() and (states[n:] == 0x30).all()
+    assert len(set(translated(tracker))) == n
+    assert tracker.nat_usage() == {OUTSIDE: NatUsage(n, 500)}
+    batch.packets["time_ns"] += UDP_TIMEOUT_MS * 1_000_000
+    again = tracker.track(batch, commit=True, nat=nat)
+    assert (again == 0x61).sum() == n
+    assert tracker.nat_usage()[OUTSIDE].used == n
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ POOL = np.dtype(
         ("full_range", np.int64),  # first << 16 | last port of a range that is full; -1: none
         ("full_until", np.int64),  # milliseconds: no port of that range expires before
         ("known", np.int64, POOL_WORDS // 64),  # which words of `pool_ports` are right
-        ("spare", np.int64, 4),
+        ("ahead", np.int64),  # words before this one have been filled
+        ("spare", np.int64, 3),
     ]
 )
 """The ports of a crowded range: see `kernels/pools.py`."""

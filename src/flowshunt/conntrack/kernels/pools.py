@@ -7,7 +7,9 @@ rest of the reply tuple, the zone, and the side that the port is at. Its words a
 (64 lookups) and kept right from then on, by every connection that begins, ends, or gets a shorter life.
 
 A bit says *taken* only if that is so; a bit that is clear is tried before it is used. Expired connections that were not
-swept yet count as gone, so what is found does not depend on when that is done. There is a fixed number of pools; the
+swept yet count as gone, so what is found does not depend on when that is done. So that no packet has to wait for all
+words at once, each port that is found pays for one word more, and of the words in which something may have expired only
+so many are filled again for one packet; the others count as taken until the next. There is a fixed number of pools; the
 one used longest ago gives way. A tracker that never had a crowded range has none, and pays one test per connection.
 """
 
@@ -26,10 +28,15 @@ from flowshunt.packet.schema import W_NW_DST, W_NW_SRC
 
 NEVER_MS = 1 << 62
 
+_DUE_AT_ONCE = 64
+"""Words that are filled again, since a connection may have expired, for one packet; 4096 ports."""
+
 BEGAN = 0
 ENDED = 1
 SHORTENED = 2
 """What `note_ports` is told about a connection."""
+
+_RIGHT, _UNKNOWN, _DUE = range(3)
 
 
 @kernel
@@ -82,6 +89,7 @@ def make_pool(t: Any, word: Any, side: Any) -> Any:
         t.state["n_pools"][0] += 1
     p["key"][chosen] = key
     p["full_range"][chosen] = -1
+    p["ahead"][chosen] = 0
     for n in range(C.POOL_WORDS // 64):
         p["known"][chosen, n] = 0
     return chosen
@@ -100,6 +108,24 @@ def _fill(t: Any, pool: Any, n: Any, word: Any, side: Any, now: Any) -> Any:
     t.pool_ports[pool, n] = taken
     t.pool_expiry[pool, n] = soonest
     t.pools["known"][pool, n >> 6] |= np.int64(1) << (n & 63)
+
+
+@kernel
+def _look(t: Any, pool: Any, n: Any, now: Any) -> Any:
+    """What word n is worth: _RIGHT, _UNKNOWN, or _DUE when one of its connections may have expired."""
+    if (t.pools["known"][pool, n >> 6] >> (n & 63)) & 1 == 0:
+        return np.int64(_UNKNOWN)
+    return np.int64(_DUE if t.pool_expiry[pool, n] <= now else _RIGHT)
+
+
+@kernel
+def _fill_ahead(t: Any, pool: Any, first: Any, last: Any, word: Any, side: Any, now: Any) -> Any:
+    """Fill the next word of the range that nobody has looked at yet."""
+    n = max(t.pools["ahead"][pool], first >> 6)
+    if n <= last >> 6:
+        if _look(t, pool, n, now) == _UNKNOWN:
+            _fill(t, pool, n, word, side, now)
+        t.pools["ahead"][pool] = n + 1
 
 
 @kernel
@@ -125,16 +151,22 @@ def search_pool(t: Any, pool: Any, word: Any, side: Any, first: Any, last: Any, 
         return np.int64(-1)
     n_words = (last >> 6) - (first >> 6) + 1
     n = start >> 6
+    n_due = np.int64(0)
     soonest = np.int64(NEVER_MS)
     for _ in range(n_words):
-        known = (p["known"][pool, n >> 6] >> (n & 63)) & 1
-        if known == 0 or t.pool_expiry[pool, n] <= now:
+        state = _look(t, pool, n, now)
+        n_due += state == _DUE
+        if state == _UNKNOWN or (state == _DUE and n_due <= _DUE_AT_ONCE):
             _fill(t, pool, n, word, side, now)
+            state = np.int64(_RIGHT)
         free = ~t.pool_ports[pool, n] & _in_range(n, first, last)
-        if free != 0:
+        if state == _RIGHT and free != 0:
+            _fill_ahead(t, pool, first, last, word, side, now)
             return n * 64 + lowest_bit(free)
         soonest = min(soonest, t.pool_expiry[pool, n])
         n = first >> 6 if n == last >> 6 else n + 1
+    if n_due > _DUE_AT_ONCE:
+        return np.int64(-1)
     p["full_range"][pool] = ports
     p["full_until"][pool] = soonest
     return np.int64(-1)
