@@ -29,16 +29,27 @@ def frames(
     `first`: the TCP sequence number is that of the SYN. Times are all 0.
     """
     n = len(clients)
-    servers, server_ports = np.full(n, _SERVER, np.uint32), np.full(n, _SERVER_PORT, np.uint16)
+    client = clients, ports
+    server = np.full(n, _SERVER, np.uint32), np.full(n, _SERVER_PORT, np.uint16)
+    own, other = (SERVER_SEQ, CLIENT_SEQ) if reply else (CLIENT_SEQ, SERVER_SEQ)
+    seq, ack = own if first else own + 1, other + 1 if flags & 0x10 else 0
+    source, destination = (server, client) if reply else (client, server)
+    return tuples(proto, *source, *destination, seq=seq, ack=ack, flags=flags, in_port=2 if reply else 1)
+
+
+def tuples(
+    proto: int, source: np.ndarray, source_port: np.ndarray, destination: np.ndarray, destination_port: np.ndarray, *,
+    seq: int = CLIENT_SEQ, ack: int = 0, flags: int = SYN, in_port: int = 1,
+) -> Batch:  # fmt: skip
+    """One minimal IPv4 frame of UDP or TCP for each tuple; addresses and ports are integers of shape (n,)."""
+    n = len(source)
     data = np.zeros((n, STRIDE), np.uint8)
-    data[:, 0:6], data[:, 6:12] = (0x02, 0x03) if not reply else (0x03, 0x02)
+    data[:, 0:6], data[:, 6:12] = (0x02, 0x03) if in_port == 1 else (0x03, 0x02)
     data[:, 0] &= 0xFE
     data[:, 6] &= 0xFE
     data[:, 12] = 0x08
     l4_size = 20 if proto == PROTO_TCP else 8
     data[:, 14], data[:, 17], data[:, 22], data[:, 23] = 0x45, 20 + l4_size, 64, proto
-    pairs = [(clients, ports), (servers, server_ports)]
-    (source, source_port), (destination, destination_port) = reversed(pairs) if reply else pairs
     _put(data, 26, source.astype(">u4"))
     _put(data, 30, destination.astype(">u4"))
     _put(data, 34, source_port.astype(">u2"))
@@ -46,18 +57,44 @@ def frames(
     if proto == PROTO_UDP:
         data[:, 39] = 8
     else:
-        own, other = (SERVER_SEQ, CLIENT_SEQ) if reply else (CLIENT_SEQ, SERVER_SEQ)
-        _put(data, 38, np.full(n, own if first else own + 1, ">u4"))
-        _put(data, 42, np.full(n, other + 1 if flags & 0x10 else 0, ">u4"))
+        _put(data, 38, np.full(n, seq, ">u4"))
+        _put(data, 42, np.full(n, ack, ">u4"))
         data[:, 46], data[:, 47], data[:, 48] = 0x50, flags, 0x20
     _put(data, 24, _checksum(data[:, 14:34], 0))
     pseudo = _sum(data[:, 26:34]) + proto + l4_size
     _put(data, 40 if proto == PROTO_UDP else 50, _checksum(data[:, 34 : 34 + l4_size], pseudo))
-    packets = np.zeros(n, PACKET)
-    packets["data"] = np.arange(n) * STRIDE
-    packets["length"] = packets["wire_length"] = 34 + l4_size
-    packets["in_port"] = 2 if reply else 1
+    return rows(data, 34 + l4_size, in_port)
+
+
+def rows(data: np.ndarray, size: int, in_port: int) -> Batch:
+    """The first `size` bytes of each row of `data`, uint8 (n, m), as a frame."""
+    packets = np.zeros(len(data), PACKET)
+    packets["data"] = np.arange(len(data)) * data.shape[1]
+    packets["length"] = packets["wire_length"] = size
+    packets["in_port"] = in_port
     return Batch(data.reshape(-1), packets)
+
+
+def fill_ipv4_checksum(data: np.ndarray) -> None:
+    """Compute the checksums of the 20-byte IPv4 headers behind the Ethernet headers of `data`, uint8 (n, m)."""
+    data[:, 24:26] = 0
+    _put(data, 24, _checksum(data[:, 14:34], 0))
+
+
+def unreachable(quoted: Batch, in_port: int) -> Batch:
+    """ICMP port unreachable about each frame of `tuples`, from its destination to its source."""
+    inner = quoted.data.reshape(-1, STRIDE)[:, 14:42]
+    data = np.zeros((len(inner), 80), np.uint8)
+    data[:, 0:6], data[:, 6:12] = (0x02, 0x02) if in_port == 1 else (0x03, 0x02)
+    data[:, 0] &= 0xFE
+    data[:, 12] = 0x08
+    data[:, 14], data[:, 17], data[:, 22], data[:, 23] = 0x45, 56, 64, 1
+    data[:, 26:30], data[:, 30:34] = inner[:, 16:20], inner[:, 12:16]
+    data[:, 34], data[:, 35] = 3, 3
+    data[:, 42:70] = inner
+    fill_ipv4_checksum(data)
+    _put(data, 36, _checksum(data[:, 34:70], 0))
+    return rows(data, 70, in_port)
 
 
 def select(batch: Batch, order: np.ndarray) -> Batch:

@@ -3,7 +3,8 @@
 `Conversation(random)` yields `Event`s without end: frames with the time and the ct() arguments that they are sent with.
 A handful of flows live at a time. Each TCP flow keeps the numbers of both ends, so that most segments are right; some
 it spoils: losses, repetitions, reordering, numbers off by one or by a window, resets of all kinds, ports used again.
-Everything comes from the `random.Random` handed in, so a seed (or Hypothesis) names a conversation.
+`learn` tells what became of an event: a server answers to whom the packet seemed to come from, a router quotes what it
+got. Everything else comes from the `random.Random` handed in, so a seed (or Hypothesis) names a conversation.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import random
 import struct
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from tests.oracle.frames import ACK, FIN, ICMP, ICMPV6, PSH, RST, SCTP, SYN, TCP, UDP, URG, crc32c, ones_complement
 from tests.oracle.sctp_flows import SctpFlow
+from tests.oracle.steps import N_PLAIN, draw_manners
 
 MASK = 0xFFFFFFFF
 HOSTS = {
@@ -58,53 +60,14 @@ STEPS = (
 
 
 @dataclass(frozen=True)
-class Step:
-    """One ct() action; `mark` and `label` are (value, mask) of what it sets."""
-
-    zone: int
-    commit: bool = True
-    force: bool = False
-    mark: tuple[int, int] | None = None
-    label: tuple[int, int] | None = None
-
-    def action(self, table: bool) -> str:
-        """The action in flow syntax; with `table` the packet goes on to table 1."""
-        words = [f"zone={self.zone}"]
-        words += ["commit"] * (self.commit or self.force) + ["force"] * self.force
-        sets = [
-            f"set_field:{value:#x}/{mask:#x}->{name}"
-            for name, pair in (("ct_mark", self.mark), ("ct_label", self.label))
-            if pair is not None
-            for value, mask in [pair]
-        ]
-        words += [f"exec({','.join(sets)})"] * bool(sets) + ["table=1"] * table
-        return f"ct({','.join(words)})"
-
-
-@dataclass(frozen=True)
 class Event:
-    """One packet; `manner` is an index into the conversation's manners of tracking it."""
+    """One packet; `manner` is an index into the conversation's manners of tracking it, `flow` sent it, if one did."""
 
     now_ms: int
     frame: bytes
     manner: int
-
-
-def draw_manner(random: random.Random) -> tuple[Step, ...]:
-    """One or two ct() actions in a row, mostly one that commits."""
-
-    def step(zone: int) -> Step:
-        commit, mark, label = random.random() < 0.9, None, None
-        if commit and random.random() < 0.4:
-            mask = random.choice((MASK, 0xFFFF, random.getrandbits(32) | 1))
-            mark = random.getrandbits(32) & mask, mask
-        if commit and random.random() < 0.3:
-            mask = random.choice(((1 << 128) - 1, 0xFF << 64, random.getrandbits(128) | 1))
-            label = random.getrandbits(128) & mask, mask
-        return Step(zone, commit, commit and random.random() < 0.1, mark, label)
-
-    zones = random.choice(((0,), (0,), (0,), (1,), (65535,), (0, 7), (1, 1), (7, 0)))
-    return tuple(step(zone) for zone in zones)
+    flow: Flow | None = None
+    direction: int = 0
 
 
 def l4_checksum(family: int, source: bytes, destination: bytes, protocol: int, l4: bytes) -> int:
@@ -149,14 +112,46 @@ def tcp_header(
     return header + options + bytes(payload)
 
 
-class TcpFlow:
+Ends = tuple[bytes, bytes, int, int]
+"""Source, destination, and their ports (a query's identifier in both)."""
+
+
+class Flow:
+    """Two ends that talk: the original direction as it is sent, and the other one as it must answer what it heard.
+
+    `home` is the manner in which packets of the original direction are tracked, mostly.
+    """
+
+    def __init__(self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int], home: int = 0) -> None:
+        self.random, self.home = random, home
+        self.ends: list[Ends] = [(*ends, *ports), (ends[1], ends[0], ports[1], ports[0])]
+        self.has_heard = False
+
+    def hear(self, heard: Ends) -> None:
+        """What a packet of the original direction looked like when it arrived."""
+        source, destination, source_port, destination_port = heard
+        self.ends[1] = destination, source, destination_port, source_port
+        self.has_heard = True
+
+    def step(self) -> tuple[int, bytes] | None:
+        """Direction and packet; None when it got lost, or nothing is to be said before the other end has heard."""
+        raise NotImplementedError
+
+    def must_wait(self, d: int) -> bool:
+        return d == 1 and not self.has_heard and self.random.random() < 0.95
+
+    def l4_packet(self, d: int, protocol: int, l4: bytes) -> bytes:
+        return l4_packet(*self.ends[d][:2], protocol, l4)
+
+
+class TcpFlow(Flow):
     """Two ends that talk; `position` is the next sequence number of each."""
 
-    def __init__(self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int]) -> None:
-        self.random, self.ends, self.ports = random, ends, ports
+    def __init__(self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int], home: int = 0) -> None:
+        super().__init__(random, ends, ports, home)
         self.script: deque[tuple[int, int, int]] = deque()  # direction, flags, payload
-        self.sent: deque[bytes] = deque(maxlen=8)
-        self.late: list[bytes] = []
+        self.sent: deque[tuple[int, bytes]] = deque(maxlen=8)
+        self.late: list[tuple[int, bytes]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -165,6 +160,7 @@ class TcpFlow:
         self.position = [r.choice((0, 1, 1000, MASK - 100, 1 << 31, r.getrandbits(32))) for _ in range(2)]
         self.scale = [r.choice((None, None, 0, 2, 7, 14, 15)) for _ in range(2)]
         self.window = [r.choice(WINDOWS[2:]) for _ in range(2)]
+        self.has_heard = False
         self.script.clear()
         self.script += self.opening() + self.middle() + self.ending()
 
@@ -204,8 +200,7 @@ class TcpFlow:
             return [(d, RST | ACK, 0), (1 - d, ACK, 0)]
         return [(0, SYN, 0)]
 
-    def step(self) -> bytes | None:
-        """The next packet; None when it got lost."""
+    def step(self) -> tuple[int, bytes] | None:
         r = self.random
         chance = r.random()
         if self.late and chance < 0.3:
@@ -221,7 +216,10 @@ class TcpFlow:
                 self.script += self.middle() + self.ending()
             if not self.script:
                 return None
-        packet = self.segment(*self.script.popleft())
+        if self.must_wait(self.script[0][0]):
+            return None
+        d, flags, payload = self.script.popleft()
+        packet = d, self.segment(d, flags, payload)
         if chance < 0.50:
             return None
         if chance < 0.54:
@@ -237,20 +235,18 @@ class TcpFlow:
             self.window[d] = self.random.choice(WINDOWS)
         return self.build(d, seq, ack, flags, self.window[d], payload)
 
-    def odd(self) -> bytes:
+    def odd(self) -> tuple[int, bytes]:
         """A segment near the flow's numbers, but not right."""
         r, d = self.random, self.random.randrange(2)
         wrong_seq, wrong_ack = r.choice(((0, 0), (0, 1), (1, 0), (1, 1)))
         seq = self.position[d] + wrong_seq * r.choice(OFFSETS)
         ack = self.position[1 - d] + wrong_ack * r.choice((*OFFSETS, -self.position[1 - d]))
         flags = r.choice(ODD_FLAGS)
-        return self.build(d, seq, ack, flags, r.choice(WINDOWS), r.choice((0, 0, 1, 1000)))
+        return d, self.build(d, seq, ack, flags, r.choice(WINDOWS), r.choice((0, 0, 1, 1000)))
 
     def build(self, d: int, seq: int, ack: int, flags: int, window: int, payload: int) -> bytes:
         scale = self.scale[d] if flags & SYN else None
-        ports = self.ports if d == 0 else (self.ports[1], self.ports[0])
-        l4 = tcp_header(ports, seq, ack, flags, window, payload, scale)
-        return l4_packet(self.ends[d], self.ends[1 - d], TCP, l4)
+        return self.l4_packet(d, TCP, tcp_header(self.ends[d][2:], seq, ack, flags, window, payload, scale))
 
 
 def l4_packet(source: bytes, destination: bytes, protocol: int, l4: bytes) -> bytes:
@@ -258,49 +254,71 @@ def l4_packet(source: bytes, destination: bytes, protocol: int, l4: bytes) -> by
     return ip_packet(source, destination, protocol, with_checksum(family, source, destination, protocol, l4))
 
 
-class DatagramFlow:
+class DatagramFlow(Flow):
     """UDP, SCTP, ICMP queries, or a protocol without ports; now and then an answer."""
 
-    def __init__(self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int], protocol: int) -> None:
-        self.random, self.ends, self.ports, self.protocol = random, ends, ports, protocol
+    def __init__(
+        self, random: random.Random, ends: tuple[bytes, bytes], ports: tuple[int, int], protocol: int, home: int = 0
+    ) -> None:
+        super().__init__(random, ends, ports, home)
+        self.protocol = protocol
         self.association = SctpFlow(random, ports)
+        if protocol in (ICMP, ICMPV6):
+            self.ends = [(*ends, ports[0], ports[0]), (ends[1], ends[0], ports[0], ports[0])]
 
-    def step(self) -> bytes | None:
+    def step(self) -> tuple[int, bytes] | None:
         r = self.random
         if self.protocol == SCTP:
             d, l4 = self.association.next()
-            return l4_packet(self.ends[d], self.ends[1 - d], SCTP, l4)
+            seen = struct.pack("!HH", *self.ends[d][2:]) + l4[4:]
+            return None if self.must_wait(d) else (d, self.l4_packet(d, SCTP, seen))
         d = int(r.random() < 0.3)
-        ports = self.ports if d == 0 else (self.ports[1], self.ports[0])
-        body = bytes(r.choice((0, 1, 20)))
-        source, destination = self.ends[d], self.ends[1 - d]
+        if self.must_wait(d):
+            return None
+        source, destination, *ports = self.ends[d]
+        body = bytes(r.choice((0, 1, 20))) if r.random() < 0.97 else r.randbytes(r.choice((1472, 2500, 4000)))
         if self.protocol == UDP:
             length = r.choice((8 + len(body), 8 + len(body), 8 + len(body), 8 + len(body), 7, 500))
             l4 = struct.pack("!HHHH", *ports, length, 0) + body
             if r.random() < 0.05:
-                return ip_packet(source, destination, UDP, l4)  # checksum zero
+                return d, ip_packet(source, destination, UDP, l4)  # checksum zero
         elif self.protocol in (ICMP, ICMPV6):
             kinds = (8, 0, 13, 14, 15, 16, 17, 18, 10) if self.protocol == ICMP else (128, 129, 135, 139)
             first = r.choice(kinds) if r.random() < 0.3 else kinds[0]
             kind = first if d == 0 or r.random() < 0.2 else kinds[1]
-            l4 = struct.pack("!BBHHH", kind, r.choice((0, 0, 0, 0, 0, 1)), 0, self.ports[0], 1) + body
+            l4 = struct.pack("!BBHHH", kind, r.choice((0, 0, 0, 0, 0, 1)), 0, ports[0], 1) + body
         else:
             l4 = body
-        return l4_packet(source, destination, self.protocol, l4)
+        return d, self.l4_packet(d, self.protocol, l4)
+
+
+def fragment_v4(packet: bytes, identification: int, at: int, data: bytes, more: bool) -> bytes:
+    place = at >> 3 | 0x2000 * more
+    header = packet[:2] + struct.pack("!HHH", 20 + len(data), identification & 0xFFFF, place) + packet[8:10] + b"\0\0"
+    header += packet[12:20]
+    return header[:10] + struct.pack("!H", ones_complement(header)) + header[12:] + data
+
+
+def fragment_v6(packet: bytes, identification: int, at: int, data: bytes, more: bool) -> bytes:
+    header = packet[:4] + struct.pack("!HB", 8 + len(data), 44) + packet[7:40]
+    return header + struct.pack("!BBHI", packet[6], 0, at | more, identification) + data
 
 
 class Conversation:
-    """An endless iterator of events."""
+    """An endless iterator of events. `nat`: some manners translate; `fragments`: some packets are cut."""
 
-    def __init__(self, random: random.Random, *, flows: int = 6) -> None:
-        self.random, self.n_flows = random, flows
+    def __init__(self, random: random.Random, *, flows: int = 6, nat: bool = True, fragments: bool = True) -> None:
+        self.random, self.n_flows, self.fragments = random, flows, fragments
         self.now_ms = 1_700_000_000_000
-        self.recent: deque[bytes] = deque(maxlen=20)
-        self.flows = [self.make_flow() for _ in range(flows)]
+        self.seed = random.getrandbits(32)
+        self.identification = random.randrange(60000)
+        self.recent: deque[tuple[bytes, int]] = deque(maxlen=20)
         self.steps = [step for step, _ in STEPS]
-        self.weights = [weight for _, weight in STEPS]
-        self.manners = [(Step(0),), (Step(0, force=True),), *(draw_manner(random) for _ in range(7))]
-        self.manner = 0
+        calm = random.choice((1, 1, 0.1, 0.01))  # pauses end connections: where they are rare, the table fills
+        self.weights = [weight * (calm if step > 2000 else 1) for step, weight in STEPS]
+        self.manners, self.returns = draw_manners(random, nat)
+        self.pending: list[Event] = []
+        self.flows: list[Flow] = [self.make_flow() for _ in range(flows)]
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -309,31 +327,72 @@ class Conversation:
         r = self.random
         if r.random() < 0.02:
             self.flows[r.randrange(self.n_flows)] = self.make_flow()
-        if r.random() < 0.15:
-            self.manner = r.choice((0, 0, r.randrange(len(self.manners))))
         self.now_ms += r.choices(self.steps, self.weights)[0]
-        packet = None
-        while packet is None:
-            packet = self.error() if r.random() < 0.06 else r.choice(self.flows).step()
-        self.recent.append(packet)
-        return Event(self.now_ms, self.spoil(packet), self.manner)
+        if self.pending and r.random() < 0.8:
+            return replace(self.pending.pop(0), now_ms=self.now_ms)
+        while True:
+            if r.random() < 0.06 and self.recent:
+                return self.event(*self.error())
+            flow = r.choice(self.flows)
+            sent = flow.step()
+            if sent is not None:
+                d, packet = sent
+                manner = flow.home if d == 0 else self.returns[flow.home]
+                if r.random() < 0.3:
+                    self.recent.append((packet, manner))
+                return self.event(packet, manner, flow, d)
 
-    def make_flow(self) -> TcpFlow | DatagramFlow:
+    def event(self, packet: bytes, manner: int, flow: Flow | None = None, d: int = 0) -> Event:
+        if self.random.random() < 0.1:
+            manner = self.random.randrange(len(self.manners))
+        if self.fragments and len(packet) > 1400 and self.random.random() < 0.5:
+            self.pending += [Event(self.now_ms, ethernet(piece), manner, flow, d) for piece in self.cut(packet)]
+            if self.pending:
+                return self.pending.pop(0)
+        return Event(self.now_ms, self.spoil(packet), manner, flow, d)
+
+    def cut(self, packet: bytes) -> list[bytes]:
+        """A packet in fragments, mostly in good order; some come twice, overlap, get lost or are small."""
         r = self.random
+        self.identification += r.choice((1, 1, 1, 1, 0))
+        v4 = packet[0] >> 4 == 4
+        data, size = packet[20 if v4 else 40 :], r.choice((1240, 1240, 1240, 1360, 800, 128))
+        pieces = [(at, data[at : at + size]) for at in range(0, len(data), size)]
+        chance = r.random()
+        if chance < 0.3:
+            r.shuffle(pieces)
+        elif chance < 0.4:
+            pieces.insert(r.randrange(len(pieces)), r.choice(pieces))
+        elif chance < 0.5:
+            del pieces[r.randrange(len(pieces))]
+        elif chance < 0.6:
+            pieces.append((8, data[8 : 8 + size]))
+        make = fragment_v4 if v4 else fragment_v6
+        return [make(packet, self.identification, at, part, at + len(part) < len(data)) for at, part in pieces]
+
+    def learn(self, event: Event, frame: bytes, heard: Ends | None) -> None:
+        """What left the switch of an event, and as whose packet it arrived (None: nobody can tell)."""
+        if event.flow is not None and event.direction == 0 and heard is not None:
+            event.flow.hear(heard)
+        if self.random.random() < 0.2 and len(frame) >= 54 and frame[12:14] in (b"\x08\0", b"\x86\xdd"):
+            self.recent.append((frame[14:], event.manner))
+
+    def make_flow(self) -> Flow:
+        r = self.random
+        home = r.choice((0, r.randrange(len(self.manners)), r.randrange(N_PLAIN - 1, len(self.manners))))
         family = r.choice((4, 6))
         source, destination = r.sample(HOSTS[family], 2)
         ports = (r.choice((*PORTS, 0)) if r.random() < 0.03 else r.choice(PORTS), r.choice(PORTS))
         if r.random() < 0.55:
-            return TcpFlow(r, (source, destination), ports)
+            return TcpFlow(r, (source, destination), ports, home)
         echo = ICMP if family == 4 else ICMPV6
-        return DatagramFlow(r, (source, destination), ports, r.choice((UDP, UDP, UDP, echo, echo, SCTP, 47, 136, 59)))
+        protocol = r.choice((UDP, UDP, UDP, echo, echo, SCTP, 47, 136, 59))
+        return DatagramFlow(r, (source, destination), ports, protocol, home)
 
-    def error(self) -> bytes | None:
-        """An ICMP error about a recent packet, mostly as a router or the receiver would send it."""
+    def error(self) -> tuple[bytes, int]:
+        """An ICMP error about a recent packet, mostly as a router or the receiver would send it, and its manner."""
         r = self.random
-        if not self.recent:
-            return None
-        quoted = r.choice(self.recent)
+        quoted, manner = r.choice(self.recent)
         v4 = quoted[0] >> 4 == 4
         source, destination = (quoted[12:16], quoted[16:20]) if v4 else (quoted[8:24], quoted[24:40])
         if r.random() < 0.1:
@@ -342,7 +401,8 @@ class Conversation:
         quoted = quoted[: header + r.choice((8, 8, 8, 28, 100, 7, 0))]
         kind = r.choice((3, 3, 4, 5, 11, 12, 6)) if v4 else r.choice((1, 1, 2, 3, 4, 5))
         l4 = struct.pack("!BBHI", kind, 1, 0, 0) + quoted
-        return l4_packet(r.choice((destination, HOSTS[4 if v4 else 6][0])), source, ICMP if v4 else ICMPV6, l4)
+        sender = r.choice((destination, HOSTS[4 if v4 else 6][0]))
+        return l4_packet(sender, source, ICMP if v4 else ICMPV6, l4), self.returns[manner]
 
     def spoil(self, packet: bytes) -> bytes:
         """The frame of a packet: mostly plain, sometimes tagged, damaged, padded, cut or a fragment."""
@@ -359,7 +419,7 @@ class Conversation:
             damaged[r.randrange(len(damaged))] ^= 1 << r.randrange(8)
         elif chance < 0.985:
             return ethernet(packet)[: r.randrange(14, 14 + len(packet))]
-        elif chance < 0.99 and packet[0] >> 4 == 4:
+        elif chance < 0.99 and packet[0] >> 4 == 4 and self.fragments:
             damaged[6:8] = r.choice((b"\x20\0", b"\0\1", b"\x40\0"))
             damaged[10:12] = b"\0\0"
             damaged[10:12] = struct.pack("!H", ones_complement(bytes(damaged[:20])))
@@ -370,7 +430,8 @@ class Conversation:
     def extended(self, packet: bytes) -> bytes:
         """An IPv6 packet with extension headers put in front of its payload."""
         r = self.random
-        fragment = struct.pack("!BBHI", packet[6], 0, r.choice((0, 0, 0, 1, 8)), 1)
+        place = r.choice((0, 0, 0, 1, 8)) if self.fragments else 0
+        fragment = struct.pack("!BBHI", packet[6], 0, place, 1)
         last = r.choice((bytes([packet[6], 0, 1, 4, 0, 0, 0, 0]), fragment))
         kind = 44 if last is fragment else 60
         extensions = bytes([kind, 0, 1, 4, 0, 0, 0, 0]) + last

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-TCP, UDP, ICMP, ICMPV6, SCTP = 6, 17, 1, 58, 132
+TCP, UDP, ICMP, ICMPV6, SCTP, UDPLITE = 6, 17, 1, 58, 132, 136
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 
 VLAN_TYPES = (0x8100, 0x88A8)
@@ -20,7 +20,8 @@ AUTHENTICATION, FRAGMENT = 51, 44
 class Datagram:
     """An IP packet: `l4` is its payload without padding, `fragment` says that it is one of several pieces.
 
-    `size` counts its bytes from the IP header on, `tags` the VLAN tags before it.
+    `size` counts its bytes from the IP header on, `tags` the VLAN tags before it. The IP header lies `at` bytes into
+    the frame, the payload `l4_at` bytes after it. `offset` and `more` are the fragment's, `id` tells its datagram.
     """
 
     family: int
@@ -32,6 +33,11 @@ class Datagram:
     header: bytes = b""
     tags: int = 0
     size: int = 0
+    at: int = 0
+    l4_at: int = 0
+    offset: int = 0
+    more: bool = False
+    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,13 @@ def dissect(frame: bytes, most_tags: int = 2) -> Datagram | None:
         ethertype = struct.unpack_from("!H", frame, at + 6)[0]
         at += 8
     if ethertype == 0x0800:
-        return dissect_ipv4(frame[at:], tags)
+        return dissect_ipv4(frame[at:], tags, at)
     if ethertype == 0x86DD:
-        return dissect_ipv6(frame[at:], tags)
+        return dissect_ipv6(frame[at:], tags, at)
     return None
 
 
-def dissect_ipv4(packet: bytes, tags: int = 0, *, quoted: bool = False) -> Datagram | None:
+def dissect_ipv4(packet: bytes, tags: int = 0, at: int = 0, *, quoted: bool = False) -> Datagram | None:
     """`quoted`: the packet is cut off, so its total length says nothing."""
     if len(packet) < 20:
         return None
@@ -80,12 +86,15 @@ def dissect_ipv4(packet: bytes, tags: int = 0, *, quoted: bool = False) -> Datag
         total = len(packet)
     elif total > len(packet) or total < header_size:
         return None
-    fragment = struct.unpack_from("!H", packet, 6)[0] & 0x3FFF != 0
+    identification, place = struct.unpack_from("!HH", packet, 4)
     l4, header = packet[header_size:total], packet[:header_size]
-    return Datagram(4, packet[9], packet[12:16], packet[16:20], l4, fragment, header, tags, total)
+    return Datagram(
+        4, packet[9], packet[12:16], packet[16:20], l4, place & 0x3FFF != 0, header, tags, total, at, header_size,
+        (place & 0x1FFF) * 8, place & 0x2000 != 0, identification,
+    )  # fmt: skip
 
 
-def dissect_ipv6(packet: bytes, tags: int = 0, *, quoted: bool = False) -> Datagram | None:
+def dissect_ipv6(packet: bytes, tags: int = 0, at: int = 0, *, quoted: bool = False) -> Datagram | None:
     """Follows the extension headers; an atomic fragment (offset 0, no more) is not one of several pieces."""
     if len(packet) < 40:
         return None
@@ -95,22 +104,27 @@ def dissect_ipv6(packet: bytes, tags: int = 0, *, quoted: bool = False) -> Datag
     elif 40 + size > len(packet):
         return None
     protocol, rest, fragment = packet[6], packet[40 : 40 + size], False
+    offset, more, identification = 0, False, 0
     while protocol in EXTENSIONS or protocol in (AUTHENTICATION, FRAGMENT):
         if len(rest) < 8:
             return None
         if protocol == FRAGMENT:
-            offset_and_more = struct.unpack_from("!H", rest, 2)[0]
+            offset_and_more, identification = struct.unpack_from("!HI", rest, 2)
+            offset, more = offset_and_more & 0xFFF8, bool(offset_and_more & 1)
             step = 8
             if offset_and_more:
                 fragment = True
-                if offset_and_more & 0xFFF8:
+                if offset:
                     break
         else:
             step = (rest[1] + 2) * 4 if protocol == AUTHENTICATION else (rest[1] + 1) * 8
         if len(rest) < step:
             return None
         protocol, rest = rest[0], rest[step:]
-    return Datagram(6, protocol, packet[8:24], packet[24:40], rest, fragment, packet[:40], tags, 40 + size)
+    return Datagram(
+        6, protocol, packet[8:24], packet[24:40], rest, fragment, packet[:40], tags, 40 + size, at,
+        40 + size - len(rest), offset, more, identification,
+    )  # fmt: skip
 
 
 def parse_tcp(l4: bytes) -> Tcp | None:

@@ -147,7 +147,15 @@ def start(segment: Tcp) -> State | None:
     return state
 
 
-def follow(s: State, d: int, segment: Tcp, *, sack: bool = True, check: bool = True) -> tuple[str, int | str | None]:
+def follow(
+    s: State,
+    d: int,
+    segment: Tcp,
+    *,
+    sack: bool = True,
+    check: bool = True,
+    timeouts: dict[int | str, int] = TIMEOUTS_S,
+) -> tuple[str, int | str | None]:  # fmt: skip
     """What to do with a segment, and the timeout class it starts (None: leave the timer).
 
     KILL: accept the segment, then forget the connection; REPEAT: forget it and look up again.
@@ -200,24 +208,24 @@ def follow(s: State, d: int, segment: Tcp, *, sack: bool = True, check: bool = T
     s.state = new
     if old != new and new == FIN_WAIT:
         s.seen[d].close_init = True
-    return finish(s, kind, old, new)
+    return finish(s, kind, old, new, timeouts)
 
 
-def finish(s: State, kind: int, old: int, new: int) -> tuple[str, int | str]:
+def finish(s: State, kind: int, old: int, new: int, timeouts: dict[int | str, int]) -> tuple[str, int | str]:
     timeout: int | str = new
-    seconds = TIMEOUTS_S[new]
-    if s.retrans >= MAX_RETRANS and seconds > TIMEOUTS_S["retrans"]:
+    seconds = timeouts[new]
+    if s.retrans >= MAX_RETRANS and seconds > timeouts["retrans"]:
         timeout = "retrans"
     elif kind == K_RST:
         timeout = CLOSE
-    elif any(seen.unacked for seen in s.seen) and seconds > TIMEOUTS_S["unack"]:
+    elif any(seen.unacked for seen in s.seen) and seconds > timeouts["unack"]:
         timeout = "unack"
-    elif s.last_win == 0 and seconds > TIMEOUTS_S["retrans"]:
+    elif s.last_win == 0 and seconds > timeouts["retrans"]:
         timeout = "retrans"
     if not s.seen_reply:
         if kind == K_RST:
             return KILL, timeout
-        if new == ESTABLISHED and TIMEOUTS_S[timeout] > TIMEOUTS_S["unack"]:
+        if new == ESTABLISHED and timeouts[timeout] > timeouts["unack"]:
             timeout = "unack"
     elif not s.assured and old in (SYN_RECV, ESTABLISHED) and new == ESTABLISHED:
         s.assured = True

@@ -56,7 +56,9 @@ def flags_are_invalid(flags: int) -> bool:
     return not flags & ACK and bool(flags & (FIN | PSH | URG))
 
 
-def may_start(segment: Tcp) -> bool:
+def may_start(segment: Tcp, loose: bool = True) -> bool:
+    if not loose and not segment.flags & SYN:
+        return False
     return not flags_are_invalid(segment.flags) and segment.flags & (SYN | ACK) != SYN | ACK
 
 
@@ -82,8 +84,13 @@ def start(segment: Tcp) -> tuple[list[Peer], str]:
     return [source, target], "first"
 
 
-def follow(peers: list[Peer], reply: bool, segment: Tcp, *, check_sequence: bool = True) -> tuple[str, str | None]:
-    """What a segment of a known connection is, and the name of the timeout it starts (None: leave the timer)."""
+def follow(
+    peers: list[Peer], reply: bool, segment: Tcp, *, check_sequence: bool = True, liberal: bool = False
+) -> tuple[str, str | None]:
+    """What a segment of a known connection is, and the name of the timeout it starts (None: leave the timer).
+
+    `liberal`: only resets are held against the window.
+    """
     source, target = (peers[1], peers[0]) if reply else (peers[0], peers[1])
     flags, window = segment.flags, segment.window
     if flags_are_invalid(flags):
@@ -135,7 +142,7 @@ def follow(peers: list[Peer], reply: bool, segment: Tcp, *, check_sequence: bool
         and -SLACK <= skew <= SLACK << source_scale
         and (not flags & RST or abs(signed(segment.seq - source.low)) <= 1)
     )
-    if in_window or not check_sequence:
+    if in_window or not check_sequence or (liberal and not flags & RST):
         advance(source, target, seq, end, ack, window, source_scale)
         if flags & FIN and source.state < CLOSING:
             source.state = CLOSING

@@ -332,6 +332,7 @@ COUNTERS = (
     "expectations-ended",
     "invalid-sctp-chunks",
     "invalid-sctp-tag",
+    "invalid-reply-taken",
 )
 """Names of what is counted, per zone and protocol; `kernels.statistics.count` takes the index."""
 
@@ -364,6 +365,7 @@ C_FOUND, C_NEW, C_INSERTED, C_RELATED, C_FULL, C_REMOVED = range(6)
     C_EXPECT_ENDED,
     C_SCTP_CHUNKS,
     C_SCTP_TAG,
+    C_REPLY_TAKEN,
 ) = range(C_REMOVED + len(REASONS), len(COUNTERS))
 
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "sctp", "other")

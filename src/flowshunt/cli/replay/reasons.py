@@ -36,6 +36,10 @@ INVALID = {
     ),
     "sctp-chunks": Reason("SCTP without chunks, or with chunks that are empty or stand where they must not"),
     "sctp-tag": Reason("SCTP with the verification tag of another association"),
+    "reply-taken": Reason(
+        "a translated connection has the tuple of its replies already",
+        "commit with nat: it then gets another source port",
+    ),
 }
 """Why the tracker calls a packet invalid, by counter."""
 

@@ -20,7 +20,7 @@ from flowshunt.jit import kernel, lowest_bit, match_words, prefetch
 _PASSED = BUCKET_ENTRIES
 _ENTRIES = (1 << BUCKET_ENTRIES) - 1
 """The words of a bucket that are entries, as bits."""
-_ROW = 0x7FFFFFFF
+ENTRY_ROW = 0x7FFFFFFF
 SECOND = 1 << 31
 """Bit of an entry: it stands for the reply tuple in the connection's extension."""
 _GROW_AT = 5
@@ -56,7 +56,7 @@ def suggest_row(t: Any, hashed: Any) -> Any:
         matches = match_words(t.buckets, base + index, 48, tag) & _ENTRIES
     if matches == 0:
         return np.int64(-1)
-    row = (t.buckets[base + index, lowest_bit(matches)] & _ROW) - 1
+    row = (t.buckets[base + index, lowest_bit(matches)] & ENTRY_ROW) - 1
     prefetch(t.conns, row, 0)
     prefetch(t.conns, row, 64)
     return row
@@ -69,7 +69,7 @@ def _find_in(t: Any, base: Any, hashed: Any, tag: Any, keys: Any, k: Any, word: 
         bucket = base + index
         matches = match_words(t.buckets, bucket, 32, tag) & _ENTRIES
         while matches != 0:
-            row = (t.buckets[bucket, lowest_bit(matches)] & _ROW) - 1
+            row = (t.buckets[bucket, lowest_bit(matches)] & ENTRY_ROW) - 1
             matches &= matches - 1
             direction = match_row(t, row, keys, k, word) if row >= 0 else np.int64(-1)
             if direction >= 0:
@@ -140,7 +140,7 @@ def migrate(t: Any, n_buckets: Any) -> Any:
             entry = t.buckets[old + at, j]
             if entry != 0:
                 t.buckets[old + at, j] = 0
-                row = (entry & _ROW) - 1
+                row = (entry & ENTRY_ROW) - 1
                 hashed = reply_hash(t, row) if entry & SECOND else _row_hash(t, row)
                 _put(t, state["base"][0], hashed, entry)
         state["migrated"][0] = at + 1

@@ -58,6 +58,20 @@ def _is_free(t: Any, word: Any, now: Any) -> Any:
 
 
 @kernel(inline=False)
+def is_reply_free(t: Any, keys: Any, k: Any, word: Any, now: Any) -> Any:
+    """Whether the tuple of the packet in keys[k], turned round, is free: what a commit without NAT needs.
+
+    Only next to connections with NAT may it not be: any other connection that has it would have found the packet. One
+    that has expired is destroyed.
+    """
+    for half in range(2):
+        t.nat_key[0, W_NW_SRC + half] = keys[k, W_NW_DST + half]
+        t.nat_key[0, W_NW_DST + half] = keys[k, W_NW_SRC + half]
+    t.state["nat_destroyed"][0] = 0
+    return _is_free(t, turn_word(word), now)
+
+
+@kernel(inline=False)
 def _search(t: Any, word: Any, side: Any, first: Any, last: Any, start: Any, now: Any) -> Any:
     """A word like `word` with a free port out of `[first, last]`, from `start` on, or EXHAUSTED."""
     size = last - first + 1

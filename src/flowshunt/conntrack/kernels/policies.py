@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack import schema as C
+from flowshunt.conntrack.kernels.buckets import ENTRY_ROW
 from flowshunt.conntrack.kernels.rows import destroy, take_row
 from flowshunt.conntrack.states import F_ASSURED, F_SEEN_REPLY
 from flowshunt.jit import kernel
@@ -15,8 +16,6 @@ EVICTION_BUCKETS = 64
 """Buckets that are searched for a connection to drop early, at most; they lie side by side."""
 EVICTION_ROWS = 32
 """Connections that are looked at in them, about as many as Linux does; entries of other zones cost nothing."""
-
-_ROW = 0xFFFFFFFF
 
 
 @kernel
@@ -93,7 +92,7 @@ def _least_worth(t: Any, bucket: Any, zone: Any, now: Any) -> Any:
         if entry == 0 or (zone >= 0 and (entry >> 32) & 0xFFFF != zone):
             continue
         n_rows += 1
-        row = (entry & _ROW) - 1
+        row = (entry & ENTRY_ROW) - 1
         expires = t.conns["expires_ms"][row]
         if expires > now and t.conns["flags"][row] & (F_SEEN_REPLY | F_ASSURED):
             continue

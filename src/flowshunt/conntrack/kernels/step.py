@@ -21,7 +21,7 @@ from flowshunt.conntrack.kernels.expectations import (
 )
 from flowshunt.conntrack.kernels.expected_nat import choose_expected
 from flowshunt.conntrack.kernels.nat import NAT_BITS, bind, choose_reply, load_quote, translate, translate_error
-from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, prefetch_reply
+from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, is_reply_free, prefetch_reply
 from flowshunt.conntrack.kernels.policies import take_admitted_row
 from flowshunt.conntrack.kernels.pools import BEGAN, note_ports
 from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, set_timer, start_timer
@@ -334,6 +334,8 @@ def _track_new(
                 nat = choose_reply(t, keys, k, word, hashed, now)
             if nat == EXHAUSTED:
                 return _reject(t, keys, k, zone, C.C_NAT_EXHAUSTED)
+        elif t.state["n_ext_fresh"][0] > t.state["n_ext_free"][0] and not is_reply_free(t, keys, k, word, now):
+            return _reject(t, keys, k, zone, C.C_REPLY_TAKEN)
         row = _insert(t, packets, i, keys, k, flags, hashed, word, expected, now)
         if row < 0:
             return _refuse(t, keys, k, zone, -row)
