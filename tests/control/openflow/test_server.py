@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -293,9 +294,10 @@ def receive(connection: socket.socket, n_messages: int) -> list[tuple[int, int]]
 def test_a_peer_that_talks_nonsense_is_cut_off_and_others_are_not(running: Running) -> None:
     good, bad = running.connect(), running.connect()
     good.sendall(hello(4))
-    bad.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(40000))
-    while bad.recv(65536):
-        pass
+    with contextlib.suppress(ConnectionError):  # it may end before all is sent or read
+        bad.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(40000))
+        while bad.recv(65536):
+            pass
     good.sendall(message(4, 2, b"x", xid=5))
     assert receive(good, 2) == [(0, 0), (3, 5)]
     good.close()
