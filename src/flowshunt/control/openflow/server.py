@@ -39,7 +39,7 @@ class Server:
         self.clock = clock
         self.peers: set[Peer] = set()
         self.closing = False
-        self._server: asyncio.AbstractServer | None = None
+        self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
     async def listen(self, path: Path) -> None:
@@ -65,10 +65,13 @@ class Server:
         """Stop listening, end all connections, remove the socket."""
         self.closing = True
         if self._server is not None:
+            # asyncio loses a connection that it is accepting while its server closes: first no more are accepted.
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            for _ in range(_TURNS_TO_ACCEPT):
+                await asyncio.sleep(0)
             self._server.close()
             await self._server.wait_closed()
-        for _ in range(_TURNS_TO_ACCEPT):
-            await asyncio.sleep(0)
         while self.peers:
             for peer in list(self.peers):
                 peer.abort()
