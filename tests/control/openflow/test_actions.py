@@ -220,6 +220,73 @@ def test_what_the_datapath_cannot_do_yet_comes_back_too(action: F.Action, versio
     assert decode_actions(encode_actions((action,), version, IP), version, IP) == (action,)
 
 
+NAT_ADDRESS = struct.pack("!2xHHI", 1, 1, 0x01010101)
+
+
+@pytest.mark.parametrize(
+    ("nat", "error"),
+    [
+        (struct.pack("!2xHH", 3, 0), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHH", 32, 0), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHH", 1, 64), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHH", 1, 4), "OFPBAC_BAD_LEN"),
+        (struct.pack("!2xHHQQ", 1, 1, 1, 1), "OFPBAC_BAD_LEN"),
+        (struct.pack("!2xHHI4x", 1, 2, 1), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHHHH", 1, 0x30, 1, 1), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHHIHH", 1, 0x31, 1, 9, 1), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHHII", 1, 3, 9, 1), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHHI", 25, 1, 1), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHHI", 0, 1, 1), "OFPBAC_BAD_ARGUMENT"),
+        (struct.pack("!2xHH16s", 1, 4, b"x" * 16), "OFPBAC_MATCH_INCONSISTENT"),
+        (struct.pack("!2xHHIB3x", 1, 1, 1, 1), "NXBAC_MUST_BE_ZERO"),
+    ],
+)
+def test_wrong_nat_gets_the_error_that_the_standard_names(nat: bytes, error: str) -> None:
+    for commit in (0, 1):
+        ct = struct.pack("!HIHB3xH", commit, 0, 0, 255, 0)
+        with pytest.raises(OpenFlowError) as caught:
+            decode_actions(nx(35, ct + nx(36, nat)), 1, IP)
+        assert caught.value.name == error
+
+
+def test_nat_stands_in_ct_once_and_changes_addresses_only_with_commit() -> None:
+    ct = struct.pack("!HIHB3xH", 1, 0, 0, 255, 0)
+    for action in (
+        nx(36, NAT_ADDRESS),
+        nx(35, ct + nx(36, NAT_ADDRESS) * 2),
+        nx(35, bytes(8) + b"\xff" + bytes(5) + nx(36, NAT_ADDRESS)),
+        nx(35, ct[:-2] + b"\0\x16"),
+    ):
+        with pytest.raises(OpenFlowError) as caught:
+            decode_actions(action, 1, IP)
+        assert caught.value.name == "OFPBAC_BAD_ARGUMENT"
+    with pytest.raises(OpenFlowError) as caught:
+        decode_actions(nx(35, ct[:-2] + b"\0\x15"), 1, IP)
+    assert caught.value.name == "OFPBAC_MATCH_INCONSISTENT"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ip,actions=ct(nat)", "ip,actions=ct(commit,nat(src))", "ip,actions=ct(commit,nat(dst=1.1.1.1))",
+        "ip,actions=ct(commit,nat(src=1.1.1.1-1.1.1.9:5000-6000,random),exec(load:1->NXM_NX_CT_MARK[]))",
+        "ipv6,actions=ct(commit,nat(src=fc00::1,hash,persistent))",
+        "tcp6,actions=ct(commit,nat(dst=[fc00::1]-[fc00::9]:80),alg=ftp)", "udp,actions=ct(commit,alg=tftp)",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nat_and_helpers_come_back_from_the_wire(text: str, version: int) -> None:
+    flow = parse_flow(text)
+    assert through_the_wire(flow, version).flow == flow
+
+
+def test_an_address_of_zeros_is_none() -> None:
+    ct = struct.pack("!HIHB3xH", 1, 0, 0, 255, 0)
+    assert decode_actions(nx(35, ct + nx(36, struct.pack("!2xHHI", 1, 1, 0))), 1, IP) == (
+        parse_flow("ip,actions=ct(commit,nat(src))").actions
+    )
+
+
 def test_enqueue_and_meter_have_their_own_ways() -> None:
     assert decode_actions(encode_actions((F.Enqueue(3, 4),), 1, IP), 1, IP) == (F.Enqueue(3, 4),)
     assert decode_actions(encode_actions((F.Enqueue(3, 4),), 4, IP), 4, IP) == (F.SetQueue(4), F.Output(3))

@@ -102,6 +102,9 @@ table=1,priority=1,ip,ct_state=+trk+est,action=normal
 table=2,in_port=1,ip,ct_state=+trk+new,actions=ct(commit,zone=reg0[0..15],exec(set_field:0x1->ct_mark)),2
 table=3,priority=7,tcp6,tp_dst=80/0xfff0,ipv6_src=fe80::/10,actions=resubmit(,4),ct_clear,output:NXM_NX_REG0[0..15]
 table=4,dl_vlan=5,actions=strip_vlan,clone(output:1),LOCAL
+table=6,tcp,ct_state=+trk+new,actions=ct(commit,nat(src=1.1.1.1-1.1.1.9:5000-6000,random),alg=ftp),2
+table=6,ipv6,ct_state=-trk,actions=ct(table=7,nat)
+table=6,ipv6,ct_state=+trk+new,actions=ct(commit,nat(dst=[fc00::1]-[fc00::9]:80,persistent,hash)),1
 table=5,reg3=0x1/0xf,metadata=0x5,actions=load:0xff->NXM_NX_REG1[3..10],IN_PORT
 """
 LISTED = [
@@ -114,6 +117,9 @@ LISTED = [
     "output:NXM_NX_REG0[0..15]",
     "table=4, dl_vlan=5 actions=POP,clone(output:1),LOCAL",
     "table=5, reg3=0x1/0xf,metadata=0x5 actions=REG1,IN_PORT",
+    "table=6, ct_state=+new+trk,tcp actions=ct(commit,nat(src=1.1.1.1-1.1.1.9:5000-6000,random),alg=ftp),output:2",
+    "table=6, ct_state=-trk,ipv6 actions=ct(table=7,nat)",
+    "table=6, ct_state=+new+trk,ipv6 actions=ct(commit,nat(dst=[fc00::1]-[fc00::9]:80,persistent,hash)),output:1",
 ]
 """As the tool prints the rules for a real Open vSwitch 3.1, with what depends on the version in capitals."""
 WORDS = {
@@ -165,10 +171,10 @@ def test_flows_are_modified_replaced_compared_and_deleted(running: Running, tmp_
     running.ofctl("-OOpenFlow13", "--strict", "mod-flows", "table=1,priority=1,ip,ct_state=+trk+est,actions=drop")
     assert "table=1, priority=1,ct_state=+est+trk,ip actions=drop" in running.flows()
     running.ofctl("--strict", "del-flows", "table=1,priority=2,ip,ct_state=+trk+est")
-    assert len(running.flows()) == 8
+    assert len(running.flows()) == 11
     running.ofctl("--strict", "del-flows", "table=1,priority=1,ip,ct_state=+trk+est")
     running.ofctl("del-flows", "ip")
-    assert len(running.flows()) == 4
+    assert len(running.flows()) == 6
     running.ofctl("-OOpenFlow13", "replace-flows", "-", text="arp,actions=normal\nudp,actions=1\n")
     assert running.flows() == ["arp actions=NORMAL", "udp actions=output:1"]
     other = tmp_path / "other.flows"
@@ -195,7 +201,7 @@ def test_questions_about_the_switch(running: Running) -> None:
         assert " 1(p0): addr:02:00:00:00:00:01" in shown and " LOCAL(br0): addr" in shown
         assert "port  1: rx pkts=0, bytes=0, drop=?" in running.ofctl(option, "dump-ports", "1")
         assert "table 1" in running.ofctl(option, "dump-tables")
-        assert "flow_count=8" in running.ofctl(option, "dump-aggregate")
+        assert "flow_count=11" in running.ofctl(option, "dump-aggregate")
         assert "Manufacturer: Flowshunt" in running.ofctl(option, "dump-desc")
         assert "port 1 queue 0" in running.ofctl(option, "queue-stats")
         assert running.ofctl(option, "get-frags") == "normal\n"

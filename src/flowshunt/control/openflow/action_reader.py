@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from flowshunt.conntrack.nat import Nat
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import WireField
 from flowshunt.control.openflow.match import find_field
@@ -48,15 +49,19 @@ class Row(NamedTuple):
 
 
 class ActionReader:
-    """Reads the lists of one flow. `tagged`: its packets have a VLAN tag by now; `in_exec`: within the exec of a ct."""
+    """Reads the lists of one flow.
 
-    __slots__ = ("depth", "facts", "in_exec", "tagged", "version")
+    `tagged`: its packets have a VLAN tag by now. `in_exec`: the list is that within a ct; `nat`: what stood in it.
+    """
+
+    __slots__ = ("depth", "facts", "in_exec", "nat", "tagged", "version")
 
     def __init__(self, version: int, facts: Facts | None, *, depth: int = 0, in_exec: bool = False) -> None:
         self.version = version
         self.facts = facts
         self.tagged = facts is None or facts.tagged
         self.in_exec = in_exec
+        self.nat: Nat | None = None
         self.depth = depth
 
     def list_of(self, data: bytes, at: int, end: int) -> Actions:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from struct import Struct, pack
 from typing import Any
 
+from flowshunt.control.openflow.ct import ALG_PORTS, encode_nat
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import IN_PORT_32, WIRE_FIELDS, WireField
 from flowshunt.control.openflow.wire import NX, OF10, OF12, OF15, PORT_CONTROLLER, padded, port_to_32
@@ -236,7 +237,11 @@ class _Writer:
             header, zone = wire.old_header(), packed_range(start, zone.width)
         table = _NO_TABLE if action.table is None else action.table
         inner = b"".join([_WRITERS[type(part)](self, part) for part in action.exec])
-        return _nx(35, pack("!H4sHB3xH", flags, header, zone, table, 0) + inner)
+        if action.nat is not None:
+            nat_flags, present, values = encode_nat(action.nat)
+            inner = _nx(36, pack("!2xHH", nat_flags, present) + values) + inner
+        alg = 0 if action.alg is None else ALG_PORTS[action.alg]
+        return _nx(35, pack("!H4sHB3xH", flags, header, zone, table, alg) + inner)
 
     def clone(self, action: F.Clone) -> bytes:
         tagged = self.tagged
