@@ -22,6 +22,10 @@ _FEED_RULES = 4096
 """Rules handed to the kernel at a time."""
 
 
+class TablesFullError(UsageError):
+    """There is no memory for another rule, mask or program."""
+
+
 class FlowStatistics(NamedTuple):
     """A rule and what it saw. `flow`: what it was compiled from; times are milliseconds since the epoch."""
 
@@ -93,21 +97,22 @@ class Rules:
 
     # --- adding ----------------------------------------------------------------------------------------------------
 
-    def add(self, rules: Iterable[CompiledRule], now_ms: int = 0) -> int:
+    def add(self, rules: Iterable[CompiledRule], now_ms: int = 0, replaced: list[CompiledRule] | None = None) -> int:
         """Add rules in order; one of equal table, match and priority is replaced and counts from zero.
 
-        Returns how many. Raises UsageError when memory for rules is used up; those before stay.
+        Returns how many; those that were replaced are added to `replaced`. Raises TablesFullError when memory for
+        rules is used up; those before stay.
         """
         waiting: list[CompiledRule] = []
         n = 0
         for rule in rules:
             waiting.append(rule)
             if len(waiting) == _FEED_RULES:
-                n += self._feed(waiting, now_ms)
+                n += self._feed(waiting, now_ms, replaced)
                 waiting = []
-        return n + self._feed(waiting, now_ms)
+        return n + self._feed(waiting, now_ms, replaced)
 
-    def _feed(self, rules: Sequence[CompiledRule], now_ms: int) -> int:
+    def _feed(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
         feed: list[int] = []
         fresh: list[int] = []
         for rule in rules:
@@ -119,12 +124,15 @@ class Rules:
         results = np.zeros(len(rules), np.int64)
         done = int(changes.insert_rules(self.arrays, np.array(feed, np.int64), 0, len(rules), results, now_ms))
         for rule, result in zip(rules, results[:done].tolist(), strict=False):
-            self._rules[result & (changes.REPLACED - 1)] = rule
+            number = result & (changes.REPLACED - 1)
             if not result & changes.REPLACED:
                 self._per_table[rule.table] += 1
+            elif replaced is not None:
+                replaced.append(self._rules[number])
+            self._rules[number] = rule
         if done < len(rules):
             self._drop_unused(fresh)
-            raise UsageError("the flow tables are full", hint="delete flows first")
+            raise TablesFullError("the flow tables are full", hint="delete flows first")
         return done
 
     def _subtable(self, table: int, mask: Mask, fresh: list[int]) -> int:
@@ -135,7 +143,7 @@ class Rules:
             subtable = int(changes.add_subtable(self.arrays, table, pairs))
             if subtable < 0:
                 self._drop_unused(fresh)
-                raise UsageError("the flow tables hold too many masks", hint="delete flows first")
+                raise TablesFullError("the flow tables hold too many masks", hint="delete flows first")
             self._subtables[table, mask] = subtable
             self._masks[subtable] = (table, mask)
             fresh.append(subtable)
@@ -179,6 +187,13 @@ class Rules:
 
     # --- changing --------------------------------------------------------------------------------------------------
 
+    def take_back(self, rules: Iterable[CompiledRule]) -> None:
+        """Remove those of `rules` that are in the tables: these very ones, not equal ones of before or after."""
+        for rule in rules:
+            number = self.find(rule)
+            if number is not None and self._rules[number] is rule:
+                self.remove([number])
+
     def remove(self, numbers: Sequence[int]) -> list[CompiledRule]:
         """Remove rules by number; returns them."""
         emptied = np.zeros(len(numbers), np.int64)
@@ -194,10 +209,10 @@ class Rules:
     def change(self, number: int, rule: CompiledRule) -> None:
         """Give a rule the program and source of another; match, priority and counters stay.
 
-        Raises UsageError, and changes nothing, when memory for programs is used up.
+        Raises TablesFullError, and changes nothing, when memory for programs is used up.
         """
         if not changes.set_program(self.arrays, number, np.array(rule.program, np.int64)):
-            raise UsageError("the flow tables are full", hint="delete flows first")
+            raise TablesFullError("the flow tables are full", hint="delete flows first")
         self._rules[number] = self._rules[number]._replace(program=rule.program, source=rule.source)
 
     # --- listing ---------------------------------------------------------------------------------------------------
@@ -219,9 +234,13 @@ class Rules:
 
     def statistics(self) -> Iterator[FlowStatistics]:
         """All rules with their counters, by table, then highest priority first."""
-        rules = self._rules
-        for number in sorted(rules, key=lambda number: (rules[number].table, -rules[number].priority, number)):
+        for number in self.in_order(self._rules):
             yield self.statistics_of(number)
+
+    def in_order(self, numbers: Iterable[int]) -> list[int]:
+        """Numbers of rules by table, then highest priority first."""
+        rules = self._rules
+        return sorted(numbers, key=lambda number: (rules[number].table, -rules[number].priority, number))
 
     def tables(self) -> dict[int, TableStatistics]:
         """Tables that hold rules or were looked at. Many masks in a table make its lookups slow."""

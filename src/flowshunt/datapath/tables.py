@@ -134,6 +134,10 @@ class Datapath:
         """
         return self.rules.add([self._compiler.compile(flow) for flow in flows], now_ms)
 
+    def compile(self, flow: Any) -> CompiledRule:
+        """A flow as a rule for `rules.add`; raises UsageError for one that cannot be compiled."""
+        return self._compiler.compile(flow)
+
     def delete_flows(self, request: Any, *, strict: bool = False) -> list[Any]:
         """Delete what `request` selects, and return it.
 
@@ -161,6 +165,11 @@ class Datapath:
     def _select(self, request: Any, strict: bool) -> list[int]:
         numbers = self.rules.select(self._compiler.compile_selection(request), strict=strict)
         return [n for n in numbers if self._compiler.is_selected(self.rules.rule(n).source, request)]
+
+    def selected(self, request: Any, *, strict: bool = False) -> list[FlowStatistics]:
+        """The flows that `request` selects (see `delete_flows`), with their counters, in the order of `flows`."""
+        numbers = set(self._select(request, strict))
+        return [self.rules.statistics_of(number) for number in self.rules.in_order(numbers)]
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

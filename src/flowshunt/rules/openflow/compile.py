@@ -191,7 +191,7 @@ class _Actions:
             if isinstance(action, F.GotoTable):
                 last = action.table
             else:
-                _HANDLERS[type(action)](self, assembler, action)
+                _handler(action)(self, assembler, action)
         if last is not None:
             if not self._table < last < N_TABLES:
                 raise UsageError(
@@ -288,6 +288,13 @@ class _Actions:
 
     def clone(self, out: Assembler, action: F.Clone) -> None:
         out.clone(self.list_of(action.actions))
+
+
+def _handler(action: F.Action) -> Callable[[_Actions, Assembler, Any], None]:
+    handler = _HANDLERS.get(type(action))
+    if handler is None:
+        raise UsageError(f"not supported yet: action {type(action).__name__}")
+    return handler
 
 
 _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {

@@ -151,9 +151,58 @@ class Note:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """Send to controllers as a packet-in; `pause` stops the packet until a controller resumes it.
+
+    `reason` is a number of OpenFlow's OFPR_*. Not carried out yet, like all actions from here on.
+    """
+
+    max_len: int = 0xFFFF
+    controller: int = 0
+    reason: int = 1
+    userdata: bytes = b""
+    pause: bool = False
+    meter: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Go through a group."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Go through a meter first."""
+
+    meter: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Send to a port through one of its queues."""
+
+    port: int
+    queue: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetQueue:
+    """Choose the queue for outputs that follow; None chooses the default again."""
+
+    queue: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """End the pipeline here."""
+
+
 Action = (
     Output | Normal | Flood | All | InPort | Local | Resubmit | GotoTable | SetField | Move | PushVlan | PopVlan
-    | DecTtl | Ct | CtClear | Clone | Note
+    | DecTtl | Ct | CtClear | Clone | Note | Controller | Group | Meter | Enqueue | SetQueue | Exit
 )  # fmt: skip
 
 

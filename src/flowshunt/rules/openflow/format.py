@@ -229,6 +229,16 @@ class _ActionWriter:
                 return f"push_vlan:{tpid:#06x}"
             case flows.Note(data):
                 return f"note:{data.hex('.')}"
+            case flows.Controller():
+                return _controller(action)
+            case flows.Group(group):
+                return f"group:{group}"
+            case flows.Meter(meter):
+                return f"meter:{meter}"
+            case flows.Enqueue(port, queue):
+                return f"enqueue:{write_port(port, self.names)}:{queue}"
+            case flows.SetQueue(number):
+                return "pop_queue" if number is None else f"set_queue:{number}"
         return _FIXED[type(action)]
 
     def resubmit(self, action: flows.Resubmit) -> str:
@@ -261,14 +271,14 @@ class _ActionWriter:
         old = self._old_name(dest, value)
         if old:
             return old
-        field = self.field(dest)
+        field = field_of(dest, self.facts)
         if dest.width > 64 and dest.width == field.width:
             wide = write_ipv6(value) if field.read is values.read_ipv6 else f"{value:#x}"
             return f"set_field:{wide}->{field.name}"
         return f"load:{value:#x}->{self.part(dest)}" if value else f"load:0->{self.part(dest)}"
 
     def _masked(self, action: SetField) -> str:
-        field = self.field(action.dest)
+        field = field_of(action.dest, self.facts)
         low = action.dest.start - field.shift
         value, mask = action.value << low, action.mask << low
         write = _MASKED.get(field.read)
@@ -293,41 +303,69 @@ class _ActionWriter:
 
     def part(self, place: Subfield) -> str:
         """The name of a field and which of its bits."""
-        field = self.field(place)
+        field = field_of(place, self.facts)
         name = field.nxm or field.name
         start = place.start - field.shift
         if start == 0 and place.width == field.width:
             return f"{name}[]"
         return f"{name}[{start}]" if place.width == 1 else f"{name}[{start}..{start + place.width - 1}]"
 
-    def field(self, place: Subfield) -> UserField:
-        """The field by whose name users know these bits."""
-        name = place.field
-        if name in _ARP_NAMES and self.facts.fulfil("arp"):
-            name = _ARP_NAMES[name]
-        elif name in _ND_NAMES:
-            name = _ND_NAMES[name]
-        elif name in ("tp_src", "tp_dst"):
-            name = self._transport_name(name)
-        elif name == "nw_tos":
-            if place.start + place.width <= 2:
-                name = "nw_ecn"
-            elif place.start < 2:
-                raise ValueError(f"{place} has no name: it is a part of nw_tos and of nw_ecn")
-        return USER_FIELDS[name]
 
-    def _transport_name(self, place: str) -> str:
-        end = place.removeprefix("tp_")
-        code = "type" if end == "src" else "code"
-        for needs, name in (
-            ("udp", f"udp_{end}"),
-            ("sctp", f"sctp_{end}"),
-            ("icmp", f"icmp_{code}"),
-            ("icmp6", f"icmpv6_{code}"),
-        ):
-            if self.facts.fulfil(needs):
-                return name
-        return f"tcp_{end}"
+def _controller(action: flows.Controller) -> str:
+    """The short form where nothing but the length is said."""
+    if action == flows.Controller(action.max_len):
+        return f"CONTROLLER:{action.max_len}"
+    said = []
+    if action.reason != 1:
+        said.append(f"reason={_REASONS.get(action.reason, action.reason)}")
+    if action.max_len != 0xFFFF:
+        said.append(f"max_len={action.max_len}")
+    if action.controller:
+        said.append(f"id={action.controller}")
+    if action.userdata:
+        said.append(f"userdata={action.userdata.hex('.')}")
+    if action.pause:
+        said.append("pause")
+    if action.meter is not None:
+        said.append(f"meter_id={action.meter}")
+    return f"controller({','.join(said)})"
+
+
+_REASONS = {0: "no_match", 1: "action", 2: "invalid_ttl", 3: "action_set", 4: "group", 5: "packet_out"}
+
+
+def field_of(place: Subfield, facts: Facts) -> UserField:
+    """The field by whose name users know these bits, in a flow whose match says `facts`.
+
+    Raises ValueError for bits that have no common name.
+    """
+    name = place.field
+    if name in _ARP_NAMES and facts.fulfil("arp"):
+        name = _ARP_NAMES[name]
+    elif name in _ND_NAMES:
+        name = _ND_NAMES[name]
+    elif name in ("tp_src", "tp_dst"):
+        name = _transport_name(name, facts)
+    elif name == "nw_tos":
+        if place.start + place.width <= 2:
+            name = "nw_ecn"
+        elif place.start < 2:
+            raise ValueError(f"{place} has no name: it is a part of nw_tos and of nw_ecn")
+    return USER_FIELDS[name]
+
+
+def _transport_name(place: str, facts: Facts) -> str:
+    end = place.removeprefix("tp_")
+    code = "type" if end == "src" else "code"
+    for needs, name in (
+        ("udp", f"udp_{end}"),
+        ("sctp", f"sctp_{end}"),
+        ("icmp", f"icmp_{code}"),
+        ("icmp6", f"icmpv6_{code}"),
+    ):
+        if facts.fulfil(needs):
+            return name
+    return f"tcp_{end}"
 
 
 _FIXED: Mapping[type, str] = {
@@ -339,4 +377,5 @@ _FIXED: Mapping[type, str] = {
     flows.PopVlan: "strip_vlan",
     flows.DecTtl: "dec_ttl",
     flows.CtClear: "ct_clear",
+    flows.Exit: "exit",
 }

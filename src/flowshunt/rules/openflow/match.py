@@ -106,12 +106,12 @@ _CT_TUPLE = {
 
 
 def _registers() -> dict[str, tuple[tuple[str, int], ...]]:
-    """The 32-bit registers of each wider one, with their bit positions in it: matches name those."""
     wide = {f"xreg{n}": ((f"reg{2 * n}", 32), (f"reg{2 * n + 1}", 0)) for n in range(8)}
     return wide | {f"xxreg{n}": tuple((f"reg{4 * n + k}", 96 - 32 * k) for k in range(4)) for n in range(4)}
 
 
-_WIDE = _registers()
+REGISTERS = _registers()
+"""What wider registers are made of: the 32-bit ones and their bit positions in it; matches name those."""
 
 
 def facts_of(match: Mapping[str, tuple[int, int]]) -> Facts:
@@ -131,6 +131,11 @@ def facts_of(match: Mapping[str, tuple[int, int]]) -> Facts:
         tagged=bool(tci & tci_mask & VLAN_PRESENT),
         ct_invalid=bool(state & state_mask & _INV),
     )
+
+
+def has_connection(state: int, mask: int) -> bool:
+    """Whether packets with these bits of ct_state belong to a connection, so that its original tuple is known."""
+    return bool(state & _TRACKED_WELL) or bool(state & _TRK and mask & _INV and not state & _INV)
 
 
 class MatchBuilder:
@@ -221,7 +226,7 @@ class MatchBuilder:
 
     def _put(self, place: str, value: int, mask: int, region: int, item: Item) -> None:
         """Replace the bits of `region` in the place's value and mask."""
-        wide = _WIDE.get(place)
+        wide = REGISTERS.get(place)
         if wide is not None:
             for register, shift in wide:
                 part = region >> shift & 0xFFFFFFFF
@@ -264,9 +269,8 @@ class MatchBuilder:
 
     def _original_tuple(self, place: str, fulfilled: frozenset[str]) -> bool:
         """Whether this field of the original direction's tuple stays."""
-        state, mask = self.bits.get("ct_state", (0, 0))
         at = self.position[place]
-        if not state & _TRACKED_WELL and not (state & _TRK and mask & _INV and not state & _INV):
+        if not has_connection(*self.bits.get("ct_state", (0, 0))):
             hint = "add ct_state=+trk+est, +new, +rel, +rpl, or ct_state=+trk-inv"
             self.context.fail(at, place, f"{place} needs a connection in the match", hint)
         if _CT_TUPLE[place] not in fulfilled:

@@ -110,6 +110,28 @@ def set_masked(place: str, value: int, mask: int) -> Actions:
     return tuple(found)
 
 
+def copy_part(source: FieldPart, dest: FieldPart) -> Actions:
+    """The actions that copy one part to another of equal width; bits that only the destination has become zero."""
+    (low, high), (dest_low, dest_high) = source.held, dest.held
+    low, high = low - source.start + dest.start, high - source.start + dest.start
+    first, last = max(low, dest_low), min(high, dest_high)
+    found: list[Action] = []
+    if first < last:
+        back = source.start - dest.start + source.field.shift
+        found.append(
+            Move(
+                Subfield(source.field.place, first + back, last - first),
+                Subfield(dest.field.place, first + dest.field.shift, last - first),
+            )
+        )
+    else:
+        first = last = dest_high
+    for start, end in ((dest_low, first), (last, dest_high)):
+        if start < end:
+            found.append(set_bits(Subfield(dest.field.place, start + dest.field.shift, end - start), 0))
+    return tuple(found)
+
+
 class FieldActions:
     """Reads the field actions of one flow. `in_exec`: within the exec of a ct; `tagged`: packets have a VLAN tag."""
 
@@ -194,24 +216,7 @@ class FieldActions:
                 f"{text} has {source.width} bits, but {target} has {dest.width}",
                 "name parts of the same width, like reg0[0..15]",
             )
-        (low, high), (dest_low, dest_high) = source.held, dest.held
-        low, high = low - source.start + dest.start, high - source.start + dest.start
-        first, last = max(low, dest_low), min(high, dest_high)
-        found: list[Action] = []
-        if first < last:
-            back = source.start - dest.start + source.field.shift
-            found.append(
-                Move(
-                    Subfield(source.field.place, first + back, last - first),
-                    Subfield(dest.field.place, first + dest.field.shift, last - first),
-                )
-            )
-        else:
-            first = last = dest_high
-        for start, end in ((dest_low, first), (last, dest_high)):
-            if start < end:
-                found.append(set_bits(Subfield(dest.field.place, start + dest.field.shift, end - start), 0))
-        return tuple(found)
+        return copy_part(source, dest)
 
     def mod_dl(self, item: Item) -> Actions:
         """mod_dl_src and mod_dl_dst."""

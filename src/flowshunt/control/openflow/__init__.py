@@ -1,0 +1,27 @@
+"""OpenFlow, the switch's end: 1.0 to 1.5, with the extensions of Nicira (Open vSwitch) and the ONF.
+
+The life of a message, from the socket down and up again:
+
+    server       owns the sockets (asyncio); one `Peer` per connection
+    connection   the state machine without I/O: hello, framing, bundles, multipart replies, errors
+    codec        which bytes are which message; tables of numbers, versions and functions
+      flow_mod, flow_stats, flow_removed, packets, groups, meters, ports, queues, tables, switch, monitor, bundle,
+      extensions, hello: one module per kind of message, each with its messages as NamedTuples
+      match      lists of fields (NXM, OXM), by the table in `fields`; `fixed` has the matches of 1.0 and 1.1
+      actions    lists of actions: `action_reader`, `nicira` and `ct` read, `action_writer` writes; `instructions`
+      wire, errors: versions, framing, ports; the one exception and every error's numbers
+    service      what a switch answers; `changes` carries out flow-mods, `roles` and `flushing` what they say
+
+Flow-mods are read into `rules.openflow.flow.Flow`, the same values that flow texts give, and listings are written from
+them: the switch does not know where a flow came from.
+
+Where to put a line: a field into the table of `fields`; an action into the rows of `action_reader`, `nicira` or `ct`
+and of `action_writer`; a message into its module and the tables of `codec`; an answer into those of `service`; what the
+datapath has learned to do out of `changes._REFUSED`.
+
+Everything that comes in is bounded: a message by its length of 16 bits, nested lists of actions, a multipart request,
+the bundles of a connection, what a peer leaves unread. Whatever is malformed raises `OpenFlowError` with the error that
+the specifications name, and nothing else.
+
+May import: `rules`, `datapath`, `conntrack`, `packet`, `base`. Hands out: `Server`, `Service`, `Connection`.
+"""

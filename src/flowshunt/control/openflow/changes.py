@@ -1,0 +1,217 @@
+"""Flow-mods carried out on a datapath: one by one, or all of a bundle and nothing if one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from flowshunt.base.errors import UsageError
+from flowshunt.control.openflow.errors import OpenFlowError
+from flowshunt.control.openflow.flow_mod import FlowMod
+from flowshunt.control.openflow.wire import NO_BUFFER, OF12
+from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.rules import FlowStatistics, TablesFullError
+from flowshunt.datapath.tables import Datapath
+from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.match import Triples
+
+_REFUSED: Mapping[type, str] = {
+    F.Controller: "OFPBAC_BAD_OUT_PORT",
+    F.Group: "OFPBAC_BAD_OUT_GROUP",
+    F.Meter: "OFPMMFC_INVALID_METER",
+    F.Enqueue: "OFPBAC_BAD_QUEUE",
+    F.SetQueue: "OFPBAC_BAD_QUEUE",
+    F.Exit: "OFPBAC_BAD_VENDOR_TYPE",
+}
+"""What the datapath cannot do yet, and the error that says so."""
+
+_RESET_COUNTS = frozenset(("reset_counts",))
+
+Undo = Callable[[], None]
+
+
+class BundleError(Exception):
+    """The message at `place` of a bundle failed with `error`."""
+
+    def __init__(self, place: int, error: OpenFlowError) -> None:
+        super().__init__(str(error))
+        self.place = place
+        self.error = error
+
+
+class FlowChanges:
+    """Carries out flow-mods. `removed` gets the statistics of deleted flows that asked to be reported."""
+
+    def __init__(self, datapath: Datapath, removed: Callable[[FlowStatistics], None]) -> None:
+        self._datapath = datapath
+        self._removed = removed
+        self._reports = False
+
+    def apply(self, mod: FlowMod, version: int, now_ms: int) -> None:
+        """Carry out one flow-mod. Raises OpenFlowError, and then nothing has changed."""
+        try:
+            _check(mod)
+            for line in self._carry_out(mod, self._compile(mod, version), now_ms):
+                self._removed(line)
+        except UsageError as problem:
+            raise refusal(problem) from None
+
+    def apply_all(self, mods: Sequence[FlowMod], version: int, now_ms: int) -> None:
+        """Carry out flow-mods in order.
+
+        Raises BundleError for the first that fails; then the flows are as before, except that those which were
+        changed in between count from zero.
+        """
+        rules: list[CompiledRule | None] = []
+        undo: list[Undo] = []
+        gone: list[FlowStatistics] = []
+        done = 0
+        try:
+            for mod in mods:
+                _check(mod)
+                rules.append(self._compile(mod, version))
+            while done < len(mods):
+                run = _run_of_adds(mods, rules, done)
+                if run:
+                    undo.append(self._add_run(run, now_ms))
+                    done += len(run)
+                    continue
+                undo.append(self._way_back(mods[done], rules[done], now_ms))
+                gone += self._carry_out(mods[done], rules[done], now_ms)
+                done += 1
+        except (UsageError, OpenFlowError) as problem:
+            for step in reversed(undo):
+                step()
+            place = done if len(rules) == len(mods) else len(rules)
+            raise BundleError(place, problem if isinstance(problem, OpenFlowError) else refusal(problem)) from None
+        for line in gone:
+            self._removed(line)
+
+    def _compile(self, mod: FlowMod, version: int) -> CompiledRule | None:
+        """The rule that a flow-mod adds or may add; None for a deletion.
+
+        A modification's actions are compiled, too, so that they are known to be right. Raises UsageError.
+        """
+        flow = mod.flow
+        if mod.command.startswith("del"):
+            return None
+        if mod.command != "add":
+            flow = mod.added or replace(flow, table=0 if flow.table == F.ALL_TABLES else flow.table)
+        self._reports = self._reports or "send_flow_rem" in flow.flags
+        if version < OF12:  # before there was the flag, there was no way to keep the counters
+            flow = replace(flow, flags=flow.flags | _RESET_COUNTS)
+        return self._datapath.compile(flow)
+
+    def _add_run(self, run: list[CompiledRule], now_ms: int) -> Undo:
+        """Add rules in one go. Returns what undoes it; an exception has undone it."""
+        rules = self._datapath.rules
+        replaced: list[CompiledRule] = []
+
+        def undo() -> None:
+            rules.take_back(run)
+            rules.add(replaced[::-1], now_ms)
+
+        try:
+            rules.add(run, now_ms, replaced)
+        except UsageError:
+            undo()
+            raise
+        return undo
+
+    def _way_back(self, mod: FlowMod, rule: CompiledRule | None, now_ms: int) -> Undo:
+        """What undoes a flow-mod that is about to be carried out."""
+        datapath = self._datapath
+        added = [rule] if rule is not None else []
+        if mod.command == "add":
+            found = datapath.rules.find(added[0])
+            before = [] if found is None else [datapath.rules.rule(found)]
+        else:
+            lines = datapath.selected(mod.flow, strict=mod.command.endswith("_strict"))
+            before = [datapath.compile(line.flow) for line in lines]
+
+        def undo() -> None:
+            datapath.rules.take_back(added)
+            datapath.rules.add(before, now_ms)
+
+        return undo
+
+    def _carry_out(self, mod: FlowMod, rule: CompiledRule | None, now_ms: int) -> list[FlowStatistics]:
+        """Carry out a change that was checked. Returns the deleted flows that are to be reported."""
+        datapath, flow = self._datapath, mod.flow
+        strict = mod.command.endswith("_strict")
+        if mod.command == "add":
+            self._add(rule, now_ms)
+        elif mod.command.startswith("mod"):
+            n_changed = datapath.modify_flows(flow, strict=strict, add=False, now_ms=now_ms)
+            if not n_changed and mod.added is not None:
+                self._add(rule, now_ms)
+        else:
+            going = datapath.selected(flow, strict=strict) if self._reports else []
+            datapath.delete_flows(flow, strict=strict)
+            return [line for line in going if "send_flow_rem" in line.flow.flags]
+        return []
+
+    def _add(self, rule: CompiledRule | None, now_ms: int) -> None:
+        assert rule is not None  # only deletions have none
+        if "check_overlap" in rule.source.flags:
+            self._check_overlap(rule.source)
+        self._datapath.rules.add((rule,), now_ms)
+
+    def _check_overlap(self, flow: F.Flow) -> None:
+        """Refuse a flow if a packet could match it and another one of its table and priority."""
+        for line in self._datapath.flows():
+            other = line.flow
+            peers = (other.table, other.priority) == (flow.table, flow.priority) and other.match != flow.match
+            if peers and overlap(other.match, flow.match):
+                raise OpenFlowError("OFPFMFC_OVERLAP", "a flow of the same priority overlaps")
+
+
+def _check(mod: FlowMod) -> None:
+    """Refuse what the datapath cannot do."""
+    flow = mod.flow
+    if mod.buffer_id != NO_BUFFER:
+        raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
+    if mod.command.startswith("del"):
+        return
+    if flow.idle_timeout or flow.hard_timeout:
+        raise OpenFlowError("OFPFMFC_BAD_TIMEOUT", "flows stay until they are deleted")
+    name = refused(flow.actions)
+    if name:
+        raise OpenFlowError(name, "not supported yet")
+
+
+def _run_of_adds(mods: Sequence[FlowMod], rules: Sequence[CompiledRule | None], at: int) -> list[CompiledRule]:
+    """The rules of the additions from `at` on that need not look at the flows there are."""
+    run: list[CompiledRule] = []
+    for place in range(at, len(mods)):
+        mod, rule = mods[place], rules[place]
+        if mod.command != "add" or rule is None or "check_overlap" in mod.flow.flags:
+            break
+        run.append(rule)
+    return run
+
+
+def overlap(one: Triples, other: Triples) -> bool:
+    """Whether some packet has the fields of both matches."""
+    bits = {place: (value, mask) for place, value, mask in one}
+    return not any((value ^ bits[place][0]) & mask & bits[place][1] for place, value, mask in other if place in bits)
+
+
+def refused(actions: tuple[F.Action, ...]) -> str:
+    """The error for a list that has an action which the datapath cannot do, empty for none."""
+    for action in actions:
+        name = refused(action.actions) if isinstance(action, F.Clone) else _REFUSED.get(type(action), "")
+        if name:
+            return name
+    return ""
+
+
+def refusal(problem: UsageError) -> OpenFlowError:
+    """The error for a flow that the compiler or the tables refused."""
+    name = "OFPFMFC_TABLE_FULL" if isinstance(problem, TablesFullError) else "OFPBAC_BAD_ARGUMENT"
+    return OpenFlowError(name, str(problem))
+
+
+def selects_all(request: F.Flow) -> bool:
+    """Whether a request means all flows there are."""
+    return request.table == F.ALL_TABLES and replace(request, table=0) == F.Flow()

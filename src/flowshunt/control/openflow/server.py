@@ -1,0 +1,213 @@
+"""The server of a bridge's OpenFlow connections: sockets, asyncio, and nothing about OpenFlow.
+
+A management socket is private: its directory belongs to the user alone, and so does the socket. Requests are carried
+out one after the other as they come in; after some of them other connections have their turn. A peer that does not read
+what it asked for is not read from either; one that does not read what it is told is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+from flowshunt.base.clock import Clock
+from flowshunt.base.errors import InputError, UsageError
+from flowshunt.base.log import logger
+from flowshunt.control.openflow.connection import Closed, Commit, Connection, Request
+from flowshunt.control.openflow.service import Service
+
+MAX_UNREAD = 1 << 24
+"""Bytes that a peer may leave unread of what it is told."""
+MAX_CONNECTIONS = 256
+HELLO_SECONDS = 30.0
+"""How long a peer may take for its hello."""
+
+_TURNS_TO_ACCEPT = 4
+"""Turns of the loop in which a connection that asyncio is just accepting becomes a peer."""
+_TURN = 64
+"""Requests of one connection before others have their turn."""
+_LOG = logger(__name__)
+
+
+class Server:
+    """Serves one bridge on a unix socket."""
+
+    def __init__(self, service: Service, clock: Clock) -> None:
+        self.service = service
+        self.clock = clock
+        self.peers: set[Peer] = set()
+        self.closing = False
+        self._server: asyncio.Server | None = None
+        self._path: Path | None = None
+
+    async def listen(self, path: Path) -> None:
+        """Serve on a socket at `path`, which no one else may use; a socket left over there is replaced.
+
+        Raises UsageError when the directory is open to others, or something else is at `path`, InputError when the
+        system refuses.
+        """
+        _check_directory(path.parent)
+        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"{path} is there and no socket")
+        before = os.umask(0o177)
+        try:
+            path.unlink(missing_ok=True)
+            self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), str(path))
+        except OSError as problem:
+            raise InputError(f"cannot listen on {path}: {problem.strerror}") from None
+        finally:
+            os.umask(before)
+        self._path = path
+
+    async def close(self) -> None:
+        """Stop listening, end all connections, remove the socket."""
+        self.closing = True
+        if self._server is not None:
+            # asyncio loses a connection that it is accepting while its server closes: first no more are accepted.
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            for _ in range(_TURNS_TO_ACCEPT):
+                await asyncio.sleep(0)
+            self._server.close()
+            await self._server.wait_closed()
+        while self.peers:
+            for peer in list(self.peers):
+                peer.abort()
+            await asyncio.sleep(0)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def flush_events(self) -> None:
+        """Send what connections were told without having asked; call it after `Service.tell`."""
+        for peer in list(self.peers):
+            peer.flush()
+
+
+class Peer(asyncio.Protocol):
+    """One connection, and the socket that it is on."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._connection = Connection()
+        self._transport: asyncio.Transport | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._blocked = False  # the peer does not read
+        self._waiting = False  # for the next turn
+
+    # --- what asyncio calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say hello."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        server = self._server
+        server.peers.add(self)
+        if server.closing or len(server.peers) > MAX_CONNECTIONS:
+            _LOG.warning("an OpenFlow connection too many")
+            transport.abort()
+            return
+        server.service.attach(self._connection, quiet=True)
+        self._patience = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._lose_patience)
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The peer is gone."""
+        if exc is not None:
+            _LOG.debug("connection lost: %s", exc)
+        if self._patience is not None:
+            self._patience.cancel()
+        self._server.peers.discard(self)
+        self._server.service.detach(self._connection)
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came in, and act on it."""
+        self._connection.receive_data(data)
+        if not self._waiting and not self._blocked:
+            self._act()
+
+    def pause_writing(self) -> None:
+        """The peer does not read: neither do we."""
+        self._blocked = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on where we stopped."""
+        self._blocked = False
+        if not self._waiting:
+            self._next_turn()
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        """Act on what was received, until there is nothing more, the peer does not read, or others have their turn."""
+        connection, service = self._connection, self._server.service
+        for _ in range(_TURN):
+            event = connection.next_event()
+            if event is None:
+                self.flush()
+                if self._transport is not None and not self._blocked:
+                    self._transport.resume_reading()
+                return
+            if isinstance(event, Closed):
+                self._end(event.reason)
+                return
+            now_ns = self._server.clock.now_ns()
+            if isinstance(event, Request):
+                service.handle(connection, event, now_ns)
+            elif isinstance(event, Commit):
+                service.commit(connection, event, now_ns)
+            self._server.flush_events()
+            if self._blocked or self._transport is None:
+                return
+        self._waiting = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._waiting = False
+        if self._transport is not None and not self._blocked:
+            self._act()
+
+    def flush(self) -> None:
+        """Send what is to be sent."""
+        data = self._connection.data_to_send()
+        if not data or self._transport is None:
+            return
+        if self._transport.get_write_buffer_size() > MAX_UNREAD:
+            _LOG.warning("a controller does not read: its connection is cut off")
+            self._transport.abort()
+        else:
+            self._transport.write(data)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _end(self, reason: str) -> None:
+        _LOG.warning("OpenFlow connection closed: %s", reason)
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _lose_patience(self) -> None:
+        if not self._connection.version:
+            self._end("no hello came")
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _check_directory(directory: Path) -> None:
+    """Make a directory that belongs to this user alone, or refuse one that does not."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as problem:
+        raise InputError(f"cannot use {directory}: {problem.strerror}") from None
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise UsageError(f"{directory} is open to others", hint=f"chmod 700 {directory}")

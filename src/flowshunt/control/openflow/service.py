@@ -1,0 +1,367 @@
+"""What a switch answers: the requests of all OpenFlow connections of one bridge, carried out on its datapath.
+
+The service does no I/O and reads no clock. A request that asks for something the switch does not have gets OpenFlow's
+error for it, never silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from flowshunt import __version__
+from flowshunt.base.log import logger
+from flowshunt.conntrack.table import Tracker
+from flowshunt.control.openflow import (
+    codec,
+    extensions,
+    flow_stats,
+    groups,
+    meters,
+    monitor,
+    ports,
+    queues,
+    switch,
+    tables,
+)
+from flowshunt.control.openflow.changes import BundleError, FlowChanges, selects_all
+from flowshunt.control.openflow.connection import Commit, Connection, Request
+from flowshunt.control.openflow.errors import OpenFlowError
+from flowshunt.control.openflow.flow_mod import FlowMod
+from flowshunt.control.openflow.flow_removed import REASON_DELETE, FlowRemoved
+from flowshunt.control.openflow.flushing import flush
+from flowshunt.control.openflow.packets import PacketOut, Resume
+from flowshunt.control.openflow.roles import Roles
+from flowshunt.control.openflow.wire import PORT_LOCAL, TABLE_ALL
+from flowshunt.datapath.rules import FlowStatistics
+from flowshunt.datapath.tables import Datapath
+
+N_TABLES = 254
+"""Tables that controllers see; Open vSwitch keeps table 254 to itself, and so do we."""
+
+_MILLION = 1_000_000
+_LOG = logger(__name__)
+
+
+class Bridge(Protocol):
+    """What the service needs of a switch; `app.Switch` has it."""
+
+    tracker: Tracker
+    datapath: Datapath
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """OpenFlow port numbers by name."""
+
+
+def describe_port(name: str, number: int) -> ports.PortDescription:
+    """A port that nothing more is known about: up, with an address made of its number."""
+    return ports.PortDescription(number, name, b"\x02\x00\x00\x00" + number.to_bytes(2, "big"))
+
+
+class Service:
+    """Answers the requests of one bridge's connections. `connections` are those that events go to."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        *,
+        datapath_id: int = 1,
+        describe: Callable[[str, int], ports.PortDescription] = describe_port,
+        started_ns: int = 0,
+    ) -> None:
+        """`describe` gives what is known of a port; `started_ns` is when the bridge came up."""
+        self._bridge = bridge
+        self._describe = describe
+        self._started_ns = started_ns
+        self._now_ns = started_ns
+        self.datapath_id = datapath_id
+        self.description = switch.Description("Flowshunt", "Flowshunt", __version__, "None", "None")
+        self.connections: dict[Connection, bool] = {}
+        self._changes = FlowChanges(bridge.datapath, self._flow_removed)
+        self._roles = Roles()
+        self._tlv: dict[int, extensions.TlvMap] = {}
+        self._fragments = 0
+
+    def attach(self, connection: Connection, *, quiet: bool = False) -> None:
+        """A connection that events go to; `quiet`: only once it asks for packets (management sockets are so)."""
+        self.connections[connection] = quiet
+
+    def detach(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self.connections.pop(connection, None)
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def handle(self, connection: Connection, request: Request, now_ns: int) -> None:
+        """Carry out a request and answer it, be it with an error."""
+        self._now_ns = now_ns
+        try:
+            handler = _HANDLERS.get(type(request.message))
+            if handler is None:
+                raise OpenFlowError("OFPBRC_BAD_TYPE", f"{type(request.message).__name__} is not supported yet")
+            if connection.role == "secondary" and isinstance(request.message, _CHANGES):
+                raise OpenFlowError("OFPBRC_IS_SLAVE", "a secondary controller changes nothing")
+            handler(self, connection, request)
+        except OpenFlowError as error:
+            _LOG.info("%s refused: %s", type(request.message).__name__, error)
+            connection.fail(request, error)
+
+    def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
+        """Carry out a bundle: all of it, or nothing and an error."""
+        self._now_ns = now_ns
+        if connection.role == "secondary":
+            connection.fail(commit.control, OpenFlowError("OFPBRC_IS_SLAVE"))
+            return
+        mods = []
+        for request in commit.requests:
+            if not isinstance(request.message, FlowMod):
+                error = OpenFlowError("OFPBFC_MSG_UNSUP", f"{type(request.message).__name__} in a bundle")
+                connection.commit_failed(commit, request, error)
+                return
+            mods.append(request.message)
+        try:
+            self._changes.apply_all(mods, commit.control.version, now_ns // _MILLION)
+        except BundleError as failure:
+            _LOG.info("bundle refused: %s", failure)
+            connection.commit_failed(commit, commit.requests[failure.place], failure.error)
+        else:
+            connection.committed(commit)
+
+    def _barrier(self, connection: Connection, request: Request) -> None:
+        connection.barrier(request)
+
+    def _features(self, connection: Connection, request: Request) -> None:
+        described = tuple(self._ports(None))
+        connection.reply(request, switch.Features(self.datapath_id, N_TABLES, described))
+
+    def _config(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, switch.Config(self._fragments, connection.miss_send_len))
+
+    def _set_config(self, connection: Connection, request: Request) -> None:
+        if request.message.fragments not in (0, 3):
+            raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
+        connection.miss_send_len = request.message.miss_send_len
+        self._fragments = request.message.fragments
+
+    def _description(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, self.description)
+
+    def _role(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, self._roles.change(self.connections, connection, request.message))
+
+    # --- flows -----------------------------------------------------------------------------------------------------
+
+    def _flow_mod(self, connection: Connection, request: Request) -> None:
+        self._changes.apply(request.message, request.version, self._now_ns // _MILLION)
+
+    def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
+        datapath = self._bridge.datapath
+        if selects_all(request.selection):
+            return datapath.flows()
+        return datapath.selected(request.selection)
+
+    def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
+        now_ms = self._now_ns // _MILLION
+        age = max(now_ms - line.created_ms, 0) * _MILLION
+        idle = max(now_ms - line.used_ms, 0) * _MILLION
+        return flow_stats.FlowEntry(line.flow, line.packets, line.bytes, age, idle, age)
+
+    def _flows(self, connection: Connection, request: Request) -> None:
+        lines = self._selected(request.message)
+        connection.reply(request, flow_stats.FlowReply([self._entry(line) for line in lines], request.message.nicira))
+
+    def _aggregate(self, connection: Connection, request: Request) -> None:
+        lines = self._selected(request.message)
+        packets, size = sum(line.packets for line in lines), sum(line.bytes for line in lines)
+        connection.reply(request, flow_stats.AggregateReply(packets, size, len(lines), request.message.nicira))
+
+    def _flow_removed(self, line: FlowStatistics) -> None:
+        self.tell("flow_removed", REASON_DELETE, FlowRemoved(self._entry(line), REASON_DELETE))
+
+    # --- tables ----------------------------------------------------------------------------------------------------
+
+    def _table_stats(self, connection: Connection, request: Request) -> None:
+        known = self._bridge.datapath.tables()
+        counters = []
+        for number in range(N_TABLES):
+            table = known.get(number)
+            counters.append(
+                tables.TableCounters(number, 0, 0, 0)
+                if table is None
+                else tables.TableCounters(number, table.rules, table.lookups, table.matches)
+            )
+        connection.reply(request, tables.TableStatsReply(counters))
+
+    def _table_features(self, connection: Connection, request: Request) -> None:
+        if request.message.change:
+            raise OpenFlowError("OFPTFFC_EPERM", "the features of tables are fixed")
+        connection.reply(request, tables.TableFeaturesReply(N_TABLES))
+
+    def _table_descriptions(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, tables.TableDescriptionReply(N_TABLES))
+
+    def _table_mod(self, connection: Connection, request: Request) -> None:
+        if request.message.table >= N_TABLES and request.message.table != TABLE_ALL:
+            raise OpenFlowError("OFPTMFC_BAD_TABLE", f"there is no table {request.message.table}")
+        if request.message.config:
+            raise OpenFlowError("OFPTMFC_BAD_CONFIG", "tables have nothing to configure")
+
+    # --- ports and queues ------------------------------------------------------------------------------------------
+
+    def _numbers(self, wanted: int | None, error: str) -> dict[str, int]:
+        """Names and numbers of the wanted port, or of all, the bridge's own first; `error` when there is none."""
+        known = self._bridge.ports
+        found = {name: number for name, number in known.items() if wanted in (None, number)}
+        if wanted is not None and not found:
+            raise OpenFlowError(error, f"there is no port {wanted}")
+        return dict(sorted(found.items(), key=lambda pair: (pair[1] != PORT_LOCAL, pair[1])))
+
+    def _ports(self, wanted: int | None) -> list[ports.PortDescription]:
+        return [self._describe(name, number) for name, number in self._numbers(wanted, "OFPBRC_BAD_PORT").items()]
+
+    def _port_descriptions(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, ports.PortDescriptionReply(self._ports(request.message.port)))
+
+    def _port_stats(self, connection: Connection, request: Request) -> None:
+        numbers = self._numbers(request.message.port, "OFPBRC_BAD_PORT").values()
+        counted = self._bridge.datapath.ports.statistics()
+        age = max(self._now_ns - self._started_ns, 0) // _MILLION * _MILLION
+        found = [
+            ports.PortCounters(
+                number,
+                counted[number]["rx_packets"],
+                counted[number]["tx_packets"],
+                counted[number]["rx_bytes"],
+                counted[number]["tx_bytes"],
+                duration_ns=age,
+            )
+            for number in numbers
+        ]
+        connection.reply(request, ports.PortStatsReply(found))
+
+    def _port_mod(self, connection: Connection, request: Request) -> None:
+        mod: ports.PortMod = request.message
+        for name, number in self._numbers(mod.port, "OFPPMFC_BAD_PORT").items():
+            if self._describe(name, number).address != mod.address:
+                raise OpenFlowError("OFPPMFC_BAD_HW_ADDR", f"port {number} has another address")
+        if mod.mask:
+            raise OpenFlowError("OFPPMFC_BAD_CONFIG", "the configuration of ports can't be changed yet")
+
+    def _queue_stats(self, connection: Connection, request: Request) -> None:
+        numbers = self._numbers(request.message.port, "OFPQOFC_BAD_PORT").values()
+        if request.message.queue not in (None, 0):
+            raise OpenFlowError("OFPQOFC_BAD_QUEUE", f"there is no queue {request.message.queue}")
+        connection.reply(request, queues.QueueStatsReply([queues.QueueCounters(number, 0) for number in numbers]))
+
+    # --- groups and meters: there are none -------------------------------------------------------------------------
+
+    def _group_mod(self, connection: Connection, request: Request) -> None:
+        mod: groups.GroupMod = request.message
+        if mod.command == "delete":
+            return
+        raise OpenFlowError("OFPGMFC_OUT_OF_GROUPS" if mod.command.startswith("add") else "OFPGMFC_UNKNOWN_GROUP")
+
+    def _group_stats(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, groups.GroupStatsReply((), request.message.nicira))
+
+    def _group_descriptions(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, groups.GroupDescriptionReply((), request.message.nicira))
+
+    def _group_features(self, connection: Connection, request: Request) -> None:
+        nothing = (0, 0, 0, 0)
+        connection.reply(request, groups.GroupFeatures(0, 0, nothing, nothing, request.message.nicira))
+
+    def _meter_mod(self, connection: Connection, request: Request) -> None:
+        mod: meters.MeterMod = request.message
+        if mod.command != "delete":
+            raise OpenFlowError("OFPMMFC_OUT_OF_METERS" if mod.command == "add" else "OFPMMFC_UNKNOWN_METER")
+
+    def _meter_stats(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, meters.MeterStatsReply(_no_meter(request.message.meter)))
+
+    def _meter_config(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, meters.MeterConfigReply(_no_meter(request.message.meter)))
+
+    def _meter_features(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, meters.MeterFeatures())
+
+    # --- extensions ------------------------------------------------------------------------------------------------
+
+    def _flush_zone(self, connection: Connection, request: Request) -> None:
+        self._bridge.tracker.flush(request.message.zone)
+
+    def _flush(self, connection: Connection, request: Request) -> None:
+        flush(self._bridge.tracker, request.message)
+
+    def _tlv_table(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, extensions.TlvTableReply(tuple(self._tlv.values())))
+
+    def _tlv_mod(self, connection: Connection, request: Request) -> None:
+        self._tlv = extensions.changed_table(self._tlv, request.message)
+
+    def _resume(self, connection: Connection, request: Request) -> None:
+        raise OpenFlowError("NXR_NOT_SUPPORTED", "no packet is paused here")
+
+    def _monitor(self, connection: Connection, request: Request) -> None:
+        raise OpenFlowError("OFPMOFC_UNKNOWN", "flows can't be monitored yet")
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def tell(self, event: str, reason: int, message: Any) -> None:
+        """Send an event to the connections that want it: "packet_in", "port_status" or "flow_removed"."""
+        for connection, quiet in self.connections.items():
+            if connection.is_told(event, reason) and not (quiet and not connection.miss_send_len):
+                connection.notify(message)
+
+    def tell_port(self, reason: int, name: str, number: int) -> None:
+        """A port came (0), went (1) or changed (2)."""
+        self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
+
+
+def _no_meter(wanted: int | None) -> tuple[()]:
+    if wanted is not None:
+        raise OpenFlowError("OFPMMFC_UNKNOWN_METER", f"there is no meter {wanted}")
+    return ()
+
+
+_Handler = Callable[[Service, Connection, Request], None]
+_HANDLERS: Mapping[type, _Handler] = {
+    codec.BarrierRequest: Service._barrier,
+    switch.FeaturesRequest: Service._features,
+    switch.ConfigRequest: Service._config,
+    switch.SetConfig: Service._set_config,
+    switch.DescriptionRequest: Service._description,
+    switch.RoleRequest: Service._role,
+    FlowMod: Service._flow_mod,
+    flow_stats.FlowRequest: Service._flows,
+    flow_stats.AggregateRequest: Service._aggregate,
+    tables.TableStatsRequest: Service._table_stats,
+    tables.TableFeaturesRequest: Service._table_features,
+    tables.TableDescriptionRequest: Service._table_descriptions,
+    tables.TableMod: Service._table_mod,
+    ports.PortDescriptionRequest: Service._port_descriptions,
+    ports.PortStatsRequest: Service._port_stats,
+    ports.PortMod: Service._port_mod,
+    queues.QueueStatsRequest: Service._queue_stats,
+    groups.GroupMod: Service._group_mod,
+    groups.GroupStatsRequest: Service._group_stats,
+    groups.GroupDescriptionRequest: Service._group_descriptions,
+    groups.GroupFeaturesRequest: Service._group_features,
+    meters.MeterMod: Service._meter_mod,
+    meters.MeterStatsRequest: Service._meter_stats,
+    meters.MeterConfigRequest: Service._meter_config,
+    meters.MeterFeaturesRequest: Service._meter_features,
+    extensions.FlushZone: Service._flush_zone,
+    extensions.Flush: Service._flush,
+    extensions.TlvTableRequest: Service._tlv_table,
+    extensions.TlvTableMod: Service._tlv_mod,
+    monitor.MonitorRequest: Service._monitor,
+    Resume: Service._resume,
+}
+
+_CHANGES = (
+    FlowMod, PacketOut, Resume, groups.GroupMod, meters.MeterMod, ports.PortMod, tables.TableMod,
+    extensions.FlushZone, extensions.Flush, extensions.TlvTableMod,
+)  # fmt: skip
+"""What a secondary controller may not do."""

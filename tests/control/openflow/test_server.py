@@ -1,0 +1,380 @@
+"""The real ovs-ofctl against a switch without live ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flowshunt.app import Switch
+from flowshunt.base.clock import SystemClock
+from flowshunt.base.errors import InputError, UsageError
+from flowshunt.control.openflow import server as server_module
+from flowshunt.control.openflow.server import Server
+from flowshunt.control.openflow.service import Service
+from tests.control.openflow.wires import hello, message
+
+OVS_OFCTL = shutil.which("ovs-ofctl")
+needs_ofctl = pytest.mark.skipif(OVS_OFCTL is None, reason="needs ovs-ofctl (Debian: openvswitch-common)")
+
+
+class Running:
+    """A server in a thread of its own, with everything that belongs to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.switch = Switch(max_connections=1000)
+        for name, number in (("br0", 0xFFFE), ("p0", 1), ("p1", 2)):
+            self.switch.add_port(name, number)
+        clock = SystemClock()
+        self.service = Service(self.switch, datapath_id=0xABC, started_ns=clock.now_ns())
+        self.path = directory / "br0.mgmt"
+        self.server = Server(self.service, clock)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.call(self.server.listen(self.path))
+
+    def call(self, work: object) -> object:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)  # type: ignore[arg-type]
+
+    def do(self, work: Callable[[], None]) -> None:
+        async def once() -> None:
+            work()
+
+        self.call(once())
+
+    def close(self) -> None:
+        self.call(self.server.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(10)
+        connection.connect(str(self.path))
+        return connection
+
+    def ofctl(self, *arguments: str, check: bool = True, text: str | None = None) -> str:
+        """What the tool prints; `text` is its standard input."""
+        assert OVS_OFCTL is not None
+        options = [argument for argument in arguments if argument.startswith("-") and argument != "-"]
+        command, *rest = [argument for argument in arguments if argument not in options]
+        done = subprocess.run(
+            [OVS_OFCTL, *options, command, f"unix:{self.path}", *rest],
+            capture_output=True, text=True, timeout=60, check=False, input=text,
+        )  # fmt: skip
+        if check:
+            assert done.returncode == 0, done.stderr
+            assert not done.stderr
+        return done.stdout + done.stderr
+
+    def flows(self, *options: str) -> list[str]:
+        return [line.strip() for line in self.ofctl(*options, "--no-stats", "dump-flows").splitlines()]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path / "run")
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+RULES = """\
+table=0,arp,action=normal
+table=0,ip,ct_state=-trk,action=ct(table=1)
+table=1,priority=1,ip,ct_state=+trk+new,action=ct(commit),normal
+table=1,priority=1,ip,ct_state=+trk+est,action=normal
+table=2,in_port=1,ip,ct_state=+trk+new,actions=ct(commit,zone=reg0[0..15],exec(set_field:0x1->ct_mark)),2
+table=3,priority=7,tcp6,tp_dst=80/0xfff0,ipv6_src=fe80::/10,actions=resubmit(,4),ct_clear,output:NXM_NX_REG0[0..15]
+table=4,dl_vlan=5,actions=strip_vlan,clone(output:1),LOCAL
+table=6,tcp,ct_state=+trk+new,actions=ct(commit,nat(src=1.1.1.1-1.1.1.9:5000-6000,random),alg=ftp),2
+table=6,ipv6,ct_state=-trk,actions=ct(table=7,nat)
+table=6,ipv6,ct_state=+trk+new,actions=ct(commit,nat(dst=[fc00::1]-[fc00::9]:80,persistent,hash)),1
+table=5,reg3=0x1/0xf,metadata=0x5,actions=load:0xff->NXM_NX_REG1[3..10],IN_PORT
+"""
+LISTED = [
+    "arp actions=NORMAL",
+    "ct_state=-trk,ip actions=ct(table=1)",
+    "table=1, priority=1,ct_state=+new+trk,ip actions=ct(commit),NORMAL",
+    "table=1, priority=1,ct_state=+est+trk,ip actions=NORMAL",
+    "table=2, ct_state=+new+trk,ip,in_port=1 actions=ct(commit,zone=NXM_NX_REG0[0..15],exec(MARK)),output:2",
+    "table=3, priority=7,tcp6,ipv6_src=fe80::/10,tp_dst=0x50/0xfff0 actions=resubmit(,4),ct_clear,"
+    "output:NXM_NX_REG0[0..15]",
+    "table=4, dl_vlan=5 actions=POP,clone(output:1),LOCAL",
+    "table=5, reg3=0x1/0xf,metadata=0x5 actions=REG1,IN_PORT",
+    "table=6, ct_state=+new+trk,tcp actions=ct(commit,nat(src=1.1.1.1-1.1.1.9:5000-6000,random),alg=ftp),output:2",
+    "table=6, ct_state=-trk,ipv6 actions=ct(table=7,nat)",
+    "table=6, ct_state=+new+trk,ipv6 actions=ct(commit,nat(dst=[fc00::1]-[fc00::9]:80,persistent,hash)),output:1",
+]
+"""As the tool prints the rules for a real Open vSwitch 3.1, with what depends on the version in capitals."""
+WORDS = {
+    "10": ("load:0x1->NXM_NX_CT_MARK[]", "strip_vlan", "load:0xff->NXM_NX_REG1[3..10]"),
+    "11": ("load:0x1->NXM_NX_CT_MARK[]", "pop_vlan", "load:0xff->NXM_NX_REG1[3..10]"),
+    "12": ("set_field:0x1->ct_mark", "pop_vlan", "load:0xff->NXM_NX_REG1[3..10]"),
+    "13": ("set_field:0x1->ct_mark", "pop_vlan", "load:0xff->NXM_NX_REG1[3..10]"),
+    "14": ("set_field:0x1->ct_mark", "pop_vlan", "load:0xff->NXM_NX_REG1[3..10]"),
+    "15": ("set_field:0x1->ct_mark", "pop_vlan", "set_field:0x7f8/0x7f8->reg1"),
+}
+
+
+def listed(version: str) -> list[str]:
+    mark, pop, reg1 = WORDS[version]
+    return sorted(line.replace("MARK", mark).replace("POP", pop).replace("REG1,", reg1 + ",") for line in LISTED)
+
+
+@needs_ofctl
+@pytest.mark.parametrize("version", sorted(WORDS))
+def test_flows_go_in_and_come_out_as_with_open_vswitch(running: Running, version: str) -> None:
+    option = f"-OOpenFlow{version}"
+    # The tool itself finds that OpenFlow 1.1 cannot say these rules; it reads them nevertheless.
+    running.ofctl("-OOpenFlow10" if version == "11" else option, "add-flows", "-", text=RULES)
+    for other in WORDS:
+        found = [line.replace("reset_counts ", "") for line in running.flows(f"-OOpenFlow{other}")]
+        assert sorted(found) == listed(other)
+    with_counts = running.ofctl(option, "dump-flows").splitlines()[1]
+    assert re.match(r" cookie=0x0, duration=\d+(\.\d+)?s, table=0, n_packets=0, n_bytes=0,", with_counts)
+
+
+@needs_ofctl
+@pytest.mark.parametrize("options", [("--bundle",), ("--bundle", "-OOpenFlow13"), ("--bundle", "-OOpenFlow15")])
+def test_bundles_replace_all_or_nothing(running: Running, options: tuple[str, ...]) -> None:
+    running.ofctl(*options, "add-flows", "-", text=RULES)
+    assert sorted(line.replace("reset_counts ", "") for line in running.flows()) == listed("10")
+    wrong = "delete\nadd ip,actions=1\nadd ip,idle_timeout=5,actions=1\n"
+    said = running.ofctl(*options, "add-flows", "-", text=wrong, check=False)
+    assert "OFPFMFC_BAD_TIMEOUT" in said
+    assert len(running.flows()) == len(LISTED)
+    running.ofctl(*options, "replace-flows", "-", text="ip,actions=1\n")
+    assert running.flows() == ["ip actions=output:1"]
+
+
+@needs_ofctl
+def test_flows_are_modified_replaced_compared_and_deleted(running: Running, tmp_path: Path) -> None:
+    running.ofctl("add-flows", "-", text=RULES)
+    running.ofctl("mod-flows", "table=1,ip,ct_state=+trk+est,actions=2")
+    assert "table=1, priority=1,ct_state=+est+trk,ip actions=output:2" in running.flows()
+    running.ofctl("-OOpenFlow13", "--strict", "mod-flows", "table=1,priority=1,ip,ct_state=+trk+est,actions=drop")
+    assert "table=1, priority=1,ct_state=+est+trk,ip actions=drop" in running.flows()
+    running.ofctl("--strict", "del-flows", "table=1,priority=2,ip,ct_state=+trk+est")
+    assert len(running.flows()) == 11
+    running.ofctl("--strict", "del-flows", "table=1,priority=1,ip,ct_state=+trk+est")
+    running.ofctl("del-flows", "ip")
+    assert len(running.flows()) == 6
+    running.ofctl("-OOpenFlow13", "replace-flows", "-", text="arp,actions=normal\nudp,actions=1\n")
+    assert running.flows() == ["arp actions=NORMAL", "udp actions=output:1"]
+    other = tmp_path / "other.flows"
+    other.write_text("arp,actions=normal\ntcp,actions=1\n")
+    text = running.ofctl("-OOpenFlow13", "diff-flows", str(other), check=False)
+    assert sorted(text.splitlines()) == ["+tcp actions=output:1", "-udp actions=output:1"]
+    running.ofctl("del-flows", "out_port=1")
+    assert running.flows() == ["arp actions=NORMAL"]
+    running.ofctl("add-flow", "cookie=0x12,table=9,actions=1")
+    running.ofctl("del-flows", "cookie=0x12/0xff")
+    running.ofctl("del-flows", "cookie=0x13/0xff")
+    assert running.flows() == ["arp actions=NORMAL"]
+    running.ofctl("del-flows")
+    assert running.flows() == []
+
+
+@needs_ofctl
+def test_questions_about_the_switch(running: Running) -> None:
+    running.ofctl("add-flows", "-", text=RULES)
+    for version in WORDS:
+        option = f"-OOpenFlow{version}"
+        shown = running.ofctl(option, "show")
+        assert "dpid:0000000000000abc" in shown and "n_tables:254" in shown
+        assert " 1(p0): addr:02:00:00:00:00:01" in shown and " LOCAL(br0): addr" in shown
+        assert "port  1: rx pkts=0, bytes=0, drop=?" in running.ofctl(option, "dump-ports", "1")
+        assert "table 1" in running.ofctl(option, "dump-tables")
+        assert "flow_count=11" in running.ofctl(option, "dump-aggregate")
+        assert "Manufacturer: Flowshunt" in running.ofctl(option, "dump-desc")
+        assert "port 1 queue 0" in running.ofctl(option, "queue-stats")
+        assert running.ofctl(option, "get-frags") == "normal\n"
+        assert running.ofctl(option, "probe") == ""
+        assert "max option space=256" in running.ofctl(option, "dump-tlv-map")
+        assert running.ofctl(option, "ct-flush-zone", "5") == ""
+        assert running.ofctl(option, "ct-flush", "zone=5,ct_nw_src=10.0.0.1,ct_nw_proto=6") == ""
+        assert "NXST_NOT_CONFIGURED" in running.ofctl(option, "dump-ipfix-bridge", check=False)
+    assert running.ofctl("ping", "10").count("10 bytes from") == 10
+    assert "name=" not in running.ofctl("--names", "dump-flows")
+    assert "goto_table" in running.ofctl("-OOpenFlow13", "dump-table-features")
+    assert "eviction=off" in running.ofctl("-OOpenFlow14", "dump-table-desc")
+
+
+@needs_ofctl
+def test_what_the_switch_lacks_is_refused_and_said(running: Running) -> None:
+    for arguments, error in (
+        (("add-flow", "actions=CONTROLLER:65535"), "OFPBAC_BAD_OUT_PORT"),
+        (("add-flow", "actions=controller(userdata=01.02,pause)"), "OFPBAC_BAD_OUT_PORT"),
+        (("add-flow", "actions=learn(table=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[])"),
+         "OFPBAC_BAD_VENDOR_TYPE"),
+        (("-OOpenFlow13", "add-flow", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
+        (("-OOpenFlow13", "add-flow", "actions=meter:1,output:1"), "OFPMMFC_INVALID_METER"),
+        (("-OOpenFlow13", "add-group", "group_id=1,type=select,bucket=output:1"), "OFPGMFC_OUT_OF_GROUPS"),
+        (("-OOpenFlow13", "add-meter", "meter=1,kbps,band=type=drop,rate=1"), "OFPMMFC_OUT_OF_METERS"),
+        (("add-flow", "idle_timeout=5,actions=1"), "OFPFMFC_BAD_EMERG_TIMEOUT"),
+        (("packet-out", "in_port=1 packet=ffffffffffff0000000000010800 actions=output:2"), "OFPBRC_BAD_TYPE"),
+        (("-OOpenFlow13", "add-flow", "actions=write_actions(output:1)"), "OFPBIC_UNSUP_INST"),
+    ):  # fmt: skip
+        said = running.ofctl(*arguments, check=False)
+        assert "OFPT_ERROR" in said and error in said
+    for arguments in (
+        ("dump-groups",),
+        ("-OOpenFlow13", "dump-meters"),
+        ("-OOpenFlow13", "del-meters"),
+        ("del-groups",),
+    ):
+        running.ofctl(*arguments)
+    assert running.flows() == []
+
+
+# --- the socket -------------------------------------------------------------------------------------------------------
+
+
+def test_the_socket_is_private_and_goes_with_the_server(tmp_path: Path) -> None:
+    running = Running(tmp_path / "deep" / "run")
+    assert stat.S_IMODE(running.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(running.path.parent.stat().st_mode) == 0o700
+    running.close()
+    assert not running.path.exists()
+
+
+def test_a_directory_that_others_can_use_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o755)
+    server = Server(Service(Switch(max_connections=10)), SystemClock())
+    with pytest.raises(UsageError, match="open to others"):
+        asyncio.run(server.listen(directory / "br0.mgmt"))
+    directory.chmod(0o700)
+    (directory / "file").write_text("")
+    with pytest.raises(UsageError, match="no socket"):
+        asyncio.run(server.listen(directory / "file"))
+    with pytest.raises(InputError, match="cannot listen"):
+        asyncio.run(server.listen(directory / ("x" * 200)))
+    os.mkdir(directory / "sub", 0o700)
+    with pytest.raises(InputError, match="cannot use"):
+        asyncio.run(server.listen(directory / "file" / "br0.mgmt"))
+
+
+def test_a_socket_that_was_left_over_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(tmp_path / "run" / "br0.mgmt"))
+    left.close()
+    running = Running(tmp_path / "run")
+    running.connect().close()
+    running.close()
+
+
+def receive(connection: socket.socket, n_messages: int) -> list[tuple[int, int]]:
+    """Types and xids of the next messages."""
+    data = b""
+    found: list[tuple[int, int]] = []
+    while len(found) < n_messages:
+        while len(data) < 8 or len(data) < int.from_bytes(data[2:4], "big"):
+            received = connection.recv(65536)
+            assert received, "the connection ended"
+            data += received
+        _, kind, size, xid = struct.unpack_from("!BBHI", data)
+        found.append((kind, xid))
+        data = data[size:]
+    return found
+
+
+def test_a_peer_that_talks_nonsense_is_cut_off_and_others_are_not(running: Running) -> None:
+    good, bad = running.connect(), running.connect()
+    good.sendall(hello(4))
+    with contextlib.suppress(ConnectionError):  # it may end before all is sent or read
+        bad.sendall(b"GET / HTTP/1.0\r\n\r\n" + bytes(40000))
+        while bad.recv(65536):
+            pass
+    good.sendall(message(4, 2, b"x", xid=5))
+    assert receive(good, 2) == [(0, 0), (3, 5)]
+    good.close()
+    bad.close()
+
+
+def test_a_peer_that_says_nothing_is_cut_off(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HELLO_SECONDS", 0.1)
+    connection = running.connect()
+    started = time.monotonic()
+    while connection.recv(65536):
+        pass
+    assert time.monotonic() - started < 5
+    connection.close()
+
+
+def test_many_requests_at_once_are_answered_in_order_while_others_have_their_turn(running: Running) -> None:
+    one, other = running.connect(), running.connect()
+    one.sendall(hello(4))
+    other.sendall(hello(4))
+    n = 3000
+    sender = threading.Thread(
+        target=lambda: one.sendall(b"".join(message(4, 20, xid=xid) for xid in range(n)))
+    )  # fmt: skip
+    sender.start()
+    other.sendall(message(4, 20, xid=1))
+    assert receive(other, 2) == [(0, 0), (21, 1)]
+    assert receive(one, n + 1) == [(0, 0), *((21, xid) for xid in range(n))]
+    sender.join()
+    one.close()
+    other.close()
+
+
+def test_a_peer_that_does_not_read_is_not_read_from_either(running: Running) -> None:
+    """Its requests wait in its own socket; the memory that it takes here stays small."""
+    connection = running.connect()
+    connection.sendall(hello(4))
+    connection.settimeout(1)
+    request = message(4, 18, struct.pack("!HH4x", 12, 0))  # features of all tables: some 200 kB
+    sent = 0
+    with pytest.raises(TimeoutError):
+        while sent < 1 << 24:
+            sent += connection.send(request * 100)
+    assert sent < 1 << 23
+
+    def check() -> None:
+        (peer,) = running.server.peers
+        transport = peer._transport
+        assert transport is not None
+        assert transport.get_write_buffer_size() < 1 << 20
+
+    running.do(check)
+    other = running.connect()
+    other.sendall(hello(4) + message(4, 20, xid=3))
+    assert receive(other, 2) == [(0, 0), (21, 3)]
+    connection.settimeout(10)
+    assert len(receive(connection, 20)) == 20
+    connection.close()
+    other.close()
+
+
+def test_a_peer_that_does_not_read_what_it_is_told_is_cut_off(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_UNREAD", 1 << 16)
+    connection = running.connect()
+    connection.sendall(hello(4) + message(4, 9, struct.pack("!HH", 0, 128)) + message(4, 20, xid=3))
+    assert receive(connection, 2) == [(0, 0), (21, 3)]
+    for _ in range(50):
+        running.do(lambda: [running.service.tell_port(2, "p0", 1) for _ in range(200)] and None)
+        running.do(running.server.flush_events)
+    running.do(lambda: None)
+    assert not running.server.peers
+    connection.close()

@@ -1,0 +1,357 @@
+"""What a switch without live ports answers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flowshunt.app import Switch
+from flowshunt.control.openflow import changes
+from flowshunt.control.openflow.connection import Commit, Request
+from flowshunt.control.openflow.service import Service
+from flowshunt.datapath.rules import TablesFullError
+from flowshunt.rules.openflow import Flow, format_flow, parse_flow
+from flowshunt.rules.openflow.flow import ALL_TABLES
+from tests.builders import Packet, batch_of
+from tests.control.openflow.test_connection import add, control, error_codes, replies
+from tests.control.openflow.wires import connected, flow_mod, message
+
+NOW = 1_000_000_000_000_000_000
+
+
+class Talk:
+    """A connection to a service, and what it answers."""
+
+    def __init__(self, service: Service, version: int = 4) -> None:
+        self.service = service
+        self.connection = connected(version)
+        self.version = version
+        service.attach(self.connection)
+        if version == 1:
+            self.say(message(1, 4, struct.pack("!IIQ", 0x2320, 15, 1 << 56)))
+
+    def say(self, data: bytes, now_ns: int = NOW) -> None:
+        self.connection.receive_data(data)
+        while (event := self.connection.next_event()) is not None:
+            if isinstance(event, Request):
+                self.service.handle(self.connection, event, now_ns)
+            elif isinstance(event, Commit):
+                self.service.commit(self.connection, event, now_ns)
+
+    def errors(self) -> list[tuple[int, int, int]]:
+        return error_codes(self.connection)
+
+    def flow(self, text: str, command: Any = "add", **more: Any) -> None:
+        self.say(flow_mod(parse_flow(text, command=command), self.version, command, **more))
+
+
+@pytest.fixture
+def switch() -> Switch:
+    switch = Switch(max_connections=1000)
+    switch.add_port("p0")
+    switch.add_port("p1")
+    return switch
+
+
+@pytest.fixture
+def service(switch: Switch) -> Iterator[Service]:
+    yield Service(switch, started_ns=NOW)
+
+
+def texts(switch: Switch) -> list[str]:
+    return [format_flow(line.flow) for line in switch.flows()]
+
+
+def test_flows_are_added_changed_and_deleted(service: Service, switch: Switch) -> None:
+    talk = Talk(service)
+    talk.flow("table=1,priority=5,tcp,actions=1")
+    talk.flow("table=1,priority=6,tcp,tp_dst=80,actions=1")
+    talk.flow("table=2,udp,actions=1")
+    talk.flow("table=1,tcp,actions=2", "mod")
+    assert texts(switch) == [
+        "table=1, priority=6,tcp,tp_dst=80 actions=output:2",
+        "table=1, priority=5,tcp actions=output:2",
+        "table=2, udp actions=output:1",
+    ]
+    talk.flow("table=1,priority=5,tcp", "del_strict")
+    talk.flow("table=2,tcp", "del")
+    talk.flow("out_port=2", "del")
+    assert texts(switch) == ["table=2, udp actions=output:1"]
+    talk.flow("", "del")
+    assert texts(switch) == []
+    assert talk.errors() == []
+
+
+def test_a_modification_adds_what_it_does_not_find_in_the_old_versions_only(service: Service, switch: Switch) -> None:
+    for version in (3, 4, 6):
+        Talk(service, version).flow("table=1,ip,actions=1", "mod")
+    assert texts(switch) == []
+    Talk(service, 1).flow("table=1,ip,actions=1", "mod")
+    Talk(service, 2).flow("table=2,ip,actions=1", "mod_strict")
+    assert texts(switch) == [f"table={n}, reset_counts ip actions=output:1" for n in (1, 2)]
+
+
+@pytest.mark.parametrize("text", ["idle_timeout=5,actions=1", "hard_timeout=5,actions=1"])
+@pytest.mark.parametrize(("version", "code"), [(1, (3, 3)), (4, (5, 5))])
+def test_timeouts_are_refused(service: Service, switch: Switch, text: str, version: int, code: tuple[int, int]) -> None:
+    talk = Talk(service, version)
+    talk.flow(text)
+    assert talk.errors() == [(1, *code)]
+    assert texts(switch) == []
+
+
+def test_actions_that_the_switch_lacks_have_an_error_each(service: Service, switch: Switch) -> None:
+    names = {kind.__name__: name for kind, name in changes._REFUSED.items()}
+    assert names.keys() == {"Controller", "Group", "Meter", "Enqueue", "SetQueue", "Exit"}
+    talk = Talk(service)
+    for kind, values in (("Controller", ()), ("Group", (1,)), ("Meter", (1,)), ("SetQueue", (1,)), ("Exit", ())):
+        action = getattr(changes.F, kind)(*values)
+        talk.say(flow_mod(Flow(actions=(changes.F.Clone((action,)),) if kind != "Meter" else (action,)), 4))
+        ((_, group, number),) = talk.errors()
+        expected = changes.OpenFlowError(names[kind]).number(4)
+        assert (group, number) == (expected.type, expected.code)
+    assert texts(switch) == []
+
+
+def test_an_overlap_is_refused_where_the_flow_asks_for_it(service: Service, switch: Switch) -> None:
+    talk = Talk(service)
+    talk.flow("priority=5,tcp,actions=1")
+    talk.flow("check_overlap,priority=5,ip,nw_src=10.0.0.0/8,actions=1")
+    assert talk.errors() == [(1, 5, 3)]
+    talk.flow("check_overlap,priority=6,ip,nw_src=10.0.0.0/8,actions=1")
+    talk.flow("check_overlap,priority=5,udp,actions=1")
+    talk.flow("check_overlap,priority=5,tcp,actions=2")
+    assert talk.errors() == []
+    assert len(texts(switch)) == 3
+
+
+def test_buffers_are_unknown(service: Service) -> None:
+    talk = Talk(service)
+    talk.flow("actions=1", buffer_id=3)
+    assert talk.errors() == [(1, 1, 8)]
+
+
+def bundle(version: int, *changes: tuple[str, str]) -> bytes:
+    """A bundle with flow-mods, numbered from 10 on, committed as 9."""
+    inner = [
+        add(version, flow_mod(parse_flow(text, command=command), version, command, xid=n), xid=n)
+        for n, (command, text) in enumerate(changes, 10)
+    ]
+    return control(version, 0) + b"".join(inner) + control(version, 4, xid=9)
+
+
+def test_a_bundle_is_carried_out_in_order(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 5)
+    talk.flow("priority=1,actions=1")
+    talk.say(
+        bundle(
+            5,
+            ("del", ""),
+            ("add", "priority=2,actions=1"),
+            ("add", "priority=3,actions=1"),
+            ("mod", "table=0,actions=2"),
+        )
+    )
+    assert talk.errors() == []
+    assert texts(switch) == ["priority=3 actions=output:2", "priority=2 actions=output:2"]
+
+
+def test_a_bundle_with_something_that_is_refused_changes_nothing(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 5)
+    talk.flow("priority=1,actions=1")
+    talk.say(bundle(5, ("del", ""), ("add", "priority=2,actions=1"), ("add", "priority=3,idle_timeout=9,actions=1")))
+    assert talk.errors() == [(12, 5, 5), (9, 17, 13)]
+    assert texts(switch) == ["priority=1 actions=output:1"]
+
+
+def test_a_bundle_that_fails_on_its_way_is_undone(
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(service, 5)
+    for text in ("priority=1,actions=1", "priority=2,ip,actions=1", "priority=4,udp,actions=1"):
+        talk.flow(text)
+    before = texts(switch)
+    insert = switch.datapath.rules.add
+
+    def full(rules: Any, *rest: Any) -> int:
+        rules = list(rules)
+        if any(rule.priority == 9 for rule in rules):
+            insert(rules[:-1], *rest)
+            raise TablesFullError("the flow tables are full")
+        return insert(rules, *rest)
+
+    monkeypatch.setattr(switch.datapath.rules, "add", full)
+    talk.say(
+        bundle(
+            5,
+            ("add", "priority=1,actions=2"),
+            ("mod", "table=0,ip,actions=2"),
+            ("del_strict", "priority=4,udp"),
+            ("add", "priority=2,ip,actions=3"),
+            ("add", "priority=7,actions=1"),
+            ("add", "priority=9,actions=1"),
+        )
+    )
+    assert [code[1:] for code in talk.errors()] == [(5, 1), (17, 13)]
+    assert texts(switch) == before
+
+
+def test_overlaps_are_found_within_a_bundle(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 5)
+    talk.say(bundle(5, ("add", "ip,actions=1"), ("add", "check_overlap,tcp,actions=1")))
+    assert talk.errors() == [(11, 5, 3), (9, 17, 13)]
+    assert texts(switch) == []
+
+
+def test_listings_count_what_packets_did(service: Service, switch: Switch) -> None:
+    talk = Talk(service)
+    talk.flow("in_port=1,actions=2")
+    frame = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
+    switch.process(batch_of([frame]))
+    talk.say(
+        message(
+            4,
+            18,
+            struct.pack("!HH4xB3xII4xQQ", 2, 0, ALL_TABLES, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0) + b"\0\1\0\4" + bytes(4),
+        )
+    )
+    ((*_, body),) = replies(talk.connection)
+    assert struct.unpack("!QQI4x", body[8:]) == (1, len(frame), 1)
+    talk.say(message(4, 18, struct.pack("!HH4xI4x", 4, 0, 2)))
+    ((*_, body),) = replies(talk.connection)
+    assert struct.unpack_from("!I4xQQQQ", body, 8) == (2, 0, 1, 0, len(frame))
+
+
+def test_roles_leave_one_primary_and_secondaries_change_nothing(service: Service, switch: Switch) -> None:
+    one, other = Talk(service), Talk(service)
+    one.say(message(4, 24, struct.pack("!I4xQ", 2, 5)))
+    other.say(message(4, 24, struct.pack("!I4xQ", 2, 6)))
+    assert (one.connection.role, other.connection.role) == ("secondary", "primary")
+    one.connection.data_to_send()
+    one.flow("actions=1")
+    assert one.errors() == [(1, 1, 10)]
+    one.say(message(4, 24, struct.pack("!I4xQ", 2, 4)))
+    assert one.errors() == [(1, 11, 0)]
+    one.say(message(4, 24, struct.pack("!I4xQ", 0, 0)))
+    ((_, kind, _, body),) = replies(one.connection)
+    assert (kind, struct.unpack("!I4xQ", body)) == (25, (3, 6))
+    bundled = Talk(service, 5)
+    bundled.connection.role = "secondary"
+    bundled.say(bundle(5, ("add", "actions=1")))
+    assert bundled.errors() == [(9, 1, 10)]
+    assert texts(switch) == []
+
+
+def test_a_deleted_flow_is_reported_to_those_that_want_it(service: Service) -> None:
+    talk, other, quiet = Talk(service), Talk(service, 1), Talk(service)
+    service.attach(quiet.connection, quiet=True)
+    talk.flow("send_flow_rem,tcp,actions=1")
+    talk.flow("udp,actions=1")
+    talk.flow("", "del")
+    assert [kind for _, kind, _, _ in replies(talk.connection)] == [11]
+    assert [kind for _, kind, _, _ in replies(other.connection)] == [11]
+    assert replies(quiet.connection) == []
+    quiet.say(message(4, 9, struct.pack("!HH", 0, 128)))
+    service.tell_port(2, "p0", 1)
+    assert [kind for _, kind, _, _ in replies(quiet.connection)] == [12]
+    service.detach(quiet.connection)
+    service.tell_port(2, "p0", 1)
+    assert replies(quiet.connection) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (message(4, 13, struct.pack("!IIH6x", 0xFFFFFFFF, 1, 0) + bytes(60)), (1, 1)),
+        (message(4, 18, struct.pack("!HH4xI4x", 4, 0, 77)), (1, 11)),
+        (message(4, 18, struct.pack("!HH4xII", 5, 0, 1, 3)), (9, 1)),
+        (message(4, 18, struct.pack("!HH4xII", 5, 0, 77, 3)), (9, 0)),
+        (message(4, 18, struct.pack("!HH4xI4x", 9, 0, 5)), (12, 3)),
+        (message(4, 18, struct.pack("!HH4x", 12, 0) + bytes(64)), (13, 5)),
+        (message(4, 15, struct.pack("!HBxI", 0, 0, 1)), (6, 3)),
+        (message(4, 15, struct.pack("!HBxI", 1, 0, 1)), (6, 8)),
+        (message(4, 29, struct.pack("!HHI", 0, 1, 1)), (12, 10)),
+        (message(4, 29, struct.pack("!HHI", 1, 1, 1)), (12, 3)),
+        (message(4, 16, struct.pack("!I4x6s2xIII4x", 1, bytes(6), 0, 0, 0)), (7, 1)),
+        (message(4, 16, struct.pack("!I4x6s2xIII4x", 1, b"\2\0\0\0\0\1", 1, 1, 0)), (7, 2)),
+        (message(4, 17, struct.pack("!B3xI", 255, 1)), (8, 1)),
+        (message(4, 17, struct.pack("!B3xI", 254, 0)), (8, 0)),
+        (message(4, 9, struct.pack("!HH", 1, 0)), (10, 0)),
+        (message(4, 22, struct.pack("!I4x", 1)), (1, 1)),
+        (message(4, 4, struct.pack("!II", 0x2320, 28)), (0xFFFF, 34)),
+    ],
+)
+def test_nothing_is_met_with_silence(service: Service, data: bytes, code: tuple[int, int]) -> None:
+    talk = Talk(service)
+    talk.say(data)
+    assert [found[1:] for found in talk.errors()] == [code]
+
+
+@pytest.mark.parametrize("version", range(1, 7))
+def test_what_is_not_there_is_empty_and_deleting_it_no_error(service: Service, version: int) -> None:
+    talk = Talk(service, version)
+    kind = 16 if version == 1 else 18
+    head = "!HH" if version == 1 else "!HH4x"
+    asked = [struct.pack(head, 3, 0), struct.pack(head, 0, 0)]
+    if version > 1:
+        asked += [struct.pack(head + "I4x", 6, 0, 0xFFFFFFFC)]
+        talk.say(
+            message(
+                version,
+                15,
+                struct.pack("!HBxI", 2, 0, 0xFFFFFFFC) + (struct.pack("!H2xI", 0, 0) if version == 6 else b""),
+            )
+        )
+    if version > 3:
+        asked += [struct.pack(head + "I4x", n, 0, 0xFFFFFFFF) for n in (9, 10)] + [struct.pack(head, 11, 0)]
+        talk.say(message(version, 29, struct.pack("!HHI", 2, 0, 0xFFFFFFFF)))
+    for body in asked:
+        talk.say(message(version, kind, body))
+    assert [found[1] for found in replies(talk.connection)] == [kind + 1] * len(asked)
+
+
+def test_connections_are_flushed_by_zone_and_by_tuple(service: Service, switch: Switch) -> None:
+    switch.add_flows("ip,actions=ct(commit,zone=1),2\n")
+    for port in (80, 81):
+        frame = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1000, port).bytes()
+        switch.process(batch_of([frame]))
+    talk = Talk(service)
+    inner = struct.pack("!HHH2x", 3, 8, 80)
+    head = struct.pack("!IIB7x", 0x2320, 32, 17)
+    talk.say(message(4, 4, head + struct.pack("!HH4x", 0, 8 + len(inner)) + inner))
+    assert [c.original.destination_port for c in switch.tracker.connections()] == [81]
+    source = bytes(10) + b"\xff\xff\x0a\0\0\x09"
+    other = struct.pack("!HH16s4x", 0, 20, source)
+    talk.say(message(4, 4, head + struct.pack("!HH4x", 0, 8 + len(other)) + other))
+    talk.say(message(4, 4, struct.pack("!IIQ", 0x2320, 29, 2)))
+    assert len(switch.tracker) == 1
+    talk.say(message(4, 4, struct.pack("!IIQ", 0x2320, 29, 1)))
+    assert len(switch.tracker) == 0
+    assert talk.errors() == []
+
+
+def test_the_map_of_tunnel_options_is_kept(service: Service) -> None:
+    talk = Talk(service)
+
+    def change(command: int, *maps: tuple[int, int, int, int]) -> None:
+        entries = b"".join(struct.pack("!HBBH2x", *entry) for entry in maps)
+        talk.say(message(4, 4, struct.pack("!IIH6x", 0x2320, 24, command) + entries))
+
+    def listed() -> bytes:
+        talk.say(message(4, 4, struct.pack("!II", 0x2320, 25)))
+        ((*_, body),) = replies(talk.connection)
+        return body[24:]
+
+    change(0, (0x102, 1, 4, 0), (0x102, 2, 8, 1))
+    assert listed() == struct.pack("!HBBH2xHBBH2x", 0x102, 1, 4, 0, 0x102, 2, 8, 1)
+    change(0, (0x102, 3, 4, 1))
+    change(0, (0x102, 1, 4, 5))
+    change(0, *((0x103, n, 124, n) for n in (10, 11, 12)))
+    assert [found[1:] for found in talk.errors()] == [(0xFFFF, 20), (0xFFFF, 21), (0xFFFF, 19)]
+    change(1, (0x102, 1, 4, 0))
+    assert listed() == struct.pack("!HBBH2x", 0x102, 2, 8, 1)
+    change(2)
+    assert listed() == b""
