@@ -11,10 +11,12 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.tables import Datapath, Result
+from flowshunt.offload.framework import Offload
 from flowshunt.packet.schema import Batch
 from flowshunt.rules.openflow.compile import FlowCompiler, compile_flow
 from flowshunt.rules.openflow.errors import FlowWarning
@@ -58,6 +60,8 @@ class Switch:
         )
         self.datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler())
         self._ports: dict[str, int] = {}
+        self._port_names: dict[int, str] = {}
+        self.offload = Offload(Holding(self.tracker), devices=self._port_names.get)
 
     @property
     def ports(self) -> Mapping[str, int]:
@@ -79,6 +83,7 @@ class Switch:
             number = next(n for n in range(1, len(taken) + 2) if n not in taken)
         self.datapath.ports.add(number)
         self._ports[name] = number
+        self._port_names[number] = name
         return number
 
     def add_flows(
@@ -133,6 +138,7 @@ class Switch:
             self.tracker.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
+        self.offload.poll(self.tracker.now_ms)
         return result
 
     def flows(self) -> list[FlowStatistics]:
