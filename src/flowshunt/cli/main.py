@@ -9,6 +9,7 @@ import typer
 
 from flowshunt import __version__
 from flowshunt.cli.failures import reported
+from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
 from flowshunt.cli.replay.options import Profile, ReplayOptions
 
@@ -60,6 +61,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(provider, name="provider")
 
 
 def main() -> None:
