@@ -15,10 +15,14 @@ from flowshunt.config.changes import Action, SetTracker, SetZoneLiberal, SetZone
 from flowshunt.config.model import Config, TrackerSection
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.conntrack.helpers.inspector import Inspector
+from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.tables import Datapath, Result
+from flowshunt.offload.framework import Offload
+from flowshunt.offload.providers import register_available
+from flowshunt.offload.registry import Settings
 from flowshunt.packet.schema import Batch
 from flowshunt.rules.openflow.compile import FlowCompiler, compile_flow
 from flowshunt.rules.openflow.errors import FlowWarning
@@ -68,6 +72,8 @@ class Switch:
         self.datapath.inspect_with(self._inspector)
         self.fragments = self.datapath.fragments
         self._ports: dict[str, int] = {}
+        self._port_names: dict[int, str] = {}
+        self.offload = Offload(Holding(self.tracker), devices=self._port_names.get)
         self._config = Config(
             TrackerSection(
                 profile,
@@ -150,6 +156,7 @@ class Switch:
             number = next(n for n in range(1, len(taken) + 2) if n not in taken)
         self.datapath.ports.add(number)
         self._ports[name] = number
+        self._port_names[number] = name
         return number
 
     def add_flows(
@@ -205,7 +212,18 @@ class Switch:
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         self.fragments.expire(self.tracker.now_ms)
+        self.offload.poll(self.tracker.now_ms)
         return result
+
+    def configure_offload(self, config: Mapping[str, str]) -> None:
+        """Apply `hw-offload` and `hw-offload-priority` of a configuration like Open_vSwitch's other_config (row A9).
+
+        On registers what is built in and installed. Raises UsageError when the tracker has no private slot left.
+        """
+        settings = Settings.from_other_config(config)
+        if settings.enabled:
+            register_available(self.offload, settings)
+        self.offload.configure(settings)
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

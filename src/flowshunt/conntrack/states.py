@@ -85,6 +85,11 @@ F_NAT = 128
 
 HELPER_NAMES = ("", "ftp", "tftp")
 """Helpers by their number in EXT records; 0 is none."""
+# What a module watches of a connection (`watch`).
+WATCH_REPLY = 1
+"""The next packet in the reply direction is a `reply` event again."""
+WATCH_HELD = 2
+"""Packets may pass unseen; a `due` event comes in place of expiry."""
 
 # States of one TCP peer, named as dpctl/dump-conntrack prints them; the order is part of the machine.
 PEER_NAMES = (

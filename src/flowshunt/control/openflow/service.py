@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from flowshunt import __version__
 from flowshunt.base.log import logger
+from flowshunt.base.version import VERSION
 from flowshunt.conntrack.table import Tracker
 from flowshunt.control.openflow import (
     codec,
@@ -76,7 +76,7 @@ class Service:
         self._started_ns = started_ns
         self._now_ns = started_ns
         self.datapath_id = datapath_id
-        self.description = switch.Description("Flowshunt", "Flowshunt", __version__, "None", "None")
+        self.description = switch.Description("Flowshunt", "Flowshunt", VERSION, "None", "None")
         self.connections: dict[Connection, bool] = {}
         self._changes = FlowChanges(bridge.datapath, self._flow_removed)
         self._roles = Roles()

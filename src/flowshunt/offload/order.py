@@ -1,0 +1,78 @@
+"""The tracker's events in rounds, so that many connections can be told at once without mixing up any one's life.
+
+Within a round every connection has its events in the order created, reply, due, destroyed; and no connection is created
+whose row or tuple belonged to another that ends in the same round. So a round is at most four calls of a provider.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.conntrack.schema import EVENT_CREATED, EVENT_DESTROYED, EVENT_DUE, EVENT_REPLY
+
+MAX_ROUNDS = 8
+"""More are never made of one array. A connection that comes and goes within it, and would need them, is left out."""
+
+_KINDS = (EVENT_CREATED, EVENT_REPLY, EVENT_DUE, EVENT_DESTROYED)
+_CONCERNS = np.zeros(256, bool)
+_CONCERNS[list(_KINDS)] = True
+
+
+class Round(NamedTuple):
+    """EVENT arrays."""
+
+    created: np.ndarray
+    replies: np.ndarray
+    due: np.ndarray
+    destroyed: np.ndarray
+
+
+def rounds(events: np.ndarray) -> tuple[list[Round], int]:
+    """Cut drained events, EVENT (n,), into rounds; kinds that concern no provider are dropped.
+
+    Returns the rounds, and how many events were left out for being beyond MAX_ROUNDS.
+    """
+    kinds = events["kind"]
+    concerns = _CONCERNS[kinds]
+    if not concerns.all():
+        events, kinds = events[concerns], kinds[concerns]
+    if len(events) == 0:
+        return [], 0
+    created, destroyed = np.flatnonzero(kinds == EVENT_CREATED), np.flatnonzero(kinds == EVENT_DESTROYED)
+    if len(created) == 0 or len(destroyed) == 0 or created[-1] < destroyed[0]:
+        return [_round(events)], 0
+    levels = _levels(events)
+    found = [_round(events[levels == level]) for level in range(int(levels.max()) + 1)]
+    return found, int((levels < 0).sum())
+
+
+def _round(events: np.ndarray) -> Round:
+    return Round(*(events[events["kind"] == kind] for kind in _KINDS))
+
+
+def _levels(events: np.ndarray) -> np.ndarray:
+    """The round of each event, -1 for those left out."""
+    free_from: dict[object, int] = {}  # row or tuple: the round from which on another may have it
+    living: dict[int, tuple[int, int]] = {}  # row: round, place of its creation
+    levels: list[int] = []
+    brief: set[int] = set()  # places of creations whose connection ended in these events
+    owner: list[int] = []  # place of the creation that each event belongs to
+    columns = [events[name].tolist() for name in ("kind", "row", "tuple", "source", "destination")]
+    for place, (kind, row, word, source, destination) in enumerate(zip(*columns, strict=True)):
+        identity = (word, *source, *destination)
+        if kind == EVENT_CREATED:
+            level = max(free_from.get(row, 0), free_from.get(identity, 0))
+            living[row] = level, place
+        level, creation = living.get(row, (0, -1))
+        if kind == EVENT_DESTROYED:
+            living.pop(row, None)
+            free_from[row] = free_from[identity] = level + 1
+            if creation >= 0:
+                brief.add(creation)
+        levels.append(level)
+        owner.append(creation)
+    found, late = np.array(levels), MAX_ROUNDS - 1
+    left_out = np.array([creation in brief for creation in owner]) & (found >= late)
+    return np.where(left_out, -1, np.minimum(found, late))
