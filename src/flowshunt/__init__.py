@@ -23,13 +23,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowshunt.base.version import VERSION as __version__
+from flowshunt.base.version import VERSION
 
 if TYPE_CHECKING:
     from flowshunt.app import Switch
     from flowshunt.conntrack.table import Tracker
 
 __all__ = ["Switch", "Tracker", "__version__"]
+
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:
