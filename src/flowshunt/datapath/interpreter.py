@@ -212,11 +212,11 @@ def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> An
 
 @kernel
 def _pop(w: Any, sp: Any) -> Any:
-    """Go on with frame sp: `(pc, table, depth)`. What a clone became own stays behind with it."""
+    """Go on with frame sp: `(pc, table, depth)`. A fragment whose clone was put together is a fragment again."""
     frames = w.frames
     snapshot = frames[sp, F_SNAPSHOT]
     if snapshot >= 0:
-        if frames[sp, F_OWN] != w.machine["own"][0]:
+        if w.machine["mru"][0] != 0 and frames[sp, F_OWN] == 0:
             w.machine["own"][0] = 0
             w.machine["mru"][0] = 0
             w.machine["size"][0] = frames[sp, F_SIZE]

@@ -61,6 +61,16 @@ def _choose_port(w: Any, p: Any, o: Any, number: Any, in_port: Any) -> Any:
 
 
 @kernel
+def _rewrite(w: Any, b: Any, i: Any, out: Any, at: Any) -> Any:
+    """`rewrite`, and what an ICMP error quotes is translated too."""
+    length = rewrite(b.data, b.packets, i, w.keys, 0, b.original, out, at)
+    quote = w.keys[0, W_NAT] >> NAT_QUOTE_SHIFT
+    if quote and length >= 0:
+        requote(b.packets, i, w.quotes, quote, out, at + length - np.int64(b.packets["length"][i]))
+    return length
+
+
+@kernel
 def _write_frame(w: Any, o: Any, b: Any, i: Any) -> Any:
     """The packet's bytes as its key says: `(source, offset, length)`; length -1 when the packet has used up its share.
 
@@ -69,15 +79,11 @@ def _write_frame(w: Any, o: Any, b: Any, i: Any) -> Any:
     length = np.int64(b.packets["length"][i])
     if not is_changed(w.keys, 0, b.original, i) and w.machine["own"][0] == 0:
         return np.int64(SOURCE_BATCH), b.packets["data"][i], length
-    before = length
     at = o.sent[1]
     if at + length + HEADER_GROWTH > w.machine["size_start"][0] + MAX_OUTPUT_SIZE:
         return np.int64(SOURCE_TX_DATA), at, np.int64(-1)
-    length = rewrite(b.data, b.packets, i, w.keys, 0, b.original, o.tx_data, at)
+    length = _rewrite(w, b, i, o.tx_data, at)
     if length >= 0:
-        quote = w.keys[0, W_NAT] >> NAT_QUOTE_SHIFT
-        if quote:
-            requote(b.packets, i, w.quotes, quote, o.tx_data, at + length - before)
         o.sent[1] = at + length
         o.counters[N_CHANGED] += 1
     return np.int64(SOURCE_TX_DATA), at, length
@@ -118,7 +124,7 @@ def _write_fragments(w: Any, o: Any, f: Any, b: Any, i: Any) -> Any:
     They lie one behind the other, all `length` long but for the last. One whole frame when the packet is no larger;
     none when it has used up its share.
     """
-    size = rewrite(b.data, b.packets, i, w.keys, 0, b.original, f.scratch, 0)
+    size = _rewrite(w, b, i, f.scratch, np.int64(0))
     if size < 0:
         return np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     family = np.int64(b.packets["family"][i])
