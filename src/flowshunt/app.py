@@ -15,10 +15,12 @@ from flowshunt.config.changes import Action, SetTracker, SetZoneLiberal, SetZone
 from flowshunt.config.model import Config, TrackerSection
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.conntrack.helpers.inspector import Inspector
+from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.tables import Datapath, Result
+from flowshunt.offload.framework import Offload
 from flowshunt.packet.schema import Batch
 from flowshunt.rules.openflow.compile import FlowCompiler, compile_flow
 from flowshunt.rules.openflow.errors import FlowWarning
@@ -67,6 +69,8 @@ class Switch:
         self._inspector = Inspector(self.tracker, by_port=helpers)
         self.datapath.inspect_with(self._inspector)
         self._ports: dict[str, int] = {}
+        self._port_names: dict[int, str] = {}
+        self.offload = Offload(Holding(self.tracker), devices=self._port_names.get)
         self._config = Config(
             TrackerSection(
                 profile,
@@ -149,6 +153,7 @@ class Switch:
             number = next(n for n in range(1, len(taken) + 2) if n not in taken)
         self.datapath.ports.add(number)
         self._ports[name] = number
+        self._port_names[number] = name
         return number
 
     def add_flows(
@@ -203,6 +208,7 @@ class Switch:
             self.tracker.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
+        self.offload.poll(self.tracker.now_ms)
         return result
 
     def flows(self) -> list[FlowStatistics]:

@@ -35,7 +35,7 @@ CONNECTION = np.dtype(
         ("wscale", np.uint8, 2),  # TCP: shift and WSCALE_* (linux: shift)
         ("peer", np.uint8, 2),  # TCP: states.PEER_* (linux: LF_* flags); linux SCTP: IF_* flags
         ("tcp_flags", np.uint8, 2),  # flags seen
-        ("pad", np.uint16),
+        ("watch", np.uint16),  # WATCH_*: what a module wants to be told of
         # line 3: rare
         ("label", np.int64, 2),
         ("start_ms", np.int64),
@@ -141,8 +141,8 @@ EVENT = np.dtype(
 )
 """One event, in the order in which they happened; 104 bytes."""
 
-EVENT_KINDS = ("created", "reply", "state", "mark", "destroyed")
-EVENT_CREATED, EVENT_REPLY, EVENT_STATE, EVENT_MARK, EVENT_DESTROYED = range(len(EVENT_KINDS))
+EVENT_KINDS = ("created", "reply", "state", "mark", "destroyed", "due")
+EVENT_CREATED, EVENT_REPLY, EVENT_STATE, EVENT_MARK, EVENT_DESTROYED, EVENT_DUE = range(len(EVENT_KINDS))
 
 REASONS = ("expired", "flushed", "replaced", "forced", "closed", "early-drop")
 (
@@ -166,6 +166,8 @@ WHEEL_SHIFT = 10
 """An expiry slot covers 2**WHEEL_SHIFT milliseconds."""
 CLOCK_STEP_MS = 3_600_000
 """A step back of the clock by at least this much is followed; a smaller one is jitter."""
+DUE_GRACE_MS = 1000
+"""A held connection that is due lives this long for want of an answer, then it is asked about again."""
 BEFORE_ALL_MS = -(1 << 62)
 """The tracker's time before its first packet."""
 N_SLOTS = 4

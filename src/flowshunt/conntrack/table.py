@@ -326,6 +326,13 @@ class Tracker(Policies, Statistics):
         self._observers.append(observer)
         self.arrays.state["events_on"] = 1
 
+    def unobserve(self, observer: Observer) -> None:
+        """Stop calling an observer. Raises ValueError when it does not observe."""
+        self._observers.remove(observer)
+        if not self._observers and not any(self._destructors):
+            self.drain()
+            self.arrays.state["events_on"] = 0
+
     def refuse_observers(self) -> None:
         """Raise UsageError when an observer is being called: what it wanted must wait until it has returned."""
         if self._is_telling:

@@ -10,7 +10,7 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels.buckets import find, migrate, prefetch_bucket
-from flowshunt.conntrack.kernels.rows import destroy, move_timer
+from flowshunt.conntrack.kernels.rows import destroy, expire, is_over, move_timer
 from flowshunt.conntrack.kernels.step import HASHED, NAT, hash_parsed, set_label, set_mark, suggest, track
 from flowshunt.conntrack.kernels.tuples import hash_packet
 from flowshunt.jit import assume, by_reference, kernel, prefetch
@@ -130,7 +130,7 @@ def sweep(t: Any, now_ms: Any, budget: Any) -> Any:
             continue
         if state["events_on"][0] and state["n_events"][0] >= len(t.events):
             return np.int64(0)
-        destroy(t, row, C.REASON_EXPIRED, now)
+        expire(t, row, now)
     if state["wheel_tick"][0] > last:
         state["leaping"][0] = 0
     return budget
@@ -168,7 +168,7 @@ def copy_rows(t: Any, out: Any, out_rows: Any, first: Any, n_rows: Any, zone: An
     """
     n = 0
     for row in range(first, min(first + n_rows, t.state["n_fresh"][0])):
-        if t.conns["flags"][row] & S.F_LIVE == 0 or t.conns["expires_ms"][row] <= now_ms:
+        if t.conns["flags"][row] & S.F_LIVE == 0 or is_over(t, row, now_ms):
             continue
         if zone >= 0 and (t.conns["tuple"][row] >> 16) & 0xFFFF != zone:
             continue
@@ -183,7 +183,7 @@ def find_row(t: Any, keys: Any, word: Any, now_ms: Any) -> Any:
     """Row << 1 | direction of the connection of the addresses in keys[0] and the tuple word, zone included; or -1."""
     hashed = hash_packet(t.state, keys, 0, word & ~(0xFFFF << 16))
     found = find(t, hashed, keys, 0, word)
-    if found >= 0 and t.conns["expires_ms"][found >> 1] <= now_ms:
+    if found >= 0 and is_over(t, found >> 1, now_ms):
         return np.int64(-1)
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.conntrack import schema as C
-from flowshunt.conntrack.kernels.rows import destroy, take_row
+from flowshunt.conntrack.kernels.rows import destroy, is_over, take_row
 from flowshunt.conntrack.states import F_ASSURED, F_SEEN_REPLY
 from flowshunt.jit import kernel
 
@@ -71,7 +71,7 @@ def _drop_early(t: Any, hashed: Any, zone: Any, now: Any) -> Any:
     for n in range(EVICTION_BUCKETS):
         row, n_rows = _least_worth(t, base + ((hashed + n) & (base - 1)), zone, now)
         if row >= 0:
-            expired = t.conns["expires_ms"][row] <= now
+            expired = is_over(t, row, now)
             destroy(t, row, np.int64(C.REASON_EXPIRED if expired else C.REASON_EARLY_DROP), now)
             return True
         looked_at += n_rows
@@ -95,7 +95,7 @@ def _least_worth(t: Any, bucket: Any, zone: Any, now: Any) -> Any:
         n_rows += 1
         row = (entry & _ROW) - 1
         expires = t.conns["expires_ms"][row]
-        if expires > now and t.conns["flags"][row] & (F_SEEN_REPLY | F_ASSURED):
+        if t.conns["flags"][row] & (F_SEEN_REPLY | F_ASSURED) and not is_over(t, row, now):
             continue
         if least < 0 or expires < t.conns["expires_ms"][least]:
             least = row

@@ -20,6 +20,7 @@ from flowshunt.packet.schema import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_
 PROTO_NONE = 59
 """IPv6: no next header. linux does not track it."""
 
+_PLAIN = tcp.SYN | tcp.FIN | tcp.RST | tcp.ACK
 _STREAM_AFTER_MS = 2000
 """linux: a UDP flow answered for this long is a stream (nf_conntrack_proto_udp.c)."""
 
@@ -117,6 +118,26 @@ def _linux_tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any
 
 
 @kernel
+def _is_back(t: Any, row: Any) -> Any:
+    """Whether packets of the connection went unseen, and do so no longer."""
+    return t.conns["flags"][row] & S.F_SEQ_CHECK_OFF != 0 and t.conns["watch"][row] & S.WATCH_HELD == 0
+
+
+@kernel(inline=False)
+def _come_back(t: Any, row: Any, d: Any, packets: Any, i: Any, length: Any) -> Any:
+    """The first plain segment after packets went unseen sets both windows."""
+    if t.state["linux"][0]:
+        t.conns["window"][row, 0] = 0  # as for a connection picked up in the middle (flow_offload_fixup_tcp in Linux)
+        t.conns["window"][row, 1] = 0
+    else:
+        tcp.resume(
+            t.conns, row, d, np.int64(packets["seq"][i]), np.int64(packets["ack"][i]),
+            np.int64(packets["window"][i]), length,
+        )  # fmt: skip
+    t.conns["flags"][row] = np.int64(t.conns["flags"][row]) & ~S.F_SEQ_CHECK_OFF
+
+
+@kernel
 def _zone(t: Any, row: Any) -> Any:
     return (t.conns["tuple"][row] >> 16) & 0xFFFF
 
@@ -142,6 +163,8 @@ def _what_to_check(t: Any, row: Any) -> Any:
 @kernel
 def _tcp_update(t: Any, row: Any, d: Any, packets: Any, i: Any, flags: Any) -> Any:
     length = np.int64(packets["l3_end"][i]) - np.int64(packets["payload"][i])
+    if flags & _PLAIN == tcp.ACK and _is_back(t, row):
+        _come_back(t, row, d, packets, i, length)
     check = _what_to_check(t, row)
     if t.state["linux"][0]:
         return _linux_tcp_update(t, row, d, packets, i, flags, length, check)
@@ -203,3 +226,28 @@ def update(t: Any, row: Any, d: Any, data: Any, packets: Any, i: Any, keys: Any,
     if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
         return _icmp_update(t.conns, row, d)
     return _other_update(t.conns, row, d, S.T_UDP_FIRST if proto == PROTO_UDP else S.T_OTHER_FIRST)
+
+
+@kernel
+def _current_class(t: Any, row: Any, policy: Any) -> Any:
+    c = t.conns
+    proto = (c["tuple"][row] >> 8) & 0xFF
+    state = np.int64(c["state"][row])
+    if t.state["linux"][0]:
+        if proto == PROTO_TCP:
+            return tcp_linux.timeout_class(c, row, state, t.timeouts, policy)
+        if proto == PROTO_UDP:
+            return np.int64(S.T_LINUX_UDP_STREAM if c["flags"][row] & S.F_ASSURED else S.T_LINUX_UDP)
+        return np.int64(S.T_LINUX_ICMP if proto == PROTO_ICMP or proto == PROTO_ICMPV6 else S.T_LINUX_GENERIC)
+    if proto == PROTO_TCP:
+        return np.int64(tcp.timeout_class(np.int64(c["peer"][row, 0]), np.int64(c["peer"][row, 1])))
+    if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        return S.T_ICMP_FIRST + state
+    return (S.T_UDP_FIRST if proto == PROTO_UDP else S.T_OTHER_FIRST) + state
+
+
+@kernel(inline=False)
+def current_timeout(t: Any, row: Any) -> Any:
+    """Milliseconds that a packet of this connection would give it that changes no state."""
+    policy = _policy(t, row)
+    return t.timeouts[policy, _current_class(t, row, policy)]

@@ -19,14 +19,16 @@ from flowshunt.conntrack.kernels.statistics import count, final_state
 from flowshunt.conntrack.schema import (
     C_REMOVED,
     CLOCK_STEP_MS,
+    DUE_GRACE_MS,
     EVENT_DESTROYED,
+    EVENT_DUE,
     EXPIRED_AT,
     N_SLOTS,
     REASON_EXPIRED,
     WHEEL_SHIFT,
     WHEEL_SLOTS,
 )
-from flowshunt.conntrack.states import F_LIVE
+from flowshunt.conntrack.states import F_LIVE, WATCH_HELD
 from flowshunt.jit import kernel
 
 
@@ -178,3 +180,25 @@ def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
     count(t, zone, proto, C_REMOVED + reason)
     if reason == REASON_EXPIRED:
         count(t, zone, proto, EXPIRED_AT + final_state(t, row, proto))
+
+
+@kernel
+def is_over(t: Any, row: Any, now: Any) -> Any:
+    """Whether a connection has expired. One that a module holds has not before the module was asked."""
+    return t.conns["expires_ms"][row] <= now and t.conns["watch"][row] & WATCH_HELD == 0
+
+
+@kernel(inline=False)
+def _ask(t: Any, row: Any, now: Any) -> Any:
+    emit_event(t, row, EVENT_DUE, 0, 0, np.int64(t.conns["in_port"][row]), now)
+    t.conns["expires_ms"][row] = now + DUE_GRACE_MS
+    move_timer(t, row)
+
+
+@kernel
+def expire(t: Any, row: Any, now: Any) -> Any:
+    """A connection's time has come: destroy it, or ask the module that holds it. There must be room for an event."""
+    if t.conns["watch"][row] & WATCH_HELD:
+        _ask(t, row, now)
+    else:
+        destroy(t, row, REASON_EXPIRED, now)

@@ -24,7 +24,7 @@ from flowshunt.conntrack.kernels.nat import NAT_BITS, bind, choose_reply, load_q
 from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, prefetch_reply
 from flowshunt.conntrack.kernels.policies import take_admitted_row
 from flowshunt.conntrack.kernels.pools import BEGAN, note_ports
-from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, set_timer, start_timer
+from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, is_over, set_timer, start_timer
 from flowshunt.conntrack.kernels.statistics import PROTO_UNKNOWN, count, use_zone
 from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, hash_packet, match_row, tuple_word, turn_word
 from flowshunt.jit import kernel
@@ -223,7 +223,7 @@ def _track_error(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zon
     word = turn_word(word)
     found = find(t, hash_packet(t.state, t.inner_key, 0, word), t.inner_key, 0, word | zone << 16)
     row = found >> 1
-    if found < 0 or t.conns["expires_ms"][row] <= now:
+    if found < 0 or is_over(t, row, now):
         return _reject(t, keys, k, zone, C.C_ICMP_UNKNOWN)
     d = found & 1
     state = np.int64(S.CS_RELATED | S.CS_TRACKED | _WAS_ERROR) | d * (S.CS_REPLY | _WAS_REPLY)
@@ -299,6 +299,7 @@ def _insert(
     c["mark"][row] = 0
     c["flags"][row] = S.F_LIVE
     c["ext"][row] = 0
+    c["watch"][row] = 0
     c["start_ms"][row] = now
     c["in_port"][row] = packets["in_port"][i]
     timeout = protocols.create(t, row, packets, i, keys, k, proto)
@@ -353,9 +354,11 @@ def _track_new(
     return np.int64(-1)
 
 
-@kernel
-def _first_reply(t: Any, row: Any, packets: Any, i: Any, now: Any) -> Any:
+@kernel(inline=False)
+def _reply(t: Any, row: Any, packets: Any, i: Any, now: Any) -> Any:
+    """The first packet in the reply direction, or another that a module waits for."""
     t.conns["flags"][row] = np.int64(t.conns["flags"][row]) | S.F_SEEN_REPLY
+    t.conns["watch"][row] = np.int64(t.conns["watch"][row]) & ~S.WATCH_REPLY
     emit_event(t, row, C.EVENT_REPLY, 0, 1, np.int64(packets["in_port"][i]), now)
 
 
@@ -374,8 +377,8 @@ def _update(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any
     if result == S.UPDATE_INVALID or result == S.UPDATE_NEW:
         return verdict
     _count(t, row, d, packets, i, keys, k)
-    if d == 1 and t.conns["flags"][row] & S.F_SEEN_REPLY == 0:
-        _first_reply(t, row, packets, i, now)
+    if d == 1 and (t.conns["flags"][row] & S.F_SEEN_REPLY == 0 or t.conns["watch"][row] & S.WATCH_REPLY):
+        _reply(t, row, packets, i, now)
     if verdict & S.STATE_CHANGED:
         emit_event(t, row, C.EVENT_STATE, 0, d, np.int64(packets["in_port"][i]), now)
     return verdict
@@ -392,7 +395,7 @@ def _meet(
     row = found >> 1
     d = found & 1
     reason = np.int64(-1)
-    if t.conns["expires_ms"][row] <= now:
+    if is_over(t, row, now):
         reason = np.int64(C.REASON_EXPIRED)
     elif flags & FORCE and d == 1:
         reason = np.int64(C.REASON_FORCED)

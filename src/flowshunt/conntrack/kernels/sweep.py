@@ -8,7 +8,7 @@ import numpy as np
 
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.arrays import example_arrays
-from flowshunt.conntrack.kernels.rows import destroy
+from flowshunt.conntrack.kernels.rows import expire
 from flowshunt.jit import by_reference, kernel
 
 FROM_THE_START = -2
@@ -30,7 +30,7 @@ def sweep_slot(t: Any, now_ms: Any, row: Any, budget: Any) -> Any:
             return row
         following = np.int64(t.conns["next"][row])
         if t.conns["expires_ms"][row] <= now_ms:
-            destroy(t, row, C.REASON_EXPIRED, now_ms)
+            expire(t, row, now_ms)
         row = following
         budget -= 1
     return row

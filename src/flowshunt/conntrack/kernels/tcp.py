@@ -117,7 +117,8 @@ def _slide(conns: Any, row: Any, d: Any, end: Any, ack: Any, window: Any, shift:
 
 
 @kernel
-def _timeout_class(src: Any, dst: Any) -> Any:
+def timeout_class(src: Any, dst: Any) -> Any:
+    """The timeout class of a connection whose peers are in these states."""
     if src >= S.PEER_FIN_WAIT_2 and dst >= S.PEER_FIN_WAIT_2:
         return S.T_TCP_CLOSED
     if src >= S.PEER_CLOSING and dst >= S.PEER_CLOSING:
@@ -193,6 +194,18 @@ def _shifts(conns: Any, row: Any, d: Any) -> Any:
         return own & WSCALE_SHIFT, other & WSCALE_SHIFT
     unknown = np.int64(MAX_WSCALE if own & other & WSCALE_UNKNOWN else 0)
     return unknown, unknown
+
+
+@kernel
+def resume(conns: Any, row: Any, d: Any, seq: Any, ack: Any, window: Any, length: Any) -> Any:
+    """Set both windows from one plain segment, as if all that went before it had been seen."""
+    shift, other_shift = _shifts(conns, row, d)
+    o = 1 - d
+    end = (seq + length) & _U32
+    conns["lo"][row, d] = end
+    conns["hi"][row, d] = (end + max(np.int64(conns["window"][row, o]) << other_shift, 1)) & _U32
+    conns["lo"][row, o] = ack
+    conns["hi"][row, o] = (ack + max(window << shift, 1)) & _U32
 
 
 @kernel
@@ -315,7 +328,7 @@ def _update(
         new_src = np.int64(conns["peer"][row, d])
         new_dst = np.int64(conns["peer"][row, o])
         changed = S.STATE_CHANGED if new_src != src or new_dst != dst else 0
-        return S.UPDATE_VALID | _timeout_class(new_src, new_dst) << 8 | changed
+        return S.UPDATE_VALID | timeout_class(new_src, new_dst) << 8 | changed
     # Outside the window, but the connection is opening or over: be lenient and don't refresh the timer, so that
     # floods gain nothing (simultaneous SYNs, streams picked up in the middle, late FIN-ACKs).
     if (

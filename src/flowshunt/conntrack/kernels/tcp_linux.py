@@ -445,6 +445,12 @@ def _usual_timeout(conns: Any, row: Any, kind: Any, state: Any, timeouts: Any, p
 
 
 @kernel
+def timeout_class(conns: Any, row: Any, state: Any, timeouts: Any, policy: Any) -> Any:
+    """The timeout class of a connection in this state, after a segment that carried data or an acknowledgement."""
+    return _timeout_class(conns, row, np.int64(L.ACK), state, timeouts, policy)
+
+
+@kernel
 def _finish(
     conns: Any, row: Any, d: Any, kind: Any, old: Any, new: Any, changed: Any, timeouts: Any, policy: Any
 ) -> Any:

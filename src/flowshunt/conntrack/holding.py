@@ -1,0 +1,109 @@
+"""Holding connections: for a module that lets packets pass without the tracker seeing them.
+
+While a connection is held, its TCP windows are not checked, and it does not expire: when its timer runs out, a `due`
+event asks the module when it was last used (row A8). Given back, the next plain segment sets its windows anew (row A7).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack.kernels import held
+from flowshunt.conntrack.states import F_LIVE, F_SEQ_CHECK_OFF, WATCH_HELD, WATCH_REPLY
+from flowshunt.conntrack.table import Observer, Tracker
+from flowshunt.packet.schema import PROTO_TCP
+
+
+class Holding:
+    """A tracker as the module sees it that holds connections. One module at a time, on the tracker's thread.
+
+    Rows and generations are int64 (n,), rows of one call differ; connections that are gone are left alone. Unlike
+    packets and flushes, all of this may be done while observers are called.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    @property
+    def capacity(self) -> int:
+        """The tracker's maximum; rows are below it."""
+        return len(self._tracker.arrays.conns)
+
+    @property
+    def _conns(self) -> Any:
+        return self._tracker.arrays.conns
+
+    def observe(self, observer: Observer) -> None:
+        """See `Tracker.observe`."""
+        self._tracker.observe(observer)
+
+    def unobserve(self, observer: Observer) -> None:
+        """See `Tracker.unobserve`."""
+        self._tracker.unobserve(observer)
+
+    def allocate_slot(self, name: str) -> int:
+        """See `Tracker.allocate_slot`."""
+        return self._tracker.allocate_slot(name)
+
+    def get_slot(self, slot: int, row: int, generation: int) -> int | None:
+        """See `Tracker.get_slot`."""
+        return self._tracker.get_slot(slot, row, generation)
+
+    def set_slots(self, slot: int, rows: np.ndarray, generations: np.ndarray, values: np.ndarray) -> None:
+        """Set a module's values, int64 (n,)."""
+        lives = self._live(rows, generations)
+        self._tracker.arrays.slots[rows[lives], slot] = values[lives]
+
+    def in_ports(self, rows: np.ndarray) -> np.ndarray:
+        """The port of each connection's first packet, uint32 (n,)."""
+        ports: np.ndarray = self._conns["in_port"][rows]
+        return ports
+
+    def watch_replies(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        """Make the next packet of each in the reply direction a `reply` event, as the first one was."""
+        self._conns["watch"][rows[self._live(rows, generations)]] |= WATCH_REPLY
+
+    def watch_all_replies(self) -> None:
+        """The same for all connections; a flag each, some 20 ms for a million."""
+        self._conns["watch"][: int(self._tracker.arrays.state["n_fresh"][0])] |= WATCH_REPLY
+
+    def hold(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        """From now on packets may pass unseen."""
+        mine = rows[self._live(rows, generations)]
+        self._conns["watch"][mine] |= WATCH_HELD
+        self._conns["flags"][mine[self._is_tcp(mine)]] |= F_SEQ_CHECK_OFF
+
+    def release(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        """From now on all packets are seen again. Profile linux: the connection gets its full timeout.
+
+        Before a TCP connection has sent its next plain segment its windows are still not checked.
+        """
+        held.release(self._tracker.arrays, *_pair(rows, generations), self._tracker.now_ms)
+
+    def answer_due(
+        self, rows: np.ndarray, generations: np.ndarray, last_used_ms: np.ndarray, asked_ms: np.ndarray
+    ) -> None:
+        """Answer `due` events, whose times are `asked_ms`, with the last uses, int64 (n,); 0: unknown.
+
+        A use so recent that the connection would not have expired sets its timer from that time (one ahead of now
+        counts as now). Otherwise it is held no longer, and the next sweep removes it; profile linux keeps it
+        until it is released, as the kernel's flow table does. A packet seen since then outweighs any answer.
+        """
+        pair = _pair(rows, generations)
+        held.answer_due(self._tracker.arrays, *pair, last_used_ms, np.ascontiguousarray(asked_ms), self._tracker.now_ms)
+
+    def _live(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
+        lives: np.ndarray = (self._conns["generation"][rows] == generations) & (
+            self._conns["flags"][rows] & F_LIVE != 0
+        )
+        return lives
+
+    def _is_tcp(self, rows: np.ndarray) -> np.ndarray:
+        is_tcp: np.ndarray = (self._conns["tuple"][rows] >> 8) & 0xFF == PROTO_TCP
+        return is_tcp
+
+
+def _pair(rows: np.ndarray, generations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(generations, np.int64)

@@ -1,0 +1,454 @@
+"""From the tracker's events to providers' callbacks, and from their answers to marks.
+
+One thread, the tracker's, uses everything here. Each drained array of events becomes at most a few calls of each
+provider, whatever its size. Rules (rows A3, A5, A6):
+
+- add: every provider is offered the connection. established: once per provider that took it, at the first reply;
+  asked again at the next reply packet until it agrees. del: every provider, always.
+- The mark of a connection is the highest that any provider gave it; it lies in a private slot of the tracker.
+- What waits in a worker's queue is answered later; an answer about a connection that has ended meanwhile is dropped,
+  and since its del waits behind in the same queue, the provider cleans up by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from flowshunt.base.errors import UsageError
+from flowshunt.base.log import logger
+from flowshunt.conntrack.memory import reserve
+from flowshunt.offload import attachment as A
+from flowshunt.offload import reasons as R
+from flowshunt.offload.attachment import Attachment
+from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, OPERATION, POLICY, UPD, Batch, Devices, operations
+from flowshunt.offload.calls import Outcome
+from flowshunt.offload.order import n_left_out, rounds
+from flowshunt.offload.runner import Inline, Worker
+from flowshunt.offload.table import Table
+
+MARKS = ("none", "added", "established")
+MARK_NONE, MARK_ADDED, MARK_ESTABLISHED = range(len(MARKS))
+
+MAX_UNANSWERED = 10
+"""How often a connection that is due is left alone because its provider's worker has not answered yet."""
+
+_log = logger(__name__)
+
+
+class Dispatcher:
+    """Tells attached providers of connections, and keeps what they answer.
+
+    `attachments`: in priority order. `alive`, `generation`, `holder`: by row, which connection the events are at, and
+    the number of the attachment that forwards it (0: none).
+    """
+
+    def __init__(self, table: Table, devices: Devices | None) -> None:
+        self.attachments: dict[str, Attachment] = {}
+        self.slot: int | None = None
+        self.now_ms = 0
+        self.n_left_out = 0
+        self.is_calling = False
+        self._table = table
+        self._devices = devices
+        self.holder = reserve(np.uint8, table.capacity)
+        self.forget()
+
+    def forget(self) -> None:
+        """No connection is known any more."""
+        self._alive = reserve(np.uint8, self._table.capacity)
+        self._generation = reserve(np.uint32, self._table.capacity)
+
+    def is_known(self, row: int, generation: int) -> bool:
+        """Whether the events were about this connection last."""
+        return bool(self._alive[row]) and int(self._generation[row]) == generation
+
+    def refuse_providers(self) -> None:
+        """Raise UsageError when a provider is being called: what it wanted must wait until it has returned."""
+        if self.is_calling:
+            raise UsageError(
+                "a provider cannot change the framework that calls it", hint="note it and do it afterwards"
+            )
+
+    def _working(self) -> list[Attachment]:
+        return [attachment for attachment in self.attachments.values() if attachment.is_on]
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def poll(self, now_ms: int) -> None:
+        """Take the answers of workers; to be called once per batch of packets. Cheap when there are none."""
+        self.now_ms = now_ms
+        for attachment in self.attachments.values():
+            for outcome in attachment.runner.collect():
+                self._apply(attachment, outcome)
+
+    def on_events(self, events: np.ndarray) -> None:
+        """Tell providers of the tracker's events, EVENT (n,); an observer (row A10)."""
+        self.poll(int(events["time_ms"][-1]))
+        told = 0
+        for created, replies, due, destroyed in rounds(events):
+            told += len(created) + len(replies) + len(due) + len(destroyed)
+            if len(created):
+                self._meet(created)
+                self._add(operations(created, ADD, with_port=True))
+            if len(replies):
+                self._answered(operations(replies, EST, with_port=True))
+            if len(due):
+                self._ask_last_use(operations(due, UPD, with_port=False))
+            if len(destroyed):
+                self._end(operations(destroyed, DEL, with_port=False))
+        self.n_left_out += max(0, n_left_out(events, told))
+
+    def _meet(self, events: np.ndarray) -> None:
+        rows = events["row"]
+        self._alive[rows] = 1
+        self._generation[rows] = events["generation"]
+
+    def dispatch(self, batch: Batch, flush: Callable[[], None]) -> None:
+        """Carry out operations that did not come from events, in order, and write each one's result into it.
+
+        `error`, when providers answer at once (what waits for a worker counts as done): ADD, DEL: the first error of
+        any provider. EST: likewise, of those that have the connection. UPD: ENODATA when nobody knows, else
+        `last_used_ms` is the first that was told. POLICY: EPERM unless somebody says yes. Unknown types: EINVAL.
+        """
+        self.refuse_providers()
+        records = batch.records
+        kinds = records["type"]
+        cuts = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(records)]
+        for first, last in pairwise(cuts):
+            if first < last:
+                self._dispatch_run(records[first:last], int(kinds[first]), flush)
+
+    def _dispatch_run(self, records: np.ndarray, kind: int, flush: Callable[[], None]) -> None:
+        """Operations of one type; a connection that comes twice is served twice, in order."""
+        for part in _distinct(records):
+            mine = part.copy()
+            mine["error"] = 0
+            if kind == ADD:
+                self._meet(mine)
+                mine["error"] = self._add(mine)
+            elif kind == EST:
+                mine["error"] = self._answered(mine)
+            elif kind == DEL:
+                mine["error"] = self._end(mine)
+            elif kind == UPD:
+                mine["last_used_ms"] = self._last_uses(mine)
+                mine["error"] = np.where(mine["last_used_ms"] == 0, errno.ENODATA, 0)
+            elif kind == POLICY:
+                mine["error"] = self._policy(mine)
+            elif kind == FLUSH:
+                flush()
+            else:
+                mine["error"] = errno.EINVAL
+            part["error"] = mine["error"]
+            part["last_used_ms"] = mine["last_used_ms"]
+
+    # --- the life of a connection -------------------------------------------------------------------------------------
+
+    def _add(self, records: np.ndarray) -> np.ndarray:
+        """Offer new connections to all; returns the first error of any for each."""
+        first_error = np.zeros(len(records), np.int32)
+        for attachment in self._working():
+            error = self._offer(attachment, records)
+            first_error = np.where(first_error == 0, error, first_error)
+        return first_error
+
+    def _offer(self, attachment: Attachment, records: np.ndarray, answered: int = 0) -> np.ndarray:
+        """ADD at one provider. `answered`: ANSWERED when EST is to follow."""
+        rows = records["row"]
+        attachment.state[rows] = A.ADDING | answered
+        attachment.reason[rows] = R.NONE
+        attachment.asks[rows] = 0
+        error = self._submit(attachment, records)
+        turned_away = rows[error == errno.ENOBUFS]
+        if len(turned_away):
+            attachment.state[turned_away] = 0
+        return error
+
+    def _answered(self, records: np.ndarray) -> np.ndarray:
+        """A reply packet was seen: EST for those that have the connection, ADD before it where that is still owed."""
+        rows = records["row"]
+        strangers = (self._alive[rows] == 0) | (self._generation[rows] != records["generation"])
+        if strangers.any():
+            self._meet(records[strangers])
+            for attachment in self.attachments.values():
+                attachment.state[rows[strangers]] = 0
+                attachment.reason[rows[strangers]] = R.NOT_TOLD
+        first_error = np.zeros(len(records), np.int32)
+        for attachment in self._working():
+            state = attachment.state[rows]
+            waits = state & A.ADDING != 0
+            attachment.state[rows[waits]] |= A.ANSWERED
+            attachment.reply_port[rows[waits]] = records["in_port"][waits]
+            owed = (state == 0) & np.isin(attachment.reason[rows], (R.QUEUE_FULL, R.NOT_TOLD, R.NONE))
+            if owed.any():
+                attachment.reply_port[rows[owed]] = records["in_port"][owed]
+                add = records[owed]
+                add["type"] = ADD
+                add["in_port"] = self._table.in_ports(add["row"])
+                self._offer(attachment, add, A.ANSWERED)
+            error = np.zeros(len(records), np.int32)
+            ready = ~owed & ~waits
+            if ready.any():
+                error[ready] = self._establish(attachment, records[ready])
+            first_error = np.where(first_error == 0, error, first_error)
+        return first_error
+
+    def _establish(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
+        """EST at one provider, for those connections that it has and has not agreed to yet."""
+        error = np.zeros(len(records), np.int32)
+        state = attachment.state[records["row"]]
+        ready = state & (A.TAKEN | A.ESTABLISHED | A.ESTABLISHING) == A.TAKEN
+        if attachment.takes_established and ready.any():
+            attachment.state[records["row"][ready]] |= A.ESTABLISHING
+            error[ready] = self._submit(attachment, records[ready])
+            turned_away = records[ready & (error == errno.ENOBUFS)]
+            if len(turned_away):
+                attachment.state[turned_away["row"]] &= 0xFF & ~A.ESTABLISHING
+        return error
+
+    def _end(self, records: np.ndarray) -> np.ndarray:
+        """DEL at all; nobody knows these connections any more."""
+        rows = records["row"]
+        first_error = np.zeros(len(records), np.int32)
+        current = (self._alive[rows] == 0) | (self._generation[rows] == records["generation"])
+        for attachment in self._working():
+            has_it = current & (attachment.state[rows] != 0)
+            attachment.state[rows[current]] = 0
+            attachment.reason[rows[current]] = R.NONE
+            error = np.zeros(len(records), np.int32)
+            for group, must in ((has_it, True), (~has_it, False)):
+                if group.any():
+                    error[group] = self._submit(attachment, records[group], must=must)
+            first_error = np.where(first_error == 0, error, first_error)
+        self._alive[rows[current]] = 0
+        self.holder[rows[current]] = 0
+        return first_error
+
+    def _policy(self, records: np.ndarray) -> np.ndarray:
+        """POLICY at those that answer at once."""
+        wanted = np.zeros(len(records), bool)
+        for attachment in self._working():
+            if isinstance(attachment.runner, Inline):
+                wanted |= self._call(attachment, records).error == 0
+        return np.where(wanted, 0, errno.EPERM)
+
+    def switch_off(self, attachment: Attachment) -> None:
+        """Flush, and forget what the provider had. The rows that it held are the tracker's own again."""
+        attachment.is_on = False
+        known = np.flatnonzero(attachment.state)
+        held = np.flatnonzero(self.holder == attachment.number)
+        attachment.restart()
+        self._release(held)
+        self._publish(known)
+        if attachment.takes_flush:
+            flush = np.zeros(1, OPERATION)
+            flush["type"] = FLUSH
+            flush["now_ms"] = self.now_ms
+            self._submit(attachment, flush, must=True)
+
+    # --- the last use -------------------------------------------------------------------------------------------------
+
+    def _last_uses(self, records: np.ndarray) -> np.ndarray:
+        """UPD at those that have the connections and answer at once: the first that is told, int64 (n,), 0: none."""
+        found = np.zeros(len(records), np.int64)
+        for attachment in self._working():
+            has_it = attachment.state[records["row"]] & A.TAKEN != 0
+            asked = has_it & (found == 0)
+            if not attachment.takes_update or isinstance(attachment.runner, Worker) or not asked.any():
+                continue
+            outcome = self._call(attachment, records[asked])
+            found[asked] = np.where(outcome.error == 0, outcome.last_used_ms, 0)
+            attachment.counters["updated"] += int((outcome.error == 0).sum())
+            attachment.counters["errors"] += _n_failed(outcome)
+        return found
+
+    def _ask_last_use(self, records: np.ndarray) -> None:
+        """Connections are due to expire: let those live on whose provider says so."""
+        found = self._last_uses(records)
+        waits = np.zeros(len(records), bool)
+        for attachment in self._working():
+            if attachment.takes_update and isinstance(attachment.runner, Worker):
+                mine = (found == 0) & (self.holder[records["row"]] == attachment.number)
+                if mine.any():
+                    waits[mine] = self._ask_later(attachment, records[mine])
+        self._answer_due(records[~waits], found[~waits])
+
+    def _ask_later(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
+        """UPD at a worker's provider. Returns for which connections an answer is worth waiting for, bool (n,)."""
+        rows = records["row"]
+        attachment.asks[rows] = np.minimum(attachment.asks[rows], MAX_UNANSWERED) + 1
+        patient: np.ndarray = attachment.asks[rows] <= MAX_UNANSWERED
+        asked = patient & (attachment.state[rows] & A.UPDATING == 0)
+        if asked.any():
+            attachment.state[rows[asked]] |= A.UPDATING
+            error = self._submit(attachment, records[asked])
+            attachment.state[rows[asked][error == errno.ENOBUFS]] &= 0xFF & ~A.UPDATING
+        return patient
+
+    def _answer_due(self, records: np.ndarray, last_used_ms: np.ndarray) -> None:
+        if len(records):
+            identity = records["row"].astype(np.int64), records["generation"].astype(np.int64)
+            self._table.answer_due(*identity, last_used_ms, records["now_ms"])
+
+    # --- calls and answers --------------------------------------------------------------------------------------------
+
+    def _call(self, attachment: Attachment, records: np.ndarray) -> Outcome:
+        """Have an inline provider answer now."""
+        self.is_calling = True
+        try:
+            outcome = attachment.runner.submit(records, attachment.epoch).outcome
+        finally:
+            self.is_calling = False
+        assert outcome is not None
+        self._put_aside_if_slow(attachment)
+        return outcome
+
+    def _submit(self, attachment: Attachment, records: np.ndarray, *, must: bool = False) -> np.ndarray:
+        """Give operations of one type to a provider, and take the answers if they are there.
+
+        Returns errors, int32 (n,): ENOBUFS for those that found the queue full; what waits is 0.
+        """
+        error = np.zeros(len(records), np.int32)
+        self.is_calling = True
+        try:
+            n_taken, outcome = attachment.runner.submit(records, attachment.epoch, must=must)
+        finally:
+            self.is_calling = False
+        error[n_taken:] = errno.ENOBUFS
+        if n_taken < len(records):
+            self._queue_full(attachment, records[n_taken:])
+        if outcome is not None:
+            error[:] = outcome.error
+            self._put_aside_if_slow(attachment)
+            self._apply(attachment, outcome)
+        return error
+
+    def _put_aside_if_slow(self, attachment: Attachment) -> None:
+        runner = attachment.runner
+        if isinstance(runner, Inline) and runner.is_slow:
+            _log.warning("provider %s blocked the packet thread; from now on it has a worker thread", attachment.name)
+            attachment.runner = Worker(attachment.provider, self._devices)
+
+    def _queue_full(self, attachment: Attachment, records: np.ndarray) -> None:
+        kind = int(records["type"][0])
+        attachment.counters["queue-full"] += len(records)
+        if kind == DEL:
+            attachment.counters["deletes-dropped"] += len(records)
+        elif kind in (ADD, EST):
+            attachment.refuse_all(records["row"], R.QUEUE_FULL)
+            self._watch(records["row"])
+
+    def _apply(self, attachment: Attachment, outcome: Outcome) -> None:
+        """Take a provider's answers about operations of one type."""
+        kind = int(outcome.records["type"][0])
+        if kind in (DEL, FLUSH):
+            attachment.counters["deleted" if kind == DEL else "flushed"] += int((outcome.error == 0).sum())
+            attachment.counters["errors"] += _n_failed(outcome)
+            return
+        rows = outcome.records["row"]
+        current = (self._alive[rows] != 0) & (self._generation[rows] == outcome.records["generation"])
+        if outcome.epoch != attachment.epoch:
+            current[:] = False
+        if not current.all():
+            attachment.counters["late"] += int((~current).sum())
+            outcome = outcome.only(current)
+        if len(outcome.records):
+            {ADD: self._added, EST: self._established, UPD: self._updated}[kind](attachment, outcome)
+
+    def _added(self, attachment: Attachment, outcome: Outcome) -> None:
+        rows = outcome.records["row"]
+        taken = outcome.error == 0
+        state = attachment.state[rows]
+        attachment.state[rows] = np.where(taken, A.TAKEN, 0)
+        attachment.counters["added"] += int(taken.sum())
+        if not taken.all():
+            attachment.counters["refused"] += int((~taken).sum())
+            attachment.refuse(rows[~taken], outcome.reason[~taken])
+        self._publish(rows[taken])
+        go_on = taken & (state & A.ANSWERED != 0)
+        if go_on.any():
+            records = outcome.records[go_on]
+            records["type"] = EST
+            records["in_port"] = attachment.reply_port[records["row"]]
+            records["now_ms"] = np.maximum(records["now_ms"], self.now_ms)
+            self._establish(attachment, records)
+
+    def _established(self, attachment: Attachment, outcome: Outcome) -> None:
+        rows = outcome.records["row"]
+        agreed = outcome.error == 0
+        attachment.state[rows] &= 0xFF & ~A.ESTABLISHING
+        done = rows[agreed]
+        attachment.state[done] |= A.ESTABLISHED
+        attachment.asks[done] = 0
+        attachment.reason[done] = R.NONE
+        attachment.counters["established"] += len(done)
+        if attachment.forwards:
+            free = done[self.holder[done] == 0]
+            self.holder[free] = attachment.number
+            self._table.hold(*self._identity(free))
+        self._publish(done)
+        if not agreed.all():
+            later = ~agreed
+            attachment.counters["not-now"] += int(later.sum())
+            not_now = outcome.error[later] == errno.EAGAIN
+            attachment.refuse(rows[later], np.where(not_now, R.NOT_READY, outcome.reason[later]).astype(np.uint16))
+            attachment.asks[rows[later]] += 1
+            self._watch(rows[later & (attachment.asks[rows] < A.MAX_ASKS)])
+
+    def _updated(self, attachment: Attachment, outcome: Outcome) -> None:
+        """Answers of a worker; inline providers answer in `_last_uses`."""
+        rows = outcome.records["row"]
+        attachment.state[rows] &= 0xFF & ~A.UPDATING
+        attachment.asks[rows] = 0
+        attachment.counters["updated"] += int((outcome.error == 0).sum())
+        attachment.counters["errors"] += _n_failed(outcome)
+        self._answer_due(outcome.records, np.where(outcome.error == 0, outcome.last_used_ms, 0))
+
+    # --- marks --------------------------------------------------------------------------------------------------------
+
+    def _identity(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return rows.astype(np.int64), self._generation[rows].astype(np.int64)
+
+    def _watch(self, rows: np.ndarray) -> None:
+        if len(rows):
+            self._table.watch_replies(*self._identity(rows))
+
+    def _release(self, rows: np.ndarray) -> None:
+        self.holder[rows] = 0
+        if len(rows):
+            self._table.release(*self._identity(rows))
+
+    def _publish(self, rows: np.ndarray) -> None:
+        """Write the highest mark of each row, and who forwards it, into the tracker's private slot."""
+        if self.slot is None or len(rows) == 0:
+            return
+        state = np.zeros(len(rows), np.uint8)
+        for attachment in self._working():
+            state |= attachment.state[rows]
+        mark = np.where(state & A.ESTABLISHED, MARK_ESTABLISHED, np.where(state & A.TAKEN, MARK_ADDED, MARK_NONE))
+        values = mark.astype(np.int64) | self.holder[rows].astype(np.int64) << 8
+        self._table.set_slots(self.slot, *self._identity(rows), values)
+
+
+def _n_failed(outcome: Outcome) -> int:
+    """Answers that are errors, rather than saying that nothing is known or done."""
+    harmless = np.isin(outcome.error, (0, errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT))
+    return int((~harmless).sum())
+
+
+def _distinct(records: np.ndarray) -> Iterator[np.ndarray]:
+    """Slices of records, in order, in which no row comes twice."""
+    if len(np.unique(records["row"])) == len(records):
+        yield records
+        return
+    first, seen = 0, set[int]()
+    for place, row in enumerate(records["row"].tolist()):
+        if row in seen:
+            yield records[first:place]
+            first, seen = place, set()
+        seen.add(row)
+    yield records[first:]

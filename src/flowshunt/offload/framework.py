@@ -1,0 +1,246 @@
+"""The facade: providers are registered, switched and asked about here.
+
+>>> from flowshunt import Switch
+>>> from flowshunt.offload.providers.dummy import Dummy
+>>> from flowshunt.offload.registry import Settings
+>>> switch = Switch()
+>>> switch.offload.register(Dummy())
+>>> switch.offload.configure(Settings(enabled=True))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from flowshunt.base.errors import UsageError
+from flowshunt.offload import attachment as A
+from flowshunt.offload import reasons as R
+from flowshunt.offload.api import Provider
+from flowshunt.offload.attachment import Attachment
+from flowshunt.offload.batch import Batch, Devices
+from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE, Dispatcher
+from flowshunt.offload.registry import Registry, Settings
+from flowshunt.offload.runner import DEFAULT_QUEUE, Inline, Runner, Worker
+from flowshunt.offload.table import Table
+
+MAX_PROVIDERS = 255
+CLOSE_S = 5.0
+"""How long the end of a registration waits for the provider's worker."""
+
+_MARK_MASK = 0xFF
+
+
+class Offload:
+    """Providers, and what they know. Off, and without cost, until `configure` switches it on.
+
+    One thread uses it, the tracker's; other threads send commands that run between batches.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        devices: Devices | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`devices` names input devices by port number. `clock_ns` times calls that block, and nothing else."""
+        self.registry = Registry()
+        self.settings = Settings()
+        self._table = table
+        self._devices = devices
+        self._clock_ns = clock_ns
+        self._dispatcher = Dispatcher(table, devices)
+        self._is_observing = False
+
+    # --- providers -------------------------------------------------------------------------------------------------
+
+    @property
+    def _attachments(self) -> dict[str, Attachment]:
+        return self._dispatcher.attachments
+
+    def register(self, provider: Provider, *, is_plugin: bool = False) -> None:
+        """Register a provider; when offloading is on it is told of connections from now on.
+
+        Those that exist are offered to it at their next reply packets. `is_plugin`: it runs on a worker thread unless
+        it says otherwise. Raises RegistrationError (see `Registry.register`), and UsageError when the tracker has no
+        private slot left or a provider is calling; then nothing has changed.
+        """
+        self._dispatcher.refuse_providers()
+        numbers = {attachment.number for attachment in self._attachments.values()}
+        number = next((n for n in range(1, MAX_PROVIDERS + 1) if n not in numbers), None)
+        if number is None:
+            raise UsageError(f"there are {MAX_PROVIDERS} offload providers already")
+        if self.settings.enabled:
+            self._take_slot()
+        self.registry.register(provider)
+        attachment = Attachment(provider, self._runner(provider, is_plugin), number, self._table.capacity)
+        self._attachments[provider.name] = attachment
+        self._sort()
+        if self.settings.enabled:
+            self._switch_on(attachment)
+
+    def unregister(self, name: str) -> bool:
+        """Flush a provider, clear its marks, and let it go. An unknown one is logged, and False.
+
+        Raises UsageError when a provider is calling.
+        """
+        self._dispatcher.refuse_providers()
+        if self.registry.unregister(name) is None:
+            return False
+        attachment = self._attachments[name]
+        if attachment.is_on:
+            self._dispatcher.switch_off(attachment)
+        del self._attachments[name]
+        attachment.runner.close(CLOSE_S)
+        self._stop_observing()
+        return True
+
+    def configure(self, settings: Settings) -> None:
+        """Apply settings: the order, then on or off. Off flushes all providers and clears all marks.
+
+        On again, existing connections are offered at their next reply packets. Raises UsageError when the tracker has
+        no private slot left or a provider is calling; then nothing has changed.
+        """
+        self._dispatcher.refuse_providers()
+        if settings.enabled and self._attachments:
+            self._take_slot()
+        self.settings = settings
+        self.registry.priority = settings.priority
+        self._sort()
+        for attachment in self._attachments.values():
+            if settings.enabled and not attachment.is_on:
+                self._switch_on(attachment)
+            elif attachment.is_on and not settings.enabled:
+                self._dispatcher.switch_off(attachment)
+        self._stop_observing()
+
+    def flush(self) -> None:
+        """Have all providers forget all connections; they are offered again at their next reply packets."""
+        self._dispatcher.refuse_providers()
+        for attachment in self._attachments.values():
+            if attachment.is_on:
+                self._dispatcher.switch_off(attachment)
+                self._switch_on(attachment)
+
+    def close(self) -> None:
+        """Unregister all."""
+        for name in list(self._attachments):
+            self.unregister(name)
+
+    def _runner(self, provider: Provider, is_plugin: bool) -> Runner:
+        limit = getattr(provider, "queue_limit", None)
+        if limit is None:
+            limit = DEFAULT_QUEUE if is_plugin else 0
+        return Worker(provider, self._devices, limit) if limit else Inline(provider, self._devices, self._clock_ns)
+
+    def _sort(self) -> None:
+        self._dispatcher.attachments = {provider.name: self._attachments[provider.name] for provider in self.registry}
+
+    def _take_slot(self) -> None:
+        if self._dispatcher.slot is None:
+            self._dispatcher.slot = self._table.allocate_slot("offload")
+
+    def _switch_on(self, attachment: Attachment) -> None:
+        attachment.restart()
+        attachment.is_on = True
+        if not self._is_observing:
+            self._table.observe(self._dispatcher.on_events)
+            self._is_observing = True
+        self._table.watch_all_replies()
+
+    def _stop_observing(self) -> None:
+        """Without a provider at work the tracker makes no events for us."""
+        if self._is_observing and not any(attachment.is_on for attachment in self._attachments.values()):
+            self._table.unobserve(self._dispatcher.on_events)
+            self._is_observing = False
+            self._dispatcher.forget()
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def poll(self, now_ms: int) -> None:
+        """Take the answers of workers; to be called once per batch of packets. Cheap when there are none."""
+        self._dispatcher.poll(now_ms)
+
+    def settle(self, timeout_s: float = CLOSE_S) -> bool:
+        """Wait until all workers have answered, and take the answers. False when one takes longer.
+
+        A replay does so after each batch, and gives the same result each time.
+        """
+        for _ in range(3):  # an answer to add may cause an established, and nothing goes deeper
+            if not all(attachment.runner.settle(timeout_s) for attachment in self._attachments.values()):
+                return False
+            self._dispatcher.poll(self._dispatcher.now_ms)
+        return True
+
+    def dispatch(self, batch: Batch) -> None:
+        """Carry out operations that did not come from events; see `Dispatcher.dispatch`. FLUSH is `flush`."""
+        self._dispatcher.dispatch(batch, self.flush)
+
+    # --- what is known ---------------------------------------------------------------------------------------------
+
+    def mark(self, row: int, generation: int, name: str | None = None) -> int:
+        """MARK_* of a connection: the highest, or what one provider gave it. MARK_NONE when it is gone."""
+        value = self._slot_of(row, generation)
+        if name is None or value == 0:
+            return value & _MARK_MASK
+        attachment = self._attachments.get(name)
+        state = 0 if attachment is None else int(attachment.state[row])
+        return MARK_ESTABLISHED if state & A.ESTABLISHED else MARK_ADDED if state & A.TAKEN else MARK_NONE
+
+    def _slot_of(self, row: int, generation: int) -> int:
+        slot = self._dispatcher.slot
+        value = None if slot is None else self._table.get_slot(slot, row, generation)
+        return value or 0
+
+    def is_offloaded(self, row: int, generation: int) -> bool:
+        """Whether some provider has the connection."""
+        return self.mark(row, generation) >= MARK_ADDED
+
+    def is_established(self, row: int, generation: int) -> bool:
+        """Whether some provider has it as established."""
+        return self.mark(row, generation) == MARK_ESTABLISHED
+
+    def holder(self, row: int, generation: int) -> str | None:
+        """The provider that forwards a connection."""
+        number = self._slot_of(row, generation) >> 8
+        return next((name for name, a in self._attachments.items() if number and a.number == number), None)
+
+    def reason(self, row: int, generation: int, name: str) -> R.Reason:
+        """Why a provider does not have a connection as established; code `none`: it has.
+
+        Raises LookupError when the connection is gone.
+        """
+        attachment = self._attachments.get(name)
+        if attachment is None:
+            return R.reason(R.number_of("no-provider"))
+        slot = self._dispatcher.slot
+        if not attachment.is_on or slot is None:
+            return R.reason(R.number_of("offload-off"))
+        if self._table.get_slot(slot, row, generation) is None:
+            raise LookupError(f"connection ({row}, {generation}) is gone")
+        state = int(attachment.state[row])
+        if not self._dispatcher.is_known(row, generation) or (state == 0 and attachment.reason[row] == R.NONE):
+            return R.reason(R.NOT_TOLD)
+        if state & A.TAKEN and not state & A.ESTABLISHED and attachment.reason[row] == R.NONE:
+            return R.reason(R.number_of("no-reply-yet"))
+        return R.reason(int(attachment.reason[row]))
+
+    def providers(self) -> Iterator[tuple[Provider, dict[str, int]]]:
+        """Registered providers in priority order, with their counters (see `attachment.COUNTERS`)."""
+        for attachment in self._attachments.values():
+            yield attachment.provider, attachment.statistics()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters as `PROVIDER.NAME`, and `left-out`: events of connections too short-lived to be told."""
+        told = {f"{a.name}.{name}": value for a in self._attachments.values() for name, value in a.statistics().items()}
+        return {"left-out": self._dispatcher.n_left_out, **told}
+
+    def marks(self, rows: np.ndarray, name: str) -> np.ndarray:
+        """What one provider gave the connections in these rows, MARK_* as uint8 (n,)."""
+        state = self._attachments[name].state[rows]
+        return np.where(state & A.ESTABLISHED, MARK_ESTABLISHED, np.where(state & A.TAKEN, MARK_ADDED, 0)).astype(
+            np.uint8
+        )

@@ -1,0 +1,54 @@
+"""What the framework needs of a tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+
+class Table(Protocol):
+    """A tracker whose connections are observed and held; `conntrack.holding.Holding` is one.
+
+    Rows and generations are int64 (n,), rows of one call differ; connections that are gone are left alone.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Rows are below this."""
+
+    def observe(self, observer: Callable[[np.ndarray], None]) -> None:
+        """Call `observer(events)` with every array of drained events."""
+
+    def unobserve(self, observer: Callable[[np.ndarray], None]) -> None:
+        """Stop that."""
+
+    def allocate_slot(self, name: str) -> int:
+        """A private slot per connection. Raises UsageError when none is left."""
+
+    def set_slots(self, slot: int, rows: np.ndarray, generations: np.ndarray, values: np.ndarray) -> None:
+        """Set connections' private values, int64 (n,)."""
+
+    def get_slot(self, slot: int, row: int, generation: int) -> int | None:
+        """A connection's private value; None when it is gone."""
+
+    def in_ports(self, rows: np.ndarray) -> np.ndarray:
+        """The port of each connection's first packet, uint32 (n,)."""
+
+    def watch_replies(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        """Make the next reply packet of each a `reply` event again."""
+
+    def watch_all_replies(self) -> None:
+        """The same for all connections."""
+
+    def hold(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        """From now on packets may pass unseen: no window checks, a `due` event in place of expiry."""
+
+    def release(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        """Undo that: the next segment sets the windows anew."""
+
+    def answer_due(
+        self, rows: np.ndarray, generations: np.ndarray, last_used_ms: np.ndarray, asked_ms: np.ndarray
+    ) -> None:
+        """Answer `due` events of `asked_ms` with the last uses (0: unknown): they live on, or expire."""
