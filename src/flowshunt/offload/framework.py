@@ -224,6 +224,8 @@ class Offload:
         state = int(attachment.state[row])
         if not self._dispatcher.is_known(row, generation) or (state == 0 and attachment.reason[row] == R.NONE):
             return R.reason(R.NOT_TOLD)
+        if state & (A.ADDING | A.ESTABLISHING):
+            return R.reason(R.number_of("provider-pending"))
         if state & A.TAKEN and not state & A.ESTABLISHED and attachment.reason[row] == R.NONE:
             return R.reason(R.number_of("no-reply-yet"))
         return R.reason(int(attachment.reason[row]))

@@ -96,6 +96,7 @@ REASONS = (
         "It is offered again at its next reply packet; raise the provider's queue_limit if this lasts.",
         True,
     ),
+    Reason("provider-pending", "The provider has not answered yet.", "Wait for its worker.", True),
     Reason("offload-off", "Offloading is switched off.", "Set hw-offload to true."),
     Reason(
         "not-told",
