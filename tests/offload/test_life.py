@@ -200,7 +200,7 @@ def test_a_row_that_is_used_again_is_another_connection() -> None:
     bench.send(tcp("FA", 501, 102, reply=True), reply=True)
     bench.send(tcp("A", 102, 502))
     bench.send(tcp("S", 9000), tcp("S", 9000))
-    assert [told[:2] for told in dummy.told if told.name != "policy"] == [
+    assert [(told.name, told.connection) for told in dummy.told if told.name != "policy"] == [
         ("add", (0, 0)),
         ("est", (0, 0)),
         ("del", (0, 0)),

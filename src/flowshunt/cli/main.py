@@ -9,6 +9,7 @@ import typer
 
 from flowshunt import __version__
 from flowshunt.cli.failures import reported
+from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
 from flowshunt.cli.replay.options import Given, ReplayOptions
 
@@ -74,6 +75,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(config_app, name="config", help=_CONFIG_HELP)
+app.add_typer(provider, name="provider")
 
 
 def main() -> None:

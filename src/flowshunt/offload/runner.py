@@ -18,7 +18,9 @@ from flowshunt.offload.calls import Outcome, perform
 DEFAULT_QUEUE = 65536
 """Operations that wait for a worker, unless its provider says otherwise."""
 SLOW_NS = 1_000_000_000
-"""A call on the packet thread that takes this long has broken its promise not to block."""
+"""A call on the packet thread that takes this long, and SLOW_OPERATION_NS more for each of its operations, has broken
+its promise not to block."""
+SLOW_OPERATION_NS = 500_000
 
 _log = logger(__name__)
 
@@ -47,7 +49,7 @@ class Runner(Protocol):
 
 
 class Inline:
-    """On the packet thread. `is_slow` becomes True when a call took longer than SLOW_NS."""
+    """On the packet thread. `is_slow` becomes True when a call blocked it (see SLOW_NS)."""
 
     def __init__(
         self,
@@ -64,7 +66,8 @@ class Inline:
         """Served at once."""
         began = self._clock_ns()
         outcome = perform(self._provider, records, self._devices, epoch)
-        self.is_slow = self.is_slow or self._clock_ns() - began >= SLOW_NS
+        allowed_ns = SLOW_NS + SLOW_OPERATION_NS * len(records)
+        self.is_slow = self.is_slow or self._clock_ns() - began >= allowed_ns
         return Submitted(len(records), outcome)
 
     def collect(self) -> list[Outcome]:

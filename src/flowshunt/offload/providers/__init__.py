@@ -1,16 +1,17 @@
-"""The providers that come with Flowshunt. Imports nothing of them before they are made."""
+"""The providers that come with Flowshunt, and finding any provider by name. Imports nothing before it is asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
+from flowshunt.base.errors import UsageError
 from flowshunt.offload.api import Provider
-from flowshunt.offload.registry import Available
+from flowshunt.offload.registry import Available, plugins
 
 _BUILT_IN = {
     "dummy": "flowshunt.offload.providers.dummy:Dummy",
     "dummy-array": "flowshunt.offload.providers.dummy:ArrayDummy",
-    "unruly": "flowshunt.offload.providers.unruly:Unruly",
 }
 _FOR_TESTS = frozenset(_BUILT_IN)
 
@@ -18,13 +19,35 @@ _FOR_TESTS = frozenset(_BUILT_IN)
 def built_in() -> list[Available]:
     """What can be registered without installing anything; those for tests only when a priority names them."""
     return [
-        Available(name, "built in", lambda place=place: make(place), for_tests=name in _FOR_TESTS)  # type: ignore[misc]
-        for name, place in _BUILT_IN.items()
+        Available(name, "built in", _maker(place), for_tests=name in _FOR_TESTS) for name, place in _BUILT_IN.items()
     ]
 
 
-def make(place: str) -> Provider:
-    """A provider from `module:class`. Raises ImportError or AttributeError when there is none."""
+def available() -> list[Available]:
+    """Built-in providers, then plug-ins; a plug-in with the name of a built-in one is left out."""
+    ours = built_in()
+    return ours + [plugin for plugin in plugins() if plugin.name not in _BUILT_IN]
+
+
+def factory_of(name: str) -> Callable[[], Provider]:
+    """What makes a provider: of a name in `available`, or of `module:class`. Raises UsageError when there is none."""
+    for entry in available():
+        if entry.name == name:
+            return entry.load
+    if ":" in name:
+        try:
+            return _class(name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"no offload provider {name!r}: {error}", hint="give module:class") from error
+    known = ", ".join(entry.name for entry in available())
+    raise UsageError(f"no offload provider {name!r}", hint=f"there are {known}; or give module:class")
+
+
+def _class(place: str) -> Callable[[], Provider]:
     module, _, name = place.partition(":")
-    provider: Provider = getattr(import_module(module), name)()
-    return provider
+    made: Callable[[], Provider] = getattr(import_module(module), name)
+    return made
+
+
+def _maker(place: str) -> Callable[[], Provider]:
+    return lambda: _class(place)()

@@ -29,11 +29,32 @@ class Told(NamedTuple):
     """One callback as it came: its name (`add`, `del`, `upd`, `policy`, `flush`, `est`) and what it was about."""
 
     name: str
-    connection: ConnectionId | None = None
-    in_port: int | None = None
-    device: str | None = None
-    now_ms: int = 0
-    key: Key | None = None
+    context: Context | None = None
+
+    @property
+    def connection(self) -> ConnectionId | None:
+        """None for flush; likewise below."""
+        return None if self.context is None else self.context.connection
+
+    @property
+    def in_port(self) -> int | None:
+        """The context's."""
+        return None if self.context is None else self.context.in_port
+
+    @property
+    def device(self) -> str | None:
+        """The context's."""
+        return None if self.context is None else self.context.device
+
+    @property
+    def now_ms(self) -> int:
+        """The context's, 0 for flush."""
+        return 0 if self.context is None else self.context.now_ms
+
+    @property
+    def key(self) -> Key | None:
+        """The context's."""
+        return None if self.context is None else self.context.key
 
 
 class Dummy(Provider):
@@ -94,13 +115,8 @@ class Dummy(Provider):
 
     def _note(self, name: str, context: Context | None) -> None:
         self.counts[name] += 1
-        if len(self.told) >= self.max_told:
-            return
-        if context is None:
-            self.told.append(Told(name))
-        else:
-            place = context.connection, context.in_port, context.device, context.now_ms, context.key
-            self.told.append(Told(name, *place))
+        if len(self.told) < self.max_told:
+            self.told.append(Told(name, context))
 
     # --- inspection (row A12) ----------------------------------------------------------------------------------------
 

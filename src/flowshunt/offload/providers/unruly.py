@@ -41,7 +41,7 @@ class Unruly(Dummy):
 
     def conn_add(self, context: Context, /) -> None:
         """See above."""
-        self._obey("add", lambda: super(Unruly, self).conn_add(context), None)
+        return self._obey("add", lambda: super(Unruly, self).conn_add(context), None)  # type: ignore[return-value]
 
     def conn_established(self, context: Context, /) -> bool:
         """See above."""
