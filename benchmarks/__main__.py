@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.figures import Record
 
-PARTS = ("tracker", "pipeline", "replay", "start")
+PARTS = ("tracker", "pipeline", "offload", "replay", "start")
 
 
 def main() -> int:

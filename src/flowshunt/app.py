@@ -21,6 +21,8 @@ from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.offload.framework import Offload
+from flowshunt.offload.providers import register_available
+from flowshunt.offload.registry import Settings
 from flowshunt.packet.schema import Batch
 from flowshunt.rules.openflow.compile import FlowCompiler, compile_flow
 from flowshunt.rules.openflow.errors import FlowWarning
@@ -210,6 +212,16 @@ class Switch:
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         self.offload.poll(self.tracker.now_ms)
         return result
+
+    def configure_offload(self, config: Mapping[str, str]) -> None:
+        """Apply `hw-offload` and `hw-offload-priority` of a configuration like Open_vSwitch's other_config (row A9).
+
+        On registers what is built in and installed. Raises UsageError when the tracker has no private slot left.
+        """
+        settings = Settings.from_other_config(config)
+        if settings.enabled:
+            register_available(self.offload, settings)
+        self.offload.configure(settings)
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

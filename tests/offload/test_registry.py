@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from flowshunt import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.offload.errors import ProviderError, RegistrationError, errno_name, errno_of
 from flowshunt.offload.providers import available, built_in, factory_of
 from flowshunt.offload.providers.dummy import Dummy
 from flowshunt.offload.reasons import REASONS, number_of, reason
-from flowshunt.offload.registry import Registry, Settings, plugins
+from flowshunt.offload.registry import Available, Registry, Settings, plugins
 from tests.offload.traffic import Bench
 
 
@@ -162,6 +163,22 @@ def test_an_installed_plug_in_is_found_by_its_entry_point(tmp_path: Path, monkey
     assert factory_of("nic_offload:Nic")().name == "nic"
     with pytest.raises(UsageError, match="no offload provider 'nic_offload:Other'"):
         factory_of("nic_offload:Other")
+
+
+def test_a_switch_registers_what_its_configuration_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot_be_made() -> Any:
+        raise RegistrationError(errno.ENODEV, "no such device")
+
+    broken = Available("broken", "somewhere", cannot_be_made, is_plugin=True)
+    twisted = Available("twisted", "somewhere", lambda: Dummy("dummy"), is_plugin=True)
+    monkeypatch.setattr("flowshunt.offload.providers.plugins", lambda: [broken, twisted])
+    switch = Switch(max_connections=100)
+    switch.configure_offload({"hw-offload": "true", "hw-offload-priority": "dummy-array,dummy"})
+    assert names(switch.offload.registry) == ["dummy-array", "dummy"]
+    assert switch.offload.settings.enabled
+    switch.configure_offload({"hw-offload": "false"})
+    assert not switch.offload.settings.enabled
+    assert names(switch.offload.registry) == ["dummy", "dummy-array"]
 
 
 def test_built_in_providers_are_what_they_are_called() -> None:

@@ -8,6 +8,7 @@ changed goes into the event array.
 - `schema` and `states`: the records, numbers and names; `timeouts`; `linux_states` and `sctp_states`, the TCP
   and SCTP tables of profile linux.
 - `kernels`: the compiled steps, of which the datapath calls those in `kernels.step`.
+- `holding`: for a module that lets packets pass unseen: expiry asks it first, windows are not checked.
 - `table`: the facade `Tracker`; `connection`: the immutable snapshots that it hands out; `listing`: snapshots as text,
   and back from JSON; `restore`: snapshots back into a table.
 

@@ -62,7 +62,7 @@ def _offer(provider: Provider, records: np.ndarray, devices: Devices | None, epo
     error = answer.error.copy()
     reason = np.where(answer.error == errno.EPERM, R.DECLINED, answer.reason).astype(np.uint16)
     if wanted.any():
-        added = _ask(provider, records[wanted], devices, epoch)
+        added = _ask(provider, records if wanted.all() else records[wanted], devices, epoch)
         error[wanted] = added.error
         reason[wanted] = added.reason
     return Outcome(records, error, np.zeros(len(records), np.int64), reason, epoch)

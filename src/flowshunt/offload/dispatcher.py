@@ -26,7 +26,7 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, OPERATION, POLICY, UPD, Batch, Devices, operations
 from flowshunt.offload.calls import Outcome
-from flowshunt.offload.order import n_left_out, rounds
+from flowshunt.offload.order import rounds
 from flowshunt.offload.runner import Inline, Worker
 from flowshunt.offload.table import Table
 
@@ -61,6 +61,7 @@ class Dispatcher:
         """No connection is known any more."""
         self._alive = reserve(np.uint8, self._table.capacity)
         self._generation = reserve(np.uint32, self._table.capacity)
+        self._place = reserve(np.uint32, self._table.capacity)  # scratch
 
     def is_known(self, row: int, generation: int) -> bool:
         """Whether the events were about this connection last."""
@@ -88,24 +89,30 @@ class Dispatcher:
     def on_events(self, events: np.ndarray) -> None:
         """Tell providers of the tracker's events, EVENT (n,); an observer (row A10)."""
         self.poll(int(events["time_ms"][-1]))
-        told = 0
-        for created, replies, due, destroyed in rounds(events):
-            told += len(created) + len(replies) + len(due) + len(destroyed)
+        parts, n_left_out = rounds(events)
+        self.n_left_out += n_left_out
+        for created, replies, due, destroyed in parts:
             if len(created):
                 self._meet(created)
                 self._add(operations(created, ADD, with_port=True))
             if len(replies):
-                self._answered(operations(replies, EST, with_port=True))
+                self._answered(operations(self._once(replies), EST, with_port=True))
             if len(due):
-                self._ask_last_use(operations(due, UPD, with_port=False))
+                self._ask_last_use(operations(self._once(due), UPD, with_port=False))
             if len(destroyed):
                 self._end(operations(destroyed, DEL, with_port=False))
-        self.n_left_out += max(0, n_left_out(events, told))
 
     def _meet(self, events: np.ndarray) -> None:
         rows = events["row"]
         self._alive[rows] = 1
         self._generation[rows] = events["generation"]
+
+    def _once(self, events: np.ndarray) -> np.ndarray:
+        """The last event of each row; within a round a row is one connection."""
+        rows, places = events["row"], np.arange(len(events), dtype=np.uint32)
+        self._place[rows] = places
+        last = self._place[rows] == places
+        return events if last.all() else events[last]
 
     def dispatch(self, batch: Batch, flush: Callable[[], None]) -> None:
         """Carry out operations that did not come from events, in order, and write each one's result into it.
@@ -193,7 +200,7 @@ class Dispatcher:
             error = np.zeros(len(records), np.int32)
             ready = ~owed & ~waits
             if ready.any():
-                error[ready] = self._establish(attachment, records[ready])
+                error[ready] = self._establish(attachment, _some(records, ready))
             first_error = np.where(first_error == 0, error, first_error)
         return first_error
 
@@ -204,7 +211,7 @@ class Dispatcher:
         ready = state & (A.TAKEN | A.ESTABLISHED | A.ESTABLISHING) == A.TAKEN
         if attachment.takes_established and ready.any():
             attachment.state[records["row"][ready]] |= A.ESTABLISHING
-            error[ready] = self._submit(attachment, records[ready])
+            error[ready] = self._submit(attachment, _some(records, ready))
             turned_away = records[ready & (error == errno.ENOBUFS)]
             if len(turned_away):
                 attachment.state[turned_away["row"]] &= 0xFF & ~A.ESTABLISHING
@@ -222,7 +229,7 @@ class Dispatcher:
             error = np.zeros(len(records), np.int32)
             for group, must in ((has_it, True), (~has_it, False)):
                 if group.any():
-                    error[group] = self._submit(attachment, records[group], must=must)
+                    error[group] = self._submit(attachment, _some(records, group), must=must)
             first_error = np.where(first_error == 0, error, first_error)
         self._alive[rows[current]] = 0
         self.holder[rows[current]] = 0
@@ -260,7 +267,7 @@ class Dispatcher:
             asked = has_it & (found == 0)
             if not attachment.takes_update or isinstance(attachment.runner, Worker) or not asked.any():
                 continue
-            outcome = self._call(attachment, records[asked])
+            outcome = self._call(attachment, _some(records, asked))
             found[asked] = np.where(outcome.error == 0, outcome.last_used_ms, 0)
             attachment.counters["updated"] += int((outcome.error == 0).sum())
             attachment.counters["errors"] += _n_failed(outcome)
@@ -275,7 +282,7 @@ class Dispatcher:
                 mine = (found == 0) & (self.holder[records["row"]] == attachment.number)
                 if mine.any():
                     waits[mine] = self._ask_later(attachment, records[mine])
-        self._answer_due(records[~waits], found[~waits])
+        self._answer_due(_some(records, ~waits), _some(found, ~waits))
 
     def _ask_later(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
         """UPD at a worker's provider. Returns for which connections an answer is worth waiting for, bool (n,)."""
@@ -434,8 +441,15 @@ class Dispatcher:
         self._table.set_slots(self.slot, *self._identity(rows), values)
 
 
+def _some(array: np.ndarray, those: np.ndarray) -> np.ndarray:
+    """`array[those]` for bool (n,); the array itself, which costs nothing, when that is all."""
+    return array if those.all() else array[those]
+
+
 def _n_failed(outcome: Outcome) -> int:
     """Answers that are errors, rather than saying that nothing is known or done."""
+    if not outcome.error.any():
+        return 0
     harmless = np.isin(outcome.error, (0, errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT))
     return int((~harmless).sum())
 

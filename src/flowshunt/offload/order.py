@@ -6,7 +6,6 @@ whose row or tuple belonged to another that ends in the same round. So a round i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +16,12 @@ MAX_ROUNDS = 8
 """More are never made of one array. A connection that comes and goes within it, and would need them, is left out."""
 
 _KINDS = (EVENT_CREATED, EVENT_REPLY, EVENT_DUE, EVENT_DESTROYED)
+_CONCERNS = np.zeros(256, bool)
+_CONCERNS[list(_KINDS)] = True
 
 
 class Round(NamedTuple):
-    """EVENT arrays; `replies` and `due` hold each connection once."""
+    """EVENT arrays."""
 
     created: np.ndarray
     replies: np.ndarray
@@ -28,39 +29,27 @@ class Round(NamedTuple):
     destroyed: np.ndarray
 
 
-def rounds(events: np.ndarray) -> Iterator[Round]:
-    """Cut drained events, EVENT (n,), into rounds; kinds that concern no provider are left out."""
+def rounds(events: np.ndarray) -> tuple[list[Round], int]:
+    """Cut drained events, EVENT (n,), into rounds; kinds that concern no provider are dropped.
+
+    Returns the rounds, and how many events were left out for being beyond MAX_ROUNDS.
+    """
     kinds = events["kind"]
-    concerns = np.isin(kinds, _KINDS)
+    concerns = _CONCERNS[kinds]
     if not concerns.all():
         events, kinds = events[concerns], kinds[concerns]
     if len(events) == 0:
-        return
+        return [], 0
     created, destroyed = np.flatnonzero(kinds == EVENT_CREATED), np.flatnonzero(kinds == EVENT_DESTROYED)
     if len(created) == 0 or len(destroyed) == 0 or created[-1] < destroyed[0]:
-        yield _round(events)
-        return
+        return [_round(events)], 0
     levels = _levels(events)
-    for level in range(int(levels.max()) + 1):
-        yield _round(events[levels == level])
-
-
-def n_left_out(events: np.ndarray, told: int) -> int:
-    """How many of the events that concern providers did not get into `told` ones."""
-    return int(np.isin(events["kind"], _KINDS).sum()) - told
+    found = [_round(events[levels == level]) for level in range(int(levels.max()) + 1)]
+    return found, int((levels < 0).sum())
 
 
 def _round(events: np.ndarray) -> Round:
-    created, replies, due, destroyed = (events[events["kind"] == kind] for kind in _KINDS)
-    return Round(created, _once(replies), _once(due), destroyed)
-
-
-def _once(events: np.ndarray) -> np.ndarray:
-    """The first event of each row; within a round a row is one connection."""
-    if len(events) < 2:
-        return events
-    _, first = np.unique(events["row"], return_index=True)
-    return events if len(first) == len(events) else events[np.sort(first)]
+    return Round(*(events[events["kind"] == kind] for kind in _KINDS))
 
 
 def _levels(events: np.ndarray) -> np.ndarray:

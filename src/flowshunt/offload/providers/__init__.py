@@ -6,14 +6,18 @@ from collections.abc import Callable
 from importlib import import_module
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.log import logger
 from flowshunt.offload.api import Provider
-from flowshunt.offload.registry import Available, plugins
+from flowshunt.offload.errors import RegistrationError
+from flowshunt.offload.framework import Offload
+from flowshunt.offload.registry import Available, Settings, plugins
 
 _BUILT_IN = {
     "dummy": "flowshunt.offload.providers.dummy:Dummy",
     "dummy-array": "flowshunt.offload.providers.dummy:ArrayDummy",
 }
 _FOR_TESTS = frozenset(_BUILT_IN)
+_log = logger(__name__)
 
 
 def built_in() -> list[Available]:
@@ -27,6 +31,20 @@ def available() -> list[Available]:
     """Built-in providers, then plug-ins; a plug-in with the name of a built-in one is left out."""
     ours = built_in()
     return ours + [plugin for plugin in plugins() if plugin.name not in _BUILT_IN]
+
+
+def register_available(offload: Offload, settings: Settings) -> None:
+    """Register all that is available and not registered yet; those for tests only when the priority names them.
+
+    One that cannot be made or registered is logged, and left out.
+    """
+    for entry in available():
+        if entry.name in offload.registry or (entry.for_tests and entry.name not in settings.priority):
+            continue
+        try:
+            offload.register(entry.load(), is_plugin=entry.is_plugin)
+        except RegistrationError as error:
+            _log.warning("offload provider %s is left out: %s", entry.name, error)
 
 
 def factory_of(name: str) -> Callable[[], Provider]:

@@ -194,20 +194,25 @@ class ArrayDummy(ArrayProvider):
                 run["error"] = errno.EINVAL
                 continue
             self.counts[OPERATION_NAMES[int(run["type"][0])]] += len(run)
-            alone = len(run) == 1 or len(np.unique(run["row"])) == len(run)
-            for part in [run] if alone else np.split(run, len(run)):
-                self._make_room(part)
+            self._make_room(run)
+            for part in [run] if self._is_each_once(run) else np.split(run, len(run)):
                 serve(part)
 
     def _make_room(self, run: np.ndarray) -> None:
         needed = int(run["row"].max()) + 1
         if needed > len(self.is_there):
             size = max(needed, 2 * len(self.is_there), 1024)
-            for name in ("generation", "is_there", "is_established", "last_used_ms"):
+            for name in ("generation", "is_there", "is_established", "last_used_ms", "_place"):
                 old: np.ndarray = getattr(self, name)
                 new = np.zeros(size, old.dtype)
                 new[: len(old)] = old
                 setattr(self, name, new)
+
+    def _is_each_once(self, run: np.ndarray) -> bool:
+        """Whether no row comes twice: each finds its own place again."""
+        places = np.arange(len(run))
+        self._place[run["row"]] = places
+        return bool((self._place[run["row"]] == places).all())
 
     def _known(self, run: np.ndarray) -> np.ndarray:
         rows = run["row"]
@@ -245,6 +250,7 @@ class ArrayDummy(ArrayProvider):
         self.is_there = np.zeros(0, bool)
         self.is_established = np.zeros(0, bool)
         self.last_used_ms = np.zeros(0, np.int64)
+        self._place = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         """Connections that it has."""
