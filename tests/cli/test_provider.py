@@ -28,7 +28,7 @@ def test_the_list_is_json_on_demand() -> None:
         "from": "built in",
         "served_by": "callbacks",
         "runs_on": "packet thread",
-        "forwards": "no",
+        "forwards": False,
         "state": "for tests",
     }
 

@@ -14,8 +14,10 @@ from flowshunt.conntrack import schema as C
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch, ConnectionId, Context, Operation
 from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE
 from flowshunt.offload.errors import ProviderError
+from flowshunt.offload.installing import FLOW, PATH
 from flowshunt.offload.providers.dummy import ArrayDummy, Dummy
 from flowshunt.offload.providers.unruly import Reordering, Unruly
+from flowshunt.offload.reasons import number_of
 from flowshunt.offload.registry import Settings
 from tests.builders import Packet, batch_of
 from tests.offload.traffic import CLIENT, CLIENT_PORT, SECOND, SERVER, SERVER_PORT, START_MS, Bench, tcp, udp
@@ -154,6 +156,23 @@ def test_only_providers_that_took_the_add_are_asked_for_more_but_all_hear_of_the
     assert unwilling.names() == ["del"]
     assert refusing.counts == {"policy": 1, "add": 1, "del": 1}
     assert willing.names() == ["add", "est", "del"]
+
+
+def test_a_batch_may_name_its_reasons() -> None:
+    class Full(ArrayDummy):
+        def _add(self, run: np.ndarray) -> None:
+            run["error"] = errno.ENOSPC
+            run["reason"] = number_of("no-group")
+
+    bench = Bench(Full())
+    bench.ask(1)
+    assert bench.reason("dummy-array") == "no-group"
+    assert bench.counters("dummy-array") == {"refused": 1, "refused.no-group": 1}
+
+
+def test_a_path_fits_into_what_a_connection_may_cost() -> None:
+    assert PATH.itemsize <= 128  # bytes per direction
+    assert set(FLOW.names or ()) >= {"epoch", "paths", "rows", "generations", "error", "reason"}
 
 
 def test_errors_that_have_no_better_name_are_refusals_with_the_errno() -> None:

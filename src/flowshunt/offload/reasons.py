@@ -13,12 +13,11 @@ from flowshunt.packet.schema import FIELDS
 
 
 class Reason(NamedTuple):
-    """A stable `code`, what it says about a connection, and what would change it. `retries`: it passes by itself."""
+    """A stable `code`, what it says about a connection, and what would change it."""
 
     code: str
     sentence: str
     fix: str
-    retries: bool = False
 
 
 REASONS = (
@@ -27,9 +26,8 @@ REASONS = (
         "not-established",
         "The connection is not established yet, or is closing.",
         "Wait for the end of the handshake; one that is closing goes the long way to its end.",
-        True,
     ),
-    Reason("no-reply-yet", "Nobody has answered yet.", "Wait for the first packet in the reply direction.", True),
+    Reason("no-reply-yet", "Nobody has answered yet.", "Wait for the first packet in the reply direction."),
     Reason(
         "protocol",
         "The provider does not forward this protocol.",
@@ -40,10 +38,8 @@ REASONS = (
         "A helper (FTP, TFTP) reads the packets of this connection.",
         "Remove alg= from its ct action if the helper is not needed; data connections are offloaded without it.",
     ),
-    Reason(
-        "fragments", "Its packets come in fragments.", "Lower the sender's MTU, or let path MTU discovery work.", True
-    ),
-    Reason("ip-options", "Its packets carry IP options or extension headers.", "Have the sender leave them out.", True),
+    Reason("fragments", "Its packets come in fragments.", "Lower the sender's MTU, or let path MTU discovery work."),
+    Reason("ip-options", "Its packets carry IP options or extension headers.", "Have the sender leave them out."),
     Reason(
         "multiple-outputs",
         "Its packets leave on more than one port, or on none.",
@@ -64,14 +60,12 @@ REASONS = (
         "path-unknown",
         "No packet has shown yet where one of the directions leads.",
         "Wait for a packet in each direction after the last change of the rules.",
-        True,
     ),
-    Reason("table-full", "The provider's table is full.", "Raise its limit, or shorten its ageing.", True),
+    Reason("table-full", "The provider's table is full.", "Raise its limit, or shorten its ageing."),
     Reason(
         "no-group",
         "More traffic patterns than the NIC has flow groups for.",
         "Raise num_of_groups, or use fewer different matches.",
-        True,
     ),
     Reason("too-many-zones", "It passes more than four zones.", "Use fewer ct actions on its way."),
     Reason("mirror", "A mirror copies its packets.", "Take the port or VLAN out of the mirror."),
@@ -88,21 +82,18 @@ REASONS = (
         "provider-not-ready",
         "The provider asked to be asked again (conn_established).",
         "Wait for the next reply packet.",
-        True,
     ),
     Reason(
         "queue-full",
         "The provider's worker is behind, its queue was full.",
         "It is offered again at its next reply packet; raise the provider's queue_limit if this lasts.",
-        True,
     ),
-    Reason("provider-pending", "The provider has not answered yet.", "Wait for its worker.", True),
+    Reason("provider-pending", "The provider has not answered yet.", "Wait for its worker."),
     Reason("offload-off", "Offloading is switched off.", "Set hw-offload to true."),
     Reason(
         "not-told",
         "The connection is older than the provider's registration.",
         "It is offered at its next reply packet.",
-        True,
     ),
     Reason("no-provider", "No provider of that name is registered.", "See `flowshunt provider list`."),
 )

@@ -21,11 +21,11 @@ def execute(*, json: bool) -> None:
     if json:
         print(json_module.dumps({"providers": found}, indent=1))
         return
-    rows = tuple(tuple(entry.values()) for entry in found)
+    rows = tuple(tuple(_text(value) for value in entry.values()) for entry in found)
     show([Section("Offload providers", _COLUMNS, rows)], sys.stdout)
 
 
-def _describe(entry: Available) -> dict[str, str]:
+def _describe(entry: Available) -> dict[str, str | bool]:
     try:
         provider = entry.load()
     except UsageError as error:
@@ -41,12 +41,16 @@ def _describe(entry: Available) -> dict[str, str]:
     return _row(entry, weight, runs_on, bool(getattr(provider, "forwards", False)), state)
 
 
-def _row(entry: Available, weight: str, runs_on: str, forwards: bool, state: str) -> dict[str, str]:
+def _row(entry: Available, weight: str, runs_on: str, forwards: bool, state: str) -> dict[str, str | bool]:
     return {
         "name": entry.name,
         "from": entry.source,
         "served_by": weight,
         "runs_on": runs_on,
-        "forwards": "yes" if forwards else "no",
+        "forwards": forwards,
         "state": state,
     }
+
+
+def _text(value: str | bool) -> str:
+    return value if isinstance(value, str) else "yes" if value else "no"
