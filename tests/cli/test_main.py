@@ -26,7 +26,10 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["replay", "--help"], ["warmup", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["replay", "--help"], ["warmup", "--help"], ["provider", "check", "--help"]],
+)
 def test_help_and_version_come_without_numba(arguments: list[str]) -> None:
     code = (
         "import sys, atexit\n"

@@ -9,11 +9,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flowshunt.offload.conformance.scenarios import Scenario
 from flowshunt.offload.conformance.score import FAILED, PASSED, SCENARIOS, SKIPPED, check, lines, run
+from flowshunt.offload.conformance.stage import Stage
+from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers import built_in
+from flowshunt.offload.providers.dummy import ArrayDummy
+from flowshunt.offload.registry import Settings
 from tests.offload.broken import DEFECTS, Batched, Hangs, Quiet, RaisesAtFlush
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -61,6 +66,19 @@ def test_the_scorecard_is_text_and_json() -> None:
     assert document["passed"] is False
     assert [part["verdict"] for part in document["scenarios"]] == told
     assert {"name", "sentence", "verdict", "detail", "seconds"} == set(document["scenarios"][0])
+
+
+def test_a_hundred_thousand_connections_are_a_few_dozen_calls_of_an_array_provider() -> None:
+    arrays, stage = ArrayDummy(), Stage(100_000)
+    offload = Offload(stage)
+    offload.register(arrays)
+    offload.configure(Settings(enabled=True))
+    rows = np.arange(100_000)
+    stage.create(rows)
+    stage.reply(rows)
+    stage.destroy(rows)
+    assert arrays.counts == {"policy": 100_000, "add": 100_000, "est": 100_000, "del": 100_000}
+    assert arrays.n_calls == 4 * 13  # the events of 13 full arrays
 
 
 def test_the_pytest_plug_in_needs_no_test_file(tmp_path: Path, repository: Path) -> None:

@@ -162,6 +162,21 @@ def test_only_the_first_of_two_providers_that_would_forward_does() -> None:
     assert bench.offload.holder(*identity) is None
 
 
+def test_a_full_table_drops_no_connection_early_that_is_held() -> None:
+    dummy = Dummy(forwards=True)
+    bench = Bench(dummy, max_connections=2)
+    bench.tracker.set_early_drop(True)
+    bench.ask(1, 2)
+    bench.answer(1)
+    bench.now_ms += UDP_TIMEOUT["default"]
+    bench.ask(3)
+    bench.answer(3)
+    assert [connection.original.source_port for connection in bench.tracker.connections()] == [1, 3]
+    bench.ask(4)
+    assert bench.tracker.statistics()["full"] == 1
+    assert bench.tracker.statistics()["removed-early-drop"] == 1
+
+
 def test_thousands_are_asked_in_batches() -> None:
     arrays = ArrayDummy(forwards=True)
     bench = Bench(arrays)
