@@ -401,6 +401,26 @@ def test_another_observer_that_raises_harms_no_provider() -> None:
     assert bench.tracker.statistics()["observer-errors"] == 2
 
 
+def test_an_observer_cannot_switch_offloading_in_the_middle_of_events() -> None:
+    refused: list[str] = []
+    bench = Bench(Dummy())
+
+    def meddle(events: np.ndarray) -> None:
+        for change in (
+            lambda: bench.offload.configure(Settings(enabled=False)),
+            lambda: bench.offload.unregister("dummy"),
+            bench.offload.flush,
+        ):
+            with pytest.raises(UsageError) as caught:
+                change()
+            refused.append(str(caught.value))
+
+    bench.tracker.observe(meddle)
+    bench.ask(1)
+    assert len(refused) == 3
+    assert bench.counters("dummy") == {"added": 1}
+
+
 # --- operations by hand ----------------------------------------------------------------------------------------------
 
 

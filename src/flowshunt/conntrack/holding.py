@@ -35,6 +35,10 @@ class Holding:
     def _conns(self) -> Any:
         return self._tracker.arrays.conns
 
+    def refuse_observers(self) -> None:
+        """See `Tracker.refuse_observers`."""
+        self._tracker.refuse_observers()
+
     def observe(self, observer: Observer) -> None:
         """See `Tracker.observe`."""
         self._tracker.observe(observer)

@@ -68,11 +68,10 @@ class Dispatcher:
         return bool(self._alive[row]) and int(self._generation[row]) == generation
 
     def refuse_providers(self) -> None:
-        """Raise UsageError when a provider is being called: what it wanted must wait until it has returned."""
+        """Raise UsageError when a provider or an observer is being called: what it wanted must wait until after."""
         if self.is_calling:
-            raise UsageError(
-                "a provider cannot change the framework that calls it", hint="note it and do it afterwards"
-            )
+            raise UsageError("a provider cannot change the framework that calls it", hint="do it afterwards")
+        self._table.refuse_observers()
 
     def _working(self) -> list[Attachment]:
         return [attachment for attachment in self.attachments.values() if attachment.is_on]

@@ -29,6 +29,7 @@ from flowshunt.offload.table import Table
 MAX_PROVIDERS = 255
 CLOSE_S = 5.0
 """How long the end of a registration waits for the provider's worker."""
+SETTLE_S = 30.0
 
 _MARK_MASK = 0xFF
 
@@ -164,7 +165,7 @@ class Offload:
         """Take the answers of workers; to be called once per batch of packets. Cheap when there are none."""
         self._dispatcher.poll(now_ms)
 
-    def settle(self, timeout_s: float = CLOSE_S) -> bool:
+    def settle(self, timeout_s: float = SETTLE_S) -> bool:
         """Wait until all workers have answered, and take the answers. False when one takes longer.
 
         A replay does so after each batch, and gives the same result each time.

@@ -18,6 +18,9 @@ class Table(Protocol):
     def capacity(self) -> int:
         """Rows are below this."""
 
+    def refuse_observers(self) -> None:
+        """Raise UsageError while an observer is being called, this one's framework or another's."""
+
     def observe(self, observer: Callable[[np.ndarray], None]) -> None:
         """Call `observer(events)` with every array of drained events."""
 

@@ -71,8 +71,11 @@ class Stage:
         """Rows are below this."""
         return len(self.generation)
 
+    def refuse_observers(self) -> None:
+        """See `Table`; likewise all below. Nobody else observes here."""
+
     def observe(self, observer: Callable[[np.ndarray], None]) -> None:
-        """See `Table`; likewise all below."""
+        """See `Table`."""
         self._observers.append(observer)
 
     def unobserve(self, observer: Callable[[np.ndarray], None]) -> None:
