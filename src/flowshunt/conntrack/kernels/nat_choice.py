@@ -16,7 +16,7 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.kernels.buckets import prefetch_bucket
 from flowshunt.conntrack.kernels.pools import find_pool, make_pool, mark_taken, search_pool
-from flowshunt.conntrack.kernels.rows import destroy
+from flowshunt.conntrack.kernels.rows import destroy, is_over
 from flowshunt.conntrack.kernels.trial import SIDE_DESTINATION, SIDE_SOURCE, occupant, port_of, with_port
 from flowshunt.conntrack.kernels.tuples import KIND_ICMP, KIND_IPV6, has_ports, hash_packet, turn_word
 from flowshunt.jit import kernel, mix
@@ -50,7 +50,7 @@ def _is_free(t: Any, word: Any, now: Any) -> Any:
     At most one is: a packet may cause only so many events.
     """
     row = occupant(t, word)
-    if row >= 0 and t.conns["expires_ms"][row] <= now and t.state["nat_destroyed"][0] == 0:
+    if row >= 0 and is_over(t, row, now) and t.state["nat_destroyed"][0] == 0:
         t.state["nat_destroyed"][0] = 1
         destroy(t, row, C.REASON_EXPIRED, now)
         row = occupant(t, word)
