@@ -299,7 +299,6 @@ def _insert(
     c["mark"][row] = 0
     c["flags"][row] = S.F_LIVE
     c["ext"][row] = 0
-    c["watch"][row] = 0
     c["start_ms"][row] = now
     c["in_port"][row] = packets["in_port"][i]
     timeout = protocols.create(t, row, packets, i, keys, k, proto)
