@@ -10,7 +10,8 @@ from flowshunt.conntrack.states import CS_ESTABLISHED, CS_INVALID, CS_REPLY, CS_
 from flowshunt.offload.batch import ConnectionId
 from flowshunt.offload.providers.dummy import ArrayDummy, Dummy
 from flowshunt.offload.providers.unruly import Unruly
-from tests.offload.traffic import SECOND, START_MS, Bench, tcp, udp
+from tests.builders import Packet
+from tests.offload.traffic import CLIENT, SECOND, SERVER, START_MS, Bench, tcp, udp
 
 EST = CS_ESTABLISHED | CS_TRACKED
 UDP_TIMEOUT = {"default": 30 * SECOND, "linux": 30 * SECOND}
@@ -175,6 +176,31 @@ def test_a_full_table_drops_no_connection_early_that_is_held() -> None:
     bench.ask(4)
     assert bench.tracker.statistics()["full"] == 1
     assert bench.tracker.statistics()["removed-early-drop"] == 1
+
+
+ECHO = Packet().eth().ipv4(CLIENT, SERVER).icmp(8, id=7), Packet().eth().ipv4(SERVER, CLIENT).icmp(0, id=7)
+ESP = Packet().eth().ipv4(CLIENT, SERVER).esp(), Packet().eth().ipv4(SERVER, CLIENT).esp()
+SEGMENTS = tcp("A", 101, 501, payload=9), tcp("A", 501, 110, reply=True)
+CONVERSATIONS = {"udp": (udp(1), udp(1, reply=True)), "icmp": ECHO, "other": ESP, "tcp": SEGMENTS}
+
+
+@pytest.mark.parametrize("profile", ["default", "linux"])
+@pytest.mark.parametrize("protocol", CONVERSATIONS)
+def test_a_use_that_is_told_counts_like_a_packet_that_was_seen(protocol: str, profile: str) -> None:
+    dummy = Dummy(forwards=True)
+    bench = Bench(dummy, profile=profile)
+    if protocol == "tcp":
+        bench.handshake(1000)
+    there, back = CONVERSATIONS[protocol]
+    for _ in range(3):
+        bench.send(there, after_ms=1500)
+        bench.send(back, reply=True)
+    seen = timeout_ms(bench)
+    (identity,) = bench.identities()
+    dummy.last_used_ms[identity] = bench.now_ms + seen + 3 * SECOND
+    bench.pass_time(seen + 3 * SECOND)
+    assert dummy.n_updated == 1
+    assert timeout_ms(bench) == seen
 
 
 def test_thousands_are_asked_in_batches() -> None:

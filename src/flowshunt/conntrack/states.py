@@ -83,13 +83,14 @@ F_LIVE = 64
 F_NAT = 128
 """The reply tuple is not the original one turned round; it is in the extension, and has a second hash entry."""
 
-HELPER_NAMES = ("", "ftp", "tftp")
-"""Helpers by their number in EXT records; 0 is none."""
 # What a module watches of a connection (`watch`).
 WATCH_REPLY = 1
 """The next packet in the reply direction is a `reply` event again."""
 WATCH_HELD = 2
 """Packets may pass unseen; a `due` event comes in place of expiry."""
+
+HELPER_NAMES = ("", "ftp", "tftp")
+"""Helpers by their number in EXT records; 0 is none."""
 
 # States of one TCP peer, named as dpctl/dump-conntrack prints them; the order is part of the machine.
 PEER_NAMES = (

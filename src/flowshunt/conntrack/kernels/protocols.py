@@ -238,6 +238,8 @@ def _current_class(t: Any, row: Any, policy: Any) -> Any:
             return tcp_linux.timeout_class(c, row, state, t.timeouts, policy)
         if proto == PROTO_UDP:
             return np.int64(S.T_LINUX_UDP_STREAM if c["flags"][row] & S.F_ASSURED else S.T_LINUX_UDP)
+        if proto == PROTO_SCTP:
+            return S.T_LINUX_SCTP + state
         return np.int64(S.T_LINUX_ICMP if proto == PROTO_ICMP or proto == PROTO_ICMPV6 else S.T_LINUX_GENERIC)
     if proto == PROTO_TCP:
         return np.int64(tcp.timeout_class(np.int64(c["peer"][row, 0]), np.int64(c["peer"][row, 1])))

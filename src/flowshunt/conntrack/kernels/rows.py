@@ -165,6 +165,7 @@ def destroy(t: Any, row: Any, reason: Any, now: Any) -> Any:
         _end_ext(t, row)
     _unlink(t, row)
     t.conns["flags"][row] = np.int64(t.conns["flags"][row]) & ~F_LIVE & 0xFF
+    t.conns["watch"][row] = 0
     t.conns["generation"][row] = (np.int64(t.conns["generation"][row]) + 1) & 0xFFFFFFFF
     if t.state["slots_on"][0]:
         for slot in range(N_SLOTS):
