@@ -11,13 +11,22 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from flowshunt.base.errors import UsageError
-from flowshunt.config.changes import Action, SetTracker, SetZoneLiberal, SetZoneLimit, SetZoneTimeouts, changes
-from flowshunt.config.model import Config, TrackerSection
+from flowshunt.config.changes import (
+    Action,
+    SetFragments,
+    SetTracker,
+    SetZoneLiberal,
+    SetZoneLimit,
+    SetZoneTimeouts,
+    changes,
+)
+from flowshunt.config.model import Config, FragmentsSection, TrackerSection
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.conntrack.helpers.inspector import Inspector
 from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
+from flowshunt.datapath.fragments.schema import PROFILES, FragmentSettings
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.offload.framework import Offload
@@ -133,6 +142,8 @@ class Switch:
                 tracker.set_timeout_policy(zone, timeouts or {})
             case SetZoneLiberal(zone, liberal):
                 tracker.set_zone_liberal(zone, liberal)
+            case SetFragments(section):
+                self.fragments.configure(_fragment_settings(self.tracker.profile, section))
             case _:
                 raise AssertionError(f"nothing carries out {action}")
 
@@ -232,6 +243,15 @@ class Switch:
     def statistics(self) -> dict[str, int]:
         """Counters of the datapath by name: packets by fate and verdict, frames out, lookups, learning, helpers."""
         return self.datapath.statistics() | self._inspector.statistics()
+
+
+def _fragment_settings(profile: str, section: FragmentsSection) -> FragmentSettings:
+    """The profile's settings with what the section says in their place; its timeouts are seconds."""
+    said = {name: getattr(section, name) for name in FragmentsSection.__dataclass_fields__}
+    for name in ("timeout_ipv4", "timeout_ipv6"):
+        seconds = said.pop(name)
+        said[f"{name}_ms"] = None if seconds is None else 1000 * seconds
+    return replace(PROFILES[profile], **{name: value for name, value in said.items() if value is not None})
 
 
 def _in_a_table(flow: Flow) -> Flow:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from flowshunt import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.config.changes import SetTracker, SetZoneLiberal, SetZoneLimit, SetZoneTimeouts, changes
-from flowshunt.config.model import Config, TrackerSection, ZoneSection
+from flowshunt.config.model import Config, FragmentsSection, TrackerSection, ZoneSection
+from flowshunt.datapath.fragments.schema import PROFILES
 
 POLICIES = {"short": {"udp_first": 5}, "long": {"udp_first": 500}, "odd": {"tcp_close": 1, "icmp_reply": 2}}
 
@@ -79,6 +80,13 @@ configs = st.builds(
     ),
     zones=zones,
     timeouts=st.just(POLICIES),
+    fragments=st.builds(
+        FragmentsSection,
+        ipv4=st.booleans(),
+        min_size_ipv6=st.none() | st.integers(0, 1280),
+        max_zone_fragments=st.none() | st.integers(0, 9),
+        timeout_ipv4=st.none() | st.integers(1, 60),
+    ),
 )
 
 
@@ -93,6 +101,7 @@ def settings(switch: Switch) -> dict[str, Any]:
         "limits": {zone: limit for zone, limit in tracker.zone_limits().items() if zone is None or limit},
         "timeouts": [tracker.arrays.timeouts[int(policy[zone])].tolist() for zone in used],
         "flags": [int(tracker.arrays.zones["flags"][zone]) for zone in used],
+        "fragments": switch.fragments.settings,
     }
 
 
@@ -118,3 +127,9 @@ def test_a_switch_made_from_a_configuration_is_set_as_it_says() -> None:
     assert tracker.arrays.state["check_checksums"][0] == tracker.arrays.state["check_sequence"][0] == 0
     assert tracker.zone_limits() == {None: 9, 3: 0}
     assert tracker.timeout_policies() == {None: POLICIES["short"], 3: POLICIES["odd"]}
+
+
+def test_fragments_are_treated_as_the_profile_and_the_section_say() -> None:
+    section = FragmentsSection(ipv6=False, max_fragments=10, timeout_ipv6=7)
+    settings = Switch.from_config(Config(TrackerSection("linux"), fragments=section)).fragments.settings
+    assert settings == replace(PROFILES["linux"], ipv6=False, max_fragments=10, timeout_ipv6_ms=7000)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowshunt.config.model import Config, ReplaySection, SwitchSection, TrackerSection, ZoneSection
+from flowshunt.config.model import Config, FragmentsSection, ReplaySection, SwitchSection, TrackerSection, ZoneSection
 from flowshunt.config.positions import line_of, lines_of
 from flowshunt.config.read import MAX_SIZE, ConfigError, parse_config, read_config
 
@@ -52,6 +52,10 @@ def test_every_section_is_read() -> None:
         tcp_established = 600
         icmp_reply = 0
 
+        [fragments]
+        ipv6 = false
+        timeout_ipv4 = 5
+
         [switch]
         flow_files = ["a.flows"]
         flows = ["table=0,actions=drop"]
@@ -65,6 +69,7 @@ def test_every_section_is_read() -> None:
         tracker=TrackerSection("linux", 1000, False, False, True, False, True, 10),
         zones={None: ZoneSection(100, "short"), 0: ZoneSection(liberal=False), 65535: ZoneSection(0)},
         timeouts={"short": {"tcp_established": 600, "icmp_reply": 0}},
+        fragments=FragmentsSection(ipv6=False, timeout_ipv4=5),
         switch=SwitchSection(("a.flows",), ("table=0,actions=drop",)),
         replay=ReplaySection(("p0", "p1"), ("10.0.0.0/8",)),
     )

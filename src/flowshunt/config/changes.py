@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flowshunt.base.errors import UsageError
-from flowshunt.config.model import Config, TrackerSection, ZoneSection
+from flowshunt.config.model import Config, FragmentsSection, TrackerSection, ZoneSection
 
 FIXED = ("profile", "checksums", "sequence_checks", "helpers")
 """Settings of the tracker that cannot change while it runs."""
@@ -47,7 +47,14 @@ class SetZoneLiberal:
     liberal: bool | None
 
 
-Action = SetTracker | SetZoneLimit | SetZoneTimeouts | SetZoneLiberal
+@dataclass(frozen=True, slots=True)
+class SetFragments:
+    """Treat fragments as a section says."""
+
+    section: FragmentsSection
+
+
+Action = SetTracker | SetZoneLimit | SetZoneTimeouts | SetZoneLiberal | SetFragments
 
 
 def changes(old: Config, new: Config) -> tuple[Action, ...]:
@@ -59,9 +66,12 @@ def changes(old: Config, new: Config) -> tuple[Action, ...]:
         if getattr(old.tracker, name) != getattr(new.tracker, name):
             raise UsageError(f"[tracker] {name} cannot change while the switch runs", hint="restart it")
     zones = sorted(old.zones.keys() | new.zones.keys(), key=lambda zone: -1 if zone is None else zone)
-    return tuple(
-        [*_of_tracker(old.tracker, new.tracker)] + [action for zone in zones for action in _of_zone(old, new, zone)]
-    )
+    actions: list[Action] = [*_of_tracker(old.tracker, new.tracker)]
+    for zone in zones:
+        actions += _of_zone(old, new, zone)
+    if old.fragments != new.fragments:
+        actions.append(SetFragments(new.fragments))
+    return tuple(actions)
 
 
 def _of_tracker(old: TrackerSection, new: TrackerSection) -> Iterator[Action]:

@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 from flowshunt.conntrack.arrays import MAX_CAPACITY
 from flowshunt.conntrack.policies import MAX_LIMIT
 from flowshunt.conntrack.timeouts import MAX_TIMEOUT_S, POLICY_CLASSES
+from flowshunt.datapath.fragments.schema import MAX_FRAGMENTS, MAX_IP_SIZE
 
 
 class Range(NamedTuple):
@@ -30,6 +31,9 @@ class Choice(NamedTuple):
 
 TIMEOUT_NAMES = tuple(POLICY_CLASSES)
 """Timeouts as Open vSwitch's CT_Timeout_Policy names them."""
+
+MAX_FRAGMENT_TIMEOUT_S = 2_000_000
+"""About 23 days."""
 
 Seconds = Annotated[int, Range(0, MAX_TIMEOUT_S)]
 """A timeout."""
@@ -72,6 +76,28 @@ class ZoneSection:
 
 
 @dataclass(frozen=True, slots=True)
+class FragmentsSection:
+    """IP fragments that wait at ct. What is absent is as the profile has it."""
+
+    ipv4: bool = True
+    """Put IPv4 fragments together; if not, the tracker calls them invalid."""
+    ipv6: bool = True
+    """Put IPv6 fragments together; if not, the tracker calls them invalid."""
+    min_size_ipv4: Annotated[int, Range(0, MAX_IP_SIZE)] | None = None
+    """Least size in bytes, IP header included, of an IPv4 fragment that is not the last; smaller ones are refused."""
+    min_size_ipv6: Annotated[int, Range(0, MAX_IP_SIZE)] | None = None
+    """The same for IPv6."""
+    max_fragments: Annotated[int, Range(0, MAX_FRAGMENTS)] | None = None
+    """Fragments held at a time."""
+    max_zone_fragments: Annotated[int, Range(0, MAX_FRAGMENTS)] | None = None
+    """Of those, the most for one zone."""
+    timeout_ipv4: Annotated[int, Range(1, MAX_FRAGMENT_TIMEOUT_S)] | None = None
+    """Seconds that an IPv4 datagram may take, from the first fragment that comes."""
+    timeout_ipv6: Annotated[int, Range(1, MAX_FRAGMENT_TIMEOUT_S)] | None = None
+    """The same for IPv6."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchSection:
     """Rules of the switch."""
 
@@ -100,5 +126,6 @@ class Config:
     """By zone; None: zone.default."""
     timeouts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Named timeout policies: seconds by name (`TIMEOUT_NAMES`)."""
+    fragments: FragmentsSection = field(default_factory=FragmentsSection)
     switch: SwitchSection = field(default_factory=SwitchSection)
     replay: ReplaySection = field(default_factory=ReplaySection)

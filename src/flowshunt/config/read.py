@@ -100,6 +100,7 @@ class _Reader:
             tracker=self.section(model.TrackerSection, document.get("tracker", {}), ("tracker",)),
             zones=self.zones(document.get("zone", {})),
             timeouts=timeouts,
+            fragments=self.section(model.FragmentsSection, document.get("fragments", {}), ("fragments",)),
             switch=self.section(model.SwitchSection, document.get("switch", {}), ("switch",)),
             replay=self.section(model.ReplaySection, document.get("replay", {}), ("replay",)),
         )

@@ -22,6 +22,7 @@ def text() -> str:
         _section("tracker", model.TrackerSection),
         _section("zone.default", model.ZoneSection, "# [zone.N] with N from 0 to 65535 says the same of one zone."),
         _timeouts(),
+        _section("fragments", model.FragmentsSection),
         _section("switch", model.SwitchSection),
         _section("replay", model.ReplaySection),
     ]
