@@ -38,12 +38,23 @@ table=2,ip,actions=ct(zone=2,table=3)
 table=3,ct_mark=7,ip,actions=mod_nw_tos:4,output:2
 """
 
+NAT = """
+table=0,priority=5,ip,actions=ct(zone=1,nat,table=1)
+table=0,priority=5,ipv6,actions=ct(commit,zone=1,nat(src=2001:db8:9::1-2001:db8:9::3)),ct(zone=2,nat,table=3)
+table=1,ip,ct_state=+new+trk,actions=ct(commit,zone=1,nat(src=10.99.0.1-10.99.0.3:5000-5040)),ct(zone=2,table=2)
+table=1,ip,ct_state=-new+trk,actions=ct(zone=2,nat,table=2)
+table=2,ip,ct_state=+new+trk,actions=ct(commit,zone=2,nat(dst=10.98.0.1-10.98.0.9,random)),dec_ttl,normal
+table=2,ip,ct_state=-new+trk,actions=ct(zone=2,nat,table=3)
+table=3,actions=ct(commit,zone=3,nat,force),normal
+"""
+
 CAPTURES = sorted(path.name for path in (Path(__file__).resolve().parents[2] / "shared" / "captures").glob("*.pcap"))
 
 
 def run(path: Path, rules: str, profile: str, batch_size: int) -> str:
     """A digest of all that a switch says about a capture."""
     switch = Switch(profile, batch_size=batch_size, max_connections=100_000)
+    switch.tracker.arrays.state["key"] = 1, 2, 3, 4  # the same choices each time; nothing is in the table yet
     switch.add_port("inside")
     switch.add_port("outside")
     switch.add_flows(rules)
@@ -62,7 +73,9 @@ def run(path: Path, rules: str, profile: str, batch_size: int) -> str:
                 digest.update(data[start : start + int(frame["length"])].tobytes())
     switch.tracker.sweep(switch.tracker.now_ms)
     for connection in switch.tracker.connections():
-        digest.update(repr((connection.original, connection.states, connection.zone, connection.mark)).encode())
+        digest.update(
+            repr((connection.original, connection.reply, connection.states, connection.zone, connection.mark)).encode()
+        )
         digest.update(repr((connection.packets, connection.bytes, connection.timeout_ms, connection.label)).encode())
     digest.update(repr([(flow.packets, flow.bytes) for flow in switch.flows()]).encode())
     digest.update(repr((switch.statistics(), switch.tracker.statistics())).encode())
@@ -72,7 +85,7 @@ def run(path: Path, rules: str, profile: str, batch_size: int) -> str:
 @pytest.mark.needs_jit
 @pytest.mark.skipif(not CAPTURES, reason="the captures are not here: put them into ../shared/captures")
 @pytest.mark.parametrize("profile", ["default", "linux"])
-@pytest.mark.parametrize("rules", [C1, ZONES, SEVERAL], ids=["c1", "zones", "several-ct"])
+@pytest.mark.parametrize("rules", [C1, ZONES, SEVERAL, NAT], ids=["c1", "zones", "several-ct", "nat"])
 def test_batch_sizes_agree_on_every_capture(captures: Path, rules: str, profile: str) -> None:
     different = []
     for name in CAPTURES:
@@ -82,7 +95,7 @@ def test_batch_sizes_agree_on_every_capture(captures: Path, rules: str, profile:
     assert not different
 
 
-@pytest.mark.parametrize("rules", [C1, ZONES, SEVERAL], ids=["c1", "zones", "several-ct"])
+@pytest.mark.parametrize("rules", [C1, ZONES, SEVERAL, NAT], ids=["c1", "zones", "several-ct", "nat"])
 def test_batch_sizes_agree_on_the_demo_capture(repository: Path, rules: str) -> None:
     demo = repository / "demo" / "demo.pcap"
     assert len({run(demo, rules, "default", size) for size in (1, 32, 256)}) == 1
