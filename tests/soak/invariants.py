@@ -18,6 +18,10 @@ AGES_MS = 6 * 86_400_000
 """Longer than the longest timeout."""
 
 
+PASSES = ("found", "new", "related", "again", "full", "zone-limit", "headroom")
+"""Counters that, with the invalid-* ones, count every pass of a packet through the tracker once."""
+
+
 class BrokenError(AssertionError):
     """An invariant does not hold."""
 
@@ -37,6 +41,8 @@ def counters(switch: Switch, n_packets: int) -> None:
     verdicts = sum(seen[f"verdict.{name}"] for name in VERDICTS)
     check(verdicts == n_packets, f"{verdicts} verdicts on {n_packets} packets")
     removed = sum(value for name, value in tracked.items() if name.startswith("removed-"))
+    passes = sum(value for name, value in tracked.items() if name in PASSES or name.startswith("invalid-"))
+    check(passes == seen["tracked"], f"{seen['tracked']} packets tracked, {passes} judged")
     alive = tracked["inserted"] - removed
     check(
         alive == len(switch.tracker), f"{tracked['inserted']} inserted, {removed} removed, {len(switch.tracker)} there"
@@ -99,3 +105,13 @@ def at_the_end(switch: Switch) -> None:
     """When time has passed, nothing is left."""
     switch.tracker.sweep(switch.tracker.now_ms + AGES_MS)
     check(len(switch.tracker) == 0, f"{len(switch.tracker)} connections outlived everything")
+    state = switch.tracker.arrays.state
+    extensions = int(state["n_ext_fresh"][0] - state["n_ext_free"][0])
+    check(extensions == 0, f"{extensions} extension records outlived their connections")
+    expectations = len(list(switch.tracker.expectations()))
+    check(expectations == 0, f"{expectations} expectations outlived everything")
+    switch.fragments.expire(switch.tracker.now_ms)
+    held = {name: n for name, n in switch.fragments.statistics().items() if name.endswith("held") and n}
+    check(not held, f"fragments outlived everything: {held}")
+    gauges = [usage.used for usage in switch.tracker.nat_usage().values() if usage.used]
+    check(not gauges, f"translated addresses count connections that are gone: {gauges}")
