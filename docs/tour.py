@@ -30,6 +30,15 @@ PARTS = {
         f"flowshunt replay {DEMO} --flows {RULES}/firewall.flows | sed -n '/^Dropped/,/^$/p'",
         f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows --profile linux -q --table conntrack | tail -2",
     ],
+    "nat": [
+        f"flowshunt replay {DEMO} --set-flow 'ip,actions=ct(commit,nat(src=192.0.2.1),table=1)' "
+        "--set-flow 'table=1,actions=normal' --inside 1.1.1.2 -q --table dpctl | grep 'orig=(src=1.1.1.2.*dport=5001'"
+    ],
+    "limits": [
+        f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows --zone-limit 0=8 | sed -n '2,9p'",
+        f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows --timeout tcp_established=600 -q --table conntrack"
+        " | grep ESTABLISHED",
+    ],
     "error": [f"flowshunt replay {DEMO} --set-flow 'table=0,ip,nw_scr=10.0.0.0/8,actions=normal'"],
     "python": ["python examples/states.py"],
 }
