@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.loop import MAX_EVENTS
 from flowshunt.rules.openflow import flow as F
 from tests.builders import Packet, batch_of
 from tests.datapath.switches import (
@@ -145,7 +146,8 @@ def test_events_that_fill_up_are_drained_in_mid_batch() -> None:
     datapath.tracker.arrays.state["capacity"] = 1000
     seen: list[int] = []
     datapath.tracker.observe(lambda events: seen.append(len(events)))
-    datapath.tracker.arrays = datapath.tracker.arrays._replace(events=datapath.tracker.arrays.events[:700].copy())
+    arrays = datapath.tracker.arrays
+    datapath.tracker.arrays = arrays._replace(events=arrays.events[: MAX_EVENTS + 60].copy())
     batch = batch_of([udp(sport=n) for n in range(1, 301)])
     assert all(ports_of(sent) == [2] for sent in send_batch(datapath, batch))
     assert sum(seen) == 300
