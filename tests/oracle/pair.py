@@ -55,11 +55,9 @@ class Pair:
         self.set_policies()
         self.past: list[Event] = []
         self.swept_ms, self.n_leaping = conversation.now_ms, 0
-        for n, steps in enumerate(conversation.manners, 1):
+        for n in range(1, len(conversation.manners) + 1):
             self.switch.add_port(f"manner{n}", n)
-            for priority, match, family in ((2, "ip,", 4), (2, "ipv6,", 6), (1, "", 0)):
-                what = f"table=0,priority={priority},{match}in_port={n}"
-                self.switch.add_flows(f"{what},actions={actions(steps, family)}")
+        self.switch.add_flows(flows(conversation.manners))
         for bits in range(CS_TRACKED, 256):
             if bits & CS_TRACKED:
                 self.switch.add_port(f"state{bits}", STATE_PORT + bits)
@@ -227,6 +225,15 @@ def batch_of_events(events: Sequence[Event]) -> Batch:
     packets["time_ns"] = [event.now_ms * 1_000_000 + 999_999 for event in events]
     packets["in_port"] = [event.manner + 1 for event in events]
     return Batch(np.frombuffer(bytearray().join(frames), np.uint8), packets)
+
+
+def flows(manners: Sequence[Sequence[naive.Step]]) -> str:
+    """Table 0: what comes in by port n goes through the n-th manner."""
+    return "\n".join(
+        f"table=0,priority={priority},{match}in_port={n},actions={actions(steps, family)}"
+        for n, steps in enumerate(manners, 1)
+        for priority, match, family in ((2, "ip,", 4), (2, "ipv6,", 6), (1, "", 0))
+    )
 
 
 def actions(steps: Sequence[naive.Step], family: int) -> str:

@@ -144,6 +144,8 @@ def _nat_kind(connection: Connection) -> int:
     if kind != C.NAT_DST and own != other:
         raise EntryError("reply.source", "not where the original goes to, and nat is not dst")
     own, other = (plain.destination, plain.destination_port), (reply.destination, reply.destination_port)
+    if kind == C.NAT_DST:  # the client may have got another port, when there was no other way
+        own, other = (plain.destination, 0), (reply.destination, 0)
     if kind != C.NAT_SRC and own != other:
         raise EntryError("reply.destination", "not where the original comes from, and nat is not src")
     if kind == 0 and plain.icmp_id != reply.icmp_id:
