@@ -11,6 +11,7 @@ import pytest
 
 from flowshunt import Switch
 from flowshunt.conntrack.states import ct_state_text
+from flowshunt.datapath.schema import SOURCE_TX_DATA
 from tests.builders import Packet, batch_of
 
 INSIDE, OUT = 1, 2
@@ -391,3 +392,23 @@ def test_batch_sizes_agree(rules: str) -> None:
     assert results[0] == results[1] == results[2]
     states = {outcome.state for outcome in results[0][0]}
     assert len(states) > 3
+
+
+def test_what_a_clone_did_at_the_tracker_is_not_remembered_after_it() -> None:
+    address = "192.0.2.1"
+    nat = f"nat(src={address})"
+    switch = Switch(max_connections=100, seed=1)
+    for name in ("a", "b"):
+        switch.add_port(name)
+    switch.add_flows(
+        f"table=0,in_port=1,ip,actions=clone(ct(commit,zone=1,{nat},table=1)),ct(commit,zone=1,{nat},table=2)\n"
+        "table=1,actions=drop\ntable=2,actions=2"
+    )
+    packet = Packet().eth().ipv4("10.0.0.5", "198.51.100.7").udp(5000, 80).payload(4)
+    batch = batch_of([packet, packet], in_port=1)
+    result = switch.process(batch)
+    for frame in result.tx:
+        assert frame["source"] == SOURCE_TX_DATA
+        content = result.tx_data[frame["data"] : frame["data"] + frame["length"]].tobytes()
+        assert content[26:30] == bytes(map(int, address.split(".")))
+    assert len(result.tx) == 2

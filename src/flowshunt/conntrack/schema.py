@@ -155,6 +155,9 @@ REASONS = ("expired", "flushed", "replaced", "forced", "closed", "early-drop")
     REASON_EARLY_DROP,
 ) = range(len(REASONS))
 
+EXPECTATION_MS = 300_000
+"""How long an expectation waits for its connection."""
+
 EVENTS_PER_TRACK = 6
 """The most events that one pass of one packet through the tracker can cause."""
 

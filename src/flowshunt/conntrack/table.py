@@ -14,6 +14,7 @@ from flowshunt.conntrack.arrays import make_arrays
 from flowshunt.conntrack.connection import Connection, Tuple
 from flowshunt.conntrack.expectations import Expectation, expectations
 from flowshunt.conntrack.kernels import entry
+from flowshunt.conntrack.kernels.helping import expire_expectations
 from flowshunt.conntrack.kernels.step import COMMIT, FORCE, NAT
 from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_slot
 from flowshunt.conntrack.memory import release
@@ -261,6 +262,8 @@ class Tracker(Policies, Statistics):
                 break
         else:
             self._sweep_to_the_millisecond()
+        if self.arrays.state["n_expected"][0]:
+            expire_expectations(self.arrays, self.now_ms)
         self._tidy()
         return before - len(self)
 

@@ -211,7 +211,7 @@ def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> An
 
 
 @kernel
-def _pop(w: Any, sp: Any) -> Any:
+def _pop(w: Any, t: Any, sp: Any) -> Any:
     """Go on with frame sp: `(pc, table, depth)`. A fragment whose clone was put together is a fragment again."""
     frames = w.frames
     snapshot = frames[sp, F_SNAPSHOT]
@@ -221,6 +221,7 @@ def _pop(w: Any, sp: Any) -> Any:
             w.machine["mru"][0] = 0
             w.machine["size"][0] = frames[sp, F_SIZE]
         w.machine["snapshots"][0] = snapshot
+        t.tracked[0] = w.kept[snapshot]
         for word in range(KEY_WORDS):
             w.keys[0, word] = w.snapshots[snapshot, word]
     if frames[sp, F_TX_MARK] >= 0:
@@ -230,9 +231,10 @@ def _pop(w: Any, sp: Any) -> Any:
 
 
 @kernel
-def _save(w: Any) -> Any:
-    """Keep a snapshot of the key; its number."""
+def _save(w: Any, t: Any) -> Any:
+    """Keep a snapshot of the key, and what the tracker remembers of the packet; its number."""
     snapshot = w.machine["snapshots"][0]
+    w.kept[snapshot] = t.tracked[0]
     for word in range(KEY_WORDS):
         w.snapshots[snapshot, word] = w.keys[0, word]
     w.machine["snapshots"][0] = snapshot + 1
@@ -376,7 +378,7 @@ def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, ta
     target = (instruction >> 16) & 0xFF
     following = pc + CT_WORDS + (instruction >> 32)
     alone = target != NO_TABLE and sp == 0 and c.pool[following] == OP_END
-    snapshot = _NONE if alone or target == NO_TABLE else _save(w)
+    snapshot = _NONE if alone or target == NO_TABLE else _save(w, t)
     w.machine["tracks"][0] += 1
     _track(w, c, o, t, b, i, packet, pc)
     if target == NO_TABLE:
@@ -386,6 +388,7 @@ def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, ta
         for word in range(HEADER_WORDS):
             w.snapshots[snapshot, word] = w.keys[0, word]
         w.snapshots[snapshot, W_NAT] = w.keys[0, W_NAT]
+        w.kept[snapshot] = t.tracked[0]
         _clear_ct(w.snapshots, snapshot)
         w.frames[sp, F_SIZE_MARK] = w.machine["size_mark"][0]
         sp = _push(w, sp, following, table, depth, snapshot)
@@ -447,7 +450,7 @@ def run_packet(
                 if sp == 0:
                     break
                 sp -= 1
-                pc, table, depth = _pop(w, sp)
+                pc, table, depth = _pop(w, t, sp)
                 if w.machine["own"][0] == 0:
                     b = batch
                     i = place
@@ -497,7 +500,7 @@ def run_packet(
                 following = pc + 1 + ((instruction >> 8) & _U32)
                 if sp > 0 or c.pool[following] != OP_END:
                     if w.machine["snapshots"][0] < MAX_SNAPSHOTS:
-                        sp = _push(w, sp, following, table, depth, _save(w))
+                        sp = _push(w, sp, following, table, depth, _save(w, t))
                     else:
                         failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
@@ -524,7 +527,7 @@ def run_packet(
             if sp == 0:
                 break
             sp -= 1
-            pc, table, depth = _pop(w, sp)
+            pc, table, depth = _pop(w, t, sp)
             if w.machine["own"][0] == 0:
                 b = batch
                 i = place

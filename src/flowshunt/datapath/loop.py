@@ -14,7 +14,7 @@ from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels.buckets import prefetch_bucket
 from flowshunt.conntrack.kernels.step import hash_parsed, suggest
 from flowshunt.conntrack.schema import BATCH_MAX, EVENTS_PER_TRACK
-from flowshunt.datapath.fragments.schema import MAX_PER_DATAGRAM, make_fragments
+from flowshunt.datapath.fragments.schema import make_fragments
 from flowshunt.datapath.interpreter import run_packet
 from flowshunt.datapath.schema import (
     FATE_INVALID,
@@ -53,11 +53,12 @@ def _example() -> tuple[Any, ...]:
 
 
 @kernel
-def _has_room(o: Any, t: Any) -> Any:
+def _has_room(o: Any, t: Any, f: Any) -> Any:
+    """A fragment may complete a datagram in each of several zones: all that are held, and itself each time."""
     return (
         o.sent[0] + MAX_OUTPUTS <= len(o.tx)
         and o.sent[1] + MAX_OUTPUT_SIZE <= len(o.tx_data)
-        and o.sent[2] + MAX_PER_DATAGRAM <= len(o.joined)
+        and o.sent[2] + 2 * len(f.fragments) <= len(o.joined)
         and t.state["n_events"][0] + MAX_EVENTS <= len(t.events)
     )
 
@@ -116,7 +117,7 @@ def run_batch(
         _parse_chunk(w, t, data, chunk)
         b = by_reference(PacketArrays(data, chunk, w.original))
         for i in range(end - first):
-            if not _has_room(o, t):
+            if not _has_room(o, t, f):
                 return first + i
             resumes = w.machine["punt"][0] == PUNT_ANSWERED
             if not resumes:

@@ -325,7 +325,8 @@ class WorkArrays(NamedTuple):
 
     `original`: int64 (batch size, KEY_WORDS), the keys as parsed. `keys`: int64 (1, KEY_WORDS), that of the packet that
     runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
-    MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted. `quotes`: the
+    MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted. `kept`:
+    TRACKED (MAX_SNAPSHOTS + 1,), what it remembered at each snapshot. `quotes`: the
     tracker's, for the frames that leave.
     """
 
@@ -335,6 +336,7 @@ class WorkArrays(NamedTuple):
     frames: np.ndarray
     machine: np.ndarray
     tracked: np.ndarray
+    kept: np.ndarray
     quotes: np.ndarray
 
 
@@ -419,6 +421,7 @@ def make_work(batch_size: int, quotes: np.ndarray) -> WorkArrays:
         np.zeros((MAX_FRAMES, FRAME_WORDS), np.int64),
         np.zeros(1, MACHINE),
         np.zeros(1, TRACKED),
+        np.zeros(MAX_SNAPSHOTS + 1, TRACKED),
         quotes,
     )
 

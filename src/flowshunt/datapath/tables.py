@@ -13,7 +13,7 @@ from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.states import CS_INVALID
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath import schema as D
-from flowshunt.datapath.fragments.schema import MAX_PER_DATAGRAM, PROFILES
+from flowshunt.datapath.fragments.schema import PROFILES
 from flowshunt.datapath.fragments.store import Fragments
 from flowshunt.datapath.inspection import Consultation, Inspector
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
@@ -171,6 +171,10 @@ class Datapath:
         numbers = set(self._select(request, strict))
         return [self.rules.statistics_of(number) for number in self.rules.in_order(numbers)]
 
+    def selected_rules(self, request: Any, *, strict: bool = False) -> list[CompiledRule]:
+        """The rules behind `selected`, as they are: one that is changed later is another one."""
+        return [self.rules.rule(number) for number in self._select(request, strict)]
+
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""
         return list(self.rules.statistics())
@@ -258,8 +262,10 @@ class Datapath:
         if output.sent[1] + D.MAX_OUTPUT_SIZE > len(output.tx_data):
             tx_data = np.concatenate([output.tx_data, np.zeros_like(output.tx_data)])
             self._output = self._output._replace(tx_data=tx_data)
-        if output.sent[2] + MAX_PER_DATAGRAM > len(output.joined):
-            self._output = self._output._replace(joined=np.concatenate([output.joined, np.zeros_like(output.joined)]))
+        missing = int(output.sent[2]) + 2 * len(self.fragments.arrays.fragments) - len(output.joined)
+        if missing > 0:
+            more = np.zeros(max(missing, len(output.joined)), output.joined.dtype)
+            self._output = self._output._replace(joined=np.concatenate([output.joined, more]))
 
     def statistics(self) -> dict[str, int]:
         """Counters by name: packets by fate and by the parser's verdict, frames, lookups, learning, fragments."""

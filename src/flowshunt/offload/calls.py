@@ -5,6 +5,7 @@ What it raises, returns or writes is checked here; whoever calls gets answers in
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from flowshunt.offload.errors import MAX_ERRNO, ProviderError, errno_of
 
 _log = logger(__name__)
 
-FAILURES = (Exception, SystemExit)
+FAILURES = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 """What a provider may raise without reaching anybody else; only the user's Ctrl-C passes."""
 
 

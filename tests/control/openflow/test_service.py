@@ -199,6 +199,39 @@ def test_a_bundle_that_fails_on_its_way_is_undone(
     assert texts(switch) == before
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (("add", "priority=5,actions=2"), ("mod_strict", "table=0,priority=5,actions=3")),
+        (("add", "priority=5,actions=2"), ("del_strict", "priority=5")),
+        (("add", "priority=5,actions=2"), ("add", "priority=5,actions=3")),
+    ],
+)
+def test_what_a_failing_bundle_changed_twice_is_undone_too(
+    service: Service, switch: Switch, changes: tuple[tuple[str, str], ...]
+) -> None:
+    talk = Talk(service, 5)
+    last = ("add", "priority=6,actions=1"), ("add", "check_overlap,priority=6,in_port=1,actions=1")
+    talk.say(bundle(5, *changes, *last))
+    assert talk.errors()
+    assert texts(switch) == []
+
+
+def test_a_flow_too_long_for_a_listing_does_not_spoil_it(service: Service) -> None:
+    talk = Talk(service, 4)
+    talk.flow("priority=1,actions=1")
+    talk.flow(f"priority=2,actions={','.join(['output:1'] * 4090)}")
+    for priority in range(3, 9):
+        talk.flow(f"priority={priority},actions={','.join(['output:1'] * (4080 + priority))}")
+    assert not talk.errors()
+    talk.connection.data_to_send()
+    everything = struct.pack("!B3xII4xQQHH4x", 255, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 1, 4)
+    talk.say(message(4, 18, struct.pack("!HH4x", 1, 0) + everything))
+    answer = talk.connection.data_to_send()
+    assert answer[:2] == bytes([4, 19])
+    assert len(answer) > 6 * 60_000
+
+
 def test_overlaps_are_found_within_a_bundle(service: Service, switch: Switch) -> None:
     talk = Talk(service, 5)
     talk.say(bundle(5, ("add", "ip,actions=1"), ("add", "check_overlap,tcp,actions=1")))

@@ -294,3 +294,15 @@ def test_whatever_comes_the_bounds_hold(sequence: list[tuple[int, int, int, bool
         assert zones["n_fragments"].max() <= 5
         assert zones["n_blocks"].max() <= 12
     check_books(datapath)
+
+
+def test_a_fragment_may_complete_as_many_datagrams_as_there_are_clones() -> None:
+    clones = [F.Clone((F.Ct(table=1, zone=zone),)) for zone in (1, 2, 3)]
+    settings = FragmentSettings(min_size_ipv4=0, max_fragments=4096)
+    datapath = tracking(flow(*clones), flow(F.Output(2), table=1), settings=settings)
+    frames = fragments_of_size(udp4(8 * 900), 28)
+    assert len(frames) > 900
+    result = datapath.process(batch_of(frames, in_port=1, time_ns=START_MS * 1_000_000, step_ns=0))
+    assert len(result.tx) == 3 * len(frames)
+    assert len(result.joined) == 3 * len(frames)
+    check_books(datapath)

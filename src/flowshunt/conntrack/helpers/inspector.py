@@ -25,7 +25,6 @@ from flowshunt.conntrack.states import F_NAT
 from flowshunt.conntrack.table import Tracker
 from flowshunt.packet.schema import PROTO_TCP
 
-TIMEOUT_MS = 300_000
 """How long an announced connection is awaited (Linux: 5 minutes; Open vSwitch: as long as its parent lives)."""
 MOST_PER_PARENT = 8
 """Profile default. Open vSwitch has no bound, Linux allows one."""
@@ -40,6 +39,8 @@ _PORT_TRIES = 128
 _CHOICES = 8
 _KIND_IPV6 = 0x80
 _TCP_SYN = 0x02
+_OPENING_PACKETS = 4
+"""A handshake, and the first packet with payload."""
 _U32 = 0xFFFFFFFF
 _MASK64 = (1 << 64) - 1
 
@@ -179,7 +180,8 @@ class Inspector:
             self._sessions.move_to_end(number)
             return watched
         flags = arrays.conns["tcp_flags"][row]
-        seen = number == 0  # one that was forgotten begins in the middle
+        # one that was forgotten, or loaded into the table, begins in the middle
+        seen = number == 0 and int(arrays.conns["packets"][row].sum()) <= _OPENING_PACKETS
         synchronized = [seen and (helper.protocol != PROTO_TCP or bool(int(flags[d]) & _TCP_SYN)) for d in (0, 1)]
         watched = _Watched(helper, (synchronized[0], synchronized[1]))
         self._last += 1
@@ -251,7 +253,7 @@ class Inspector:
         wanted["nat_source"][0] = _halves(own.destination)
         wanted["nat_destination"][0] = _halves(own.source)
         wanted["nat_port"] = port
-        wanted["expires_ms"] = self._tracker.now_ms + TIMEOUT_MS
+        wanted["expires_ms"] = self._tracker.now_ms + C.EXPECTATION_MS
         wanted["parent_row"] = row
         wanted["parent_generation"] = generation
 

@@ -42,6 +42,19 @@ def _chain(t: Any, high: Any, low: Any, word: Any) -> Any:
     return hashed & (len(t.expected) - 1)
 
 
+@kernel
+def _parent_lives(t: Any, place: Any, now: Any) -> Any:
+    """Whether the connection that made an expectation goes on, swept or not (rows.is_over, which imports this)."""
+    row = np.int64(t.expectations["parent_row"][place])
+    return t.conns["expires_ms"][row] > now or t.conns["watch"][row] & S.WATCH_HELD != 0
+
+
+@kernel
+def _is_valid(t: Any, place: Any, now: Any) -> Any:
+    """Whether an expectation's time is not over; one from far ahead is from before the clock was set back."""
+    return 0 < t.expectations["expires_ms"][place] - now <= C.EXPECTATION_MS
+
+
 @kernel(inline=False)
 def find_expectation(t: Any, keys: Any, k: Any, word: Any, now: Any) -> Any:
     """The expectation that a packet without a connection fulfils, or -1. `word`: its tuple word, zone included."""
@@ -57,7 +70,8 @@ def find_expectation(t: Any, keys: Any, k: Any, word: Any, now: Any) -> Any:
                 np.int64(x["flags"][found]) & C.EXPECT_ANY_SOURCE
                 or (x["source"][found, 0] == keys[k, W_NW_SRC] and x["source"][found, 1] == keys[k, W_NW_SRC + 1])
             )
-            and x["expires_ms"][found] > now
+            and _is_valid(t, found, now)
+            and _parent_lives(t, found, now)
         ):
             return found
         found = np.int64(x["next"][found]) - 1
@@ -140,7 +154,7 @@ def drop_expired(t: Any, now: Any) -> Any:
     """Remove the expectations that have expired at `now`."""
     while t.state["oldest_expected"][0] != 0:
         oldest = t.state["oldest_expected"][0] - 1
-        if t.expectations["expires_ms"][oldest] > now:
+        if _is_valid(t, oldest, now):
             return
         drop_expectation(t, oldest)
         _count(t, oldest, np.int64(C.C_EXPECT_EXPIRED))

@@ -92,10 +92,10 @@ def _search(t: Any, word: Any, side: Any, first: Any, last: Any, start: Any, now
         tried = with_port(word, side, port)
         if _is_free(t, tried, now):
             return tried
-        expires = t.conns["expires_ms"][occupant(t, tried)]
-        if expires <= now:
+        row = occupant(t, tried)
+        if is_over(t, row, now):
             return np.int64(EXHAUSTED)  # two expired connections with one tuple, and one may be destroyed
-        mark_taken(t, pool, port, expires)
+        mark_taken(t, pool, port, max(t.conns["expires_ms"][row], now + 1))
 
 
 @kernel

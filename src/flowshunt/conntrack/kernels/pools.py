@@ -22,7 +22,7 @@ import numpy as np
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.kernels.trial import SIDE_DESTINATION, SIDE_SOURCE, occupant, port_of, with_port
 from flowshunt.conntrack.kernels.tuples import KIND_ICMP, has_ports, turn_word
-from flowshunt.conntrack.states import F_NAT
+from flowshunt.conntrack.states import F_NAT, WATCH_HELD
 from flowshunt.jit import kernel, lowest_bit, mix
 from flowshunt.packet.schema import W_NW_DST, W_NW_SRC
 
@@ -102,9 +102,10 @@ def _fill(t: Any, pool: Any, n: Any, word: Any, side: Any, now: Any) -> Any:
     soonest = np.int64(NEVER_MS)
     for bit in range(64):
         row = occupant(t, with_port(word, side, n * 64 + bit))
-        if row >= 0 and t.conns["expires_ms"][row] > now:
+        # one that is held is asked before it ends (rows.is_over, which imports this module)
+        if row >= 0 and (t.conns["expires_ms"][row] > now or t.conns["watch"][row] & WATCH_HELD):
             taken |= np.int64(1) << bit
-            soonest = min(soonest, t.conns["expires_ms"][row])
+            soonest = min(soonest, max(t.conns["expires_ms"][row], now + 1))
     t.pool_ports[pool, n] = taken
     t.pool_expiry[pool, n] = soonest
     t.pools["known"][pool, n >> 6] |= np.int64(1) << (n & 63)

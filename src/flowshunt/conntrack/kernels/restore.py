@@ -14,7 +14,7 @@ from flowshunt.conntrack.kernels.extensions import take_ext
 from flowshunt.conntrack.kernels.gauges import find_gauge
 from flowshunt.conntrack.kernels.policies import take_admitted_row
 from flowshunt.conntrack.kernels.pools import BEGAN, note_ports
-from flowshunt.conntrack.kernels.rows import destroy, emit_event, start_timer
+from flowshunt.conntrack.kernels.rows import destroy, emit_event, is_over, start_timer
 from flowshunt.conntrack.kernels.statistics import count, use_zone
 from flowshunt.conntrack.kernels.tuples import KIND_IPV6, hash_packet, turn_word
 from flowshunt.jit import by_reference, kernel
@@ -40,10 +40,10 @@ def _is_taken(t: Any, records: Any, n: Any, is_turned: Any, word: Any, now: Any)
     found = find(t, hash_packet(t.state, key, 0, word & ~_ZONE), key, 0, word)
     if found < 0:
         return False
-    if t.conns["expires_ms"][found >> 1] > now:
+    if not is_over(t, found >> 1, now):
         return True
     destroy(t, found >> 1, np.int64(C.REASON_EXPIRED), now)
-    return False
+    return find(t, hash_packet(t.state, key, 0, word & ~_ZONE), key, 0, word) >= 0
 
 
 @kernel

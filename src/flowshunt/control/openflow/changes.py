@@ -109,7 +109,8 @@ class FlowChanges:
 
         def undo() -> None:
             rules.take_back(run)
-            rules.add(replaced[::-1], now_ms)
+            own = {id(rule) for rule in run}
+            rules.add([rule for rule in replaced[::-1] if id(rule) not in own], now_ms)
 
         try:
             rules.add(run, now_ms, replaced)
@@ -126,8 +127,7 @@ class FlowChanges:
             found = datapath.rules.find(added[0])
             before = [] if found is None else [datapath.rules.rule(found)]
         else:
-            lines = datapath.selected(mod.flow, strict=mod.command.endswith("_strict"))
-            before = [datapath.compile(line.flow) for line in lines]
+            before = datapath.selected_rules(mod.flow, strict=mod.command.endswith("_strict"))
 
         def undo() -> None:
             datapath.rules.take_back(added)

@@ -34,6 +34,8 @@ MAX_BUNDLES = 16
 """Bundles that a connection may have open."""
 MAX_BUNDLE_SIZE = 1 << 26
 """Bytes of messages in the open bundles of a connection."""
+_DECODED_SIZE = 1024
+"""What a message in a bundle counts for besides its bytes, since it is kept decoded."""
 MAX_REQUEST_SIZE = 1 << 20
 """Bytes of one multipart request."""
 
@@ -246,7 +248,7 @@ class Connection:
         if message.flags != found.flags:
             raise OpenFlowError("OFPBFC_BAD_FLAGS", f"bundle {message.id} was opened with other flags")
         kind, raw = bundle.inner_message(message.data, self.version, xid)
-        found.size += len(raw)
+        found.size += len(raw) + _DECODED_SIZE
         if sum(each.size for each in self._bundles.values()) > MAX_BUNDLE_SIZE:
             raise OpenFlowError("OFPBFC_MSG_TOO_MANY", f"bundles hold at most {MAX_BUNDLE_SIZE} bytes")
         inner = codec.decode(self.version, kind, raw[HEADER_SIZE:], self.table_ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from struct import Struct, pack
+from struct import error as StructError
 from typing import NamedTuple
 
 from flowshunt.control.openflow.actions import encode_actions
@@ -13,7 +14,7 @@ from flowshunt.control.openflow.fixed import SIZE_10, decode_match_10, encode_ma
 from flowshunt.control.openflow.flow_mod import decode_match, flag_names, selected_port, selected_port_32
 from flowshunt.control.openflow.instructions import encode_instructions
 from flowshunt.control.openflow.match import decode_nxm_match, encode_fields, encode_oxm_match
-from flowshunt.control.openflow.wire import GROUP_ANY, OF10, OF11, OF13, OF14, OF15, padded
+from flowshunt.control.openflow.wire import GROUP_ANY, MAX_MESSAGE, OF10, OF11, OF13, OF14, OF15, padded
 from flowshunt.rules.openflow.flow import Flow
 from flowshunt.rules.openflow.match import Facts, Triples, facts_of
 
@@ -270,15 +271,21 @@ def _entry_15(entry: FlowEntry, version: int) -> bytes:
     )
 
 
+_AROUND_ENTRIES = 40
+"""Bytes of a reply around its entries, at most: headers of message, multipart and experimenter."""
+
+
 def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> tuple[bytes, ...]:
-    """The entries of a reply. A flow with more actions than a message has room for is left out."""
+    """The entries of a reply. A flow for which a message has no room is left out."""
     encode = _entry_nx if nicira else _entry_10 if version == OF10 else _entry_11 if version < OF15 else _entry_15
     found = []
     for entry in entries:
         try:
-            found.append(encode(entry, version))
-        except OpenFlowError:
+            data = encode(entry, version)
+        except (OpenFlowError, StructError):  # the latter: longer than its own length field can say
             continue
+        if len(data) <= MAX_MESSAGE - _AROUND_ENTRIES:
+            found.append(data)
     return tuple(found)
 
 

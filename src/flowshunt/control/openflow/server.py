@@ -56,7 +56,7 @@ class Server:
             path.unlink(missing_ok=True)
             self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), str(path))
         except OSError as problem:
-            raise InputError(f"cannot listen on {path}: {problem.strerror}") from None
+            raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
         finally:
             os.umask(before)
         self._path = path
@@ -208,6 +208,6 @@ def _check_directory(directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.stat()
     except OSError as problem:
-        raise InputError(f"cannot use {directory}: {problem.strerror}") from None
+        raise InputError(f"cannot use {directory}: {problem.strerror or problem}") from None
     if found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise UsageError(f"{directory} is open to others", hint=f"chmod 700 {directory}")
