@@ -65,7 +65,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 def check_round_trip(whole: list[Batch], parts: tuple[list[Batch], list[Batch]], **options: Any) -> list[Any]:
     """One run over `whole` ends as one over the first part, and one over the second that begins with its table.
 
-    Returns the entries of that table.
+    Returns the entries of that table; none, and nothing is compared, when fragments wait at the seam: no table has them.
     """
     flows = options.pop("flows", FLOWS)
 
@@ -84,6 +84,8 @@ def check_round_trip(whole: list[Batch], parts: tuple[list[Batch], list[Batch]],
 
     one, states = run(whole)
     first, first_states = run(parts[0])
+    if len(first.fragments):
+        return []
     first.tracker.sweep(first.tracker.now_ms)
     now_ms = first.tracker.now_ms
     entries = written(first.tracker.connections(now_ms))
