@@ -65,7 +65,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 def check_round_trip(whole: list[Batch], parts: tuple[list[Batch], list[Batch]], **options: Any) -> list[Any]:
     """One run over `whole` ends as one over the first part, and one over the second that begins with its table.
 
-    Returns the entries of that table; none, and nothing is compared, when fragments wait at the seam: no table has them.
+    Returns the entries of that table. When fragments wait at the seam, which no table has, nothing is compared.
     """
     flows = options.pop("flows", FLOWS)
 

@@ -180,7 +180,7 @@ class Naive(Placing):
         if seen.frame == frame:
             if waiting.clean:
                 raise MismatchError("a fragment that nobody could refuse was refused")
-            waiting.clean = False
+            waiting.refuse()
             return frame
         if whole is None:
             raise MismatchError("a datagram went on before it was complete")

@@ -37,6 +37,13 @@ class Waiting:
     first: bytes = b""  # frame up to the data
     most: int = 0  # bytes of the largest fragment, from its IP header on
     clean: bool = True
+    before: tuple[list[Piece], bytes, int] = ([], b"", 0)
+    """What there was before the last piece."""
+
+    def refuse(self) -> None:
+        """The last piece was refused: nothing comes of it, and the datagram is odd."""
+        self.pieces, self.first, self.most = self.before
+        self.clean = False
 
 
 def piece_of(frame: bytes, datagram: Datagram) -> tuple[Piece, bytes, int]:
@@ -116,6 +123,7 @@ class Reassembly:
         if waiting is None or now_ms - waiting.since_ms >= LIFE_MS[datagram.family]:
             was_clean = waiting is None
             waiting = self.waiting[name] = Waiting(now_ms, clean=was_clean)
+        waiting.before = list(waiting.pieces), waiting.first, waiting.most
         waiting.clean &= self.is_clean(waiting, piece, datagram)
         if not any(piece == other for other in waiting.pieces):
             waiting.pieces.append(piece)
