@@ -232,7 +232,7 @@ def test_bundles_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     connection.receive_data(b"".join(control(5, 0, number=n) for n in range(C.MAX_BUNDLES + 1)))
     assert connection.next_event() is None
     assert error_codes(connection) == [(1, 17, 5)]
-    monkeypatch.setattr(C, "MAX_BUNDLE_SIZE", 150)
+    monkeypatch.setattr(C, "MAX_BUNDLE_SIZE", 150 + C._DECODED_SIZE)
     inner = flow_mod(parse_flow("actions=1"), 5)
     connection.receive_data(add(5, inner, number=0) * 3)
     assert connection.next_event() is None
