@@ -122,7 +122,7 @@ def test_a_conversation_in_two_halves_is_a_conversation_in_one(profile: str, see
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_translated_conversations_go_on_too(profile: str) -> None:
-    conversation = Conversation(random.Random(3), flows=40)
+    conversation = Conversation(random.Random(3), flows=40, fragments=False)
     events = list(islice(conversation, 3000 if JIT else 500))
     batch = batch_of([event.frame for event in events])
     batch.packets["time_ns"] = np.maximum.accumulate([event.now_ms for event in events]) * 1_000_000
