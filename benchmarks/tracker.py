@@ -10,6 +10,7 @@ for one packet: its bytes, its record, its bucket and two lines of its connectio
 
 from __future__ import annotations
 
+import gc
 import time
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -78,6 +79,7 @@ def _run(tracker: Tracker, batch: Batch, flags: int = 0, nat: Nat | None = None)
 
 def _resident() -> int:
     """Bytes of memory in use."""
+    gc.collect()  # a tracker of before may still wait for it
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -189,3 +190,13 @@ def test_the_switches_say_how_kernels_run(run_python):
 @pytest.mark.parametrize("name", jit.__all__)
 def test_everything_the_package_promises_is_there(name):
     assert getattr(jit, name) is not None
+
+
+@pytest.mark.needs_jit
+def test_a_kernel_does_not_keep_the_arrays_that_it_was_called_with():
+    t = arrays()
+    alive = weakref.ref(t.values)
+    run(t, 1)
+    run(t, 1)
+    del t
+    assert alive() is None

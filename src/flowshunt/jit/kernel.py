@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -33,16 +34,16 @@ def _check_for(expected: Any) -> Callable[[Any], bool]:
     """A quick test whether a value is of a Numba type."""
     if expected == numba.types.int64:
         return lambda value: type(value) is int or type(value) is np.int64
-    seen: list[Any] = [None]
+    seen: list[Any] = [None, None]
     if isinstance(expected, numba.types.BaseTuple):
 
         def is_tuple(value: Any) -> bool:
-            """One tuple is passed again and again, and cannot change."""
-            if value is seen[0]:
+            """One tuple of arrays is passed again and again, and cannot change; its memory is not kept for that."""
+            if id(value) == seen[0] and value[0] is seen[1]():
                 return True
             if numba.typeof(value) != expected:
                 return False
-            seen[0] = value
+            seen[:] = id(value), weakref.ref(value[0])
             return True
 
         return is_tuple
