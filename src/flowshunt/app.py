@@ -162,9 +162,8 @@ class Switch:
             raise UsageError(f"{name!r} cannot be a port's name", hint=hint)
         if name in self._ports:
             raise UsageError(f"there is a port {name!r} already")
-        taken = set(self._ports.values())
         if number is None:
-            number = next(n for n in range(1, len(taken) + 2) if n not in taken)
+            number = next(n for n in range(1, len(self._ports) + 2) if n not in self._port_names)
         self.datapath.ports.add(number)
         self._ports[name] = number
         self._port_names[number] = name

@@ -6,7 +6,7 @@ read from and write to the same records, so both views always agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,8 +208,3 @@ def operations(events: np.ndarray, type_: int, *, with_port: bool) -> np.ndarray
     if with_port:
         records["in_port"] = events["in_port"]
     return records
-
-
-def device_names(names: Mapping[int, str]) -> Devices:
-    """Device names by port number, looked up at the moment of the question."""
-    return names.get
