@@ -18,70 +18,9 @@ from typing import Protocol
 
 import numpy as np
 
-N_ZONES = 4
-"""Connections (one per zone) that a path may pass."""
+from flowshunt.datapath.paths.records import FLOW, N_ZONES, PATH, USAGE
 
-PATH = np.dtype(
-    [
-        # what must match
-        ("source", np.int64, 2),  # addresses as they come in, 128-bit form, high and low
-        ("destination", np.int64, 2),
-        ("tuple", np.int64),  # ports 48 and 32, zone 0, protocol 8, kind 0 (bit 7: IPv6), as they come in
-        ("eth_src", np.int64),  # 48 bits; as they come in, a packet with others is not of this path
-        ("eth_dst", np.int64),
-        ("in_port", np.uint32),
-        ("vlan_tci", np.uint16),  # packet.schema.VLAN_PRESENT set when there is a tag
-        ("match_tos", np.int16),  # -1: any
-        # what becomes of it
-        ("out_port", np.uint32),
-        ("rewrite", np.uint16),  # REWRITE_*: which of the fields below apply
-        ("new_vlan_tci", np.uint16),
-        ("new_eth_src", np.int64),
-        ("new_eth_dst", np.int64),
-        ("new_source_port", np.uint16),
-        ("new_destination_port", np.uint16),
-        ("mtu", np.uint32),  # of the output port, in bytes of layer 3; larger packets take the long way
-    ],
-    align=True,
-)
-"""One direction's path. New addresses lie beside it, in FLOW, since both directions share them."""
-
-REWRITE_ETH_SRC = 1
-REWRITE_ETH_DST = 2
-REWRITE_VLAN = 4
-REWRITE_SOURCE = 8
-REWRITE_DESTINATION = 16
-REWRITE_PORTS = 32
-DECREMENT_TTL = 64
-
-FLOW = np.dtype(
-    [
-        ("now_ms", np.int64),
-        ("epoch", np.int64),  # that both paths were learned in
-        ("paths", PATH, 2),  # original, reply
-        ("new_source", np.int64, (2, 2)),  # by direction: addresses as they go out, where the path rewrites them
-        ("new_destination", np.int64, (2, 2)),
-        ("rows", np.uint32, N_ZONES),  # connections on the way, the first is the one that is offered
-        ("generations", np.uint32, N_ZONES),
-        ("n_zones", np.uint8),
-        # from the provider
-        ("reason", np.uint16),  # reasons.number_of(...)
-        ("error", np.int32),  # errno; 0: taken
-    ],
-    align=True,
-)
-"""One connection with both its paths."""
-
-USAGE = np.dtype(
-    [
-        ("last_used_ms", np.int64),  # 0: unknown
-        ("packets", np.int64, 2),  # by direction, since the last call that told them
-        ("bytes", np.int64, 2),
-        ("counted_ms", np.int64),  # when these counters were read from wherever they are kept
-    ],
-    align=True,
-)
-"""What a provider forwarded of one connection."""
+__all__ = ["FLOW", "N_ZONES", "PATH", "USAGE", "Forwarder"]
 
 
 class Forwarder(Protocol):
@@ -100,8 +39,20 @@ class Forwarder(Protocol):
 
         Writes each flow's `error` and `reason`: 0, or why not (ENOSPC with `table-full`, ENOTSUP with `protocol`, …).
         What it took before is replaced: same connection, new paths. To raise means that all were refused. When it
-        returns, packets of the flows may pass it; those that it may not forward (SYN, FIN, RST, fragments, IP options,
-        an expiring TTL, other MACs, too big) must still come up.
+        returns, packets of the flows may pass it; those that it may not forward (TCP with SYN, FIN or RST or without
+        ACK, fragments, IP options and extension headers, a second VLAN tag, an expiring TTL, other MACs, too big, after
+        a silence of more than `max_idle_ms`) must still come up.
+        """
+
+    @abstractmethod
+    def renew(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> None:
+        """Both paths of these connections, uint32 (n,), are in `epoch` what they were; unknown ones are no error."""
+
+    @abstractmethod
+    def begin_epoch(self, epoch: int, /) -> None:
+        """The tables, ports or stations have changed: packets of flows of other epochs must come up from now on.
+
+        Constant time: the flows stay where they are, and most will be renewed or replaced one by one.
         """
 
     @abstractmethod
@@ -116,9 +67,10 @@ class Forwarder(Protocol):
         """What was forwarded since the last call, USAGE (n,); zeros for unknown connections. Never blocks."""
 
     @abstractmethod
-    def handed_back(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Connections that the provider itself gave up since the last call (its own ageing, an eviction, FIN or RST).
+    def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Connections that the provider itself gave up since the last call (its own ageing, an eviction).
 
-        Rows and generations, uint32 (n,), and why, `reasons` numbers as uint16 (n,). They are withdrawn already, and
-        may be offered again.
+        Asked once per batch of packets: the place for a provider's periodic work, in bounded steps. Rows and
+        generations, uint32 (n,), why, `reasons` numbers as uint16 (n,), and their last USAGE (n,). They are withdrawn
+        already, and may be offered again at their next packets.
         """
