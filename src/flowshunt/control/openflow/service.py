@@ -107,6 +107,13 @@ class Service:
             _LOG.info("%s refused: %s", type(request.message).__name__, error)
             connection.fail(request, error)
 
+    def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
+        """`handle` or `commit`, whichever it takes."""
+        if isinstance(event, Commit):
+            self.commit(connection, event, now_ns)
+        else:
+            self.handle(connection, event, now_ns)
+
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
         self._now_ns = now_ns
@@ -310,7 +317,7 @@ class Service:
 
     def tell(self, event: str, reason: int, message: Any) -> None:
         """Send an event to the connections that want it: "packet_in", "port_status" or "flow_removed"."""
-        for connection, quiet in self.connections.items():
+        for connection, quiet in list(self.connections.items()):
             if connection.is_told(event, reason) and not (quiet and not connection.miss_send_len):
                 connection.notify(message)
 
