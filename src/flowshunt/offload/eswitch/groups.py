@@ -128,8 +128,8 @@ class Groups:
         """Entries for these patterns, uint8 (n, 2), which fit; returns their groups, uint16 (n, 2)."""
         flat = patterns.ravel()
         groups = np.zeros(len(flat), np.uint16)
-        for pattern in np.unique(flat):
-            self._take(int(pattern), np.flatnonzero(flat == pattern), groups)
+        for pattern in np.flatnonzero(np.bincount(flat)).tolist():
+            self._take(pattern, np.flatnonzero(flat == pattern), groups)
         return groups.reshape(patterns.shape)
 
     def _take(self, pattern: int, places: np.ndarray, groups: np.ndarray) -> None:

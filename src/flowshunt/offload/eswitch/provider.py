@@ -113,7 +113,9 @@ class Eswitch(ArrayProvider):
         patterns, forwarded = patterns_of(flows["paths"])
         flows["error"] = np.where(forwarded, 0, errno.EOPNOTSUPP)
         flows["reason"] = np.where(forwarded, R.NONE, _PROTOCOL)
-        self.withdraw(*self.model.former(rows, generations))
+        former = self.model.former(rows, generations)
+        if len(former[0]):
+            self.withdraw(*former)
         states = self._states_with_patterns(rows, generations, patterns, now_ms)
         self._refresh(flows, states)
         new = np.flatnonzero(forwarded & (states == ABSENT))
