@@ -96,6 +96,7 @@ REASONS = (
         "It is offered at its next reply packet.",
     ),
     Reason("no-provider", "No provider of that name is registered.", "See `flowshunt provider list`."),
+    Reason("idle", "It was silent for the provider's timeout.", "Its next packets bring it back; raise the timeout."),
 )
 
 _BITS = 6
