@@ -223,7 +223,15 @@ class Switch:
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         self.fragments.expire(self.tracker.now_ms)
         self.offload.poll(self.tracker.now_ms)
+        self.expire_flows(self.tracker.now_ms)
         return result
+
+    def expire_flows(self, now_ms: int) -> int:
+        """Remove flows whose timeouts ran out, a bounded number per call; returns how many.
+
+        `process` does so; whoever has no packets to process calls this now and then.
+        """
+        return self.datapath.expire_flows(now_ms)
 
     def configure_offload(self, config: Mapping[str, str]) -> None:
         """Apply `hw-offload` and `hw-offload-priority` of a configuration like Open_vSwitch's other_config (row A9).
