@@ -240,13 +240,22 @@ class Switch:
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         self.fragments.expire(self.tracker.now_ms)
         self.offload.poll(self.tracker.now_ms)
+        self.expire_flows(self.tracker.now_ms)
         return result
 
     def idle(self, now_ms: int) -> None:
         """Let time pass without packets: what is due by `now_ms` expires, a slice at a time."""
         self.tracker.sweep(now_ms, budget=_IDLE_SWEEP_BUDGET)
         self.fragments.expire(now_ms)
+        self.expire_flows(now_ms)
         self.offload.poll(now_ms)
+
+    def expire_flows(self, now_ms: int) -> int:
+        """Remove flows whose timeouts ran out, a bounded number per call; returns how many.
+
+        `process` does so; whoever has no packets to process calls this now and then.
+        """
+        return self.datapath.expire_flows(now_ms)
 
     def configure_offload(self, config: Mapping[str, str]) -> None:
         """Apply `hw-offload` and `hw-offload-priority` of a configuration like Open_vSwitch's other_config (row A9).

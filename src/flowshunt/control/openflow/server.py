@@ -90,7 +90,8 @@ class Server:
             self._path.unlink(missing_ok=True)
 
     def flush_events(self) -> None:
-        """Send what connections were told without having asked; call it after `Service.tell`."""
+        """Send what connections are to be told without having asked; call it after `Service.tell`."""
+        self.service.deliver_events()
         for peer in list(self.peers):
             peer.flush()
 
