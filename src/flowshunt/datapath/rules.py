@@ -5,7 +5,7 @@ Every change costs what it touches: the mask's subtable is found in a dictionary
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -244,6 +244,19 @@ class Rules:
         for table in tables:
             n = int(changes.select_rules(self.arrays, table, triples, n, found))
         return sorted(found[:n].tolist())
+
+    def has(self, number: int) -> bool:
+        """Whether there is a rule of that number."""
+        return number in self._rules
+
+    def looking_at(self, bits: Mapping[int, int]) -> dict[int, list[int]]:
+        """Numbers of the rules whose match looks at any of these bits (masks by word), by table."""
+        found: dict[int, list[int]] = {}
+        held = self.arrays.rules["subtable"][: int(self.arrays.state["n_rules"][0])]
+        for subtable, (table, mask) in self._masks.items():
+            if any(bits.get(word, 0) & part for word, part in mask):
+                found.setdefault(table, []).extend(np.flatnonzero(held == subtable).tolist())
+        return found
 
     # --- changing --------------------------------------------------------------------------------------------------
 
