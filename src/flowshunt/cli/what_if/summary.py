@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from flowshunt.cli.what_if.grid import Point
 
@@ -68,8 +68,18 @@ Progress = Callable[[int, int], None]
 """Told the bytes of the capture read so far, and the packets."""
 
 
+class Outcome(NamedTuple):
+    """A replay that came to its end; `is_damaged`: the capture's, which cannot be read any further."""
+
+    summary: Summary
+    is_damaged: bool = False
+
+
 class Run(Protocol):
     """Something that replays."""
 
-    def __call__(self, point: Point, progress: Progress, /) -> Summary | None:
-        """Replay with the point's provider; None: the user stopped it. Raises UsageError for options it has not."""
+    def check(self, point: Point, /) -> None:
+        """Raise UsageError for a provider that there is not, or options that it does not have."""
+
+    def __call__(self, point: Point, progress: Progress, /) -> Outcome | None:
+        """Replay with the point's provider; None: the user stopped it. Raises UsageError, OSError."""
