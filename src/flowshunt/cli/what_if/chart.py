@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def _library() -> Any:
         import pygal
     except ImportError:
         raise UsageError("--chart needs pygal", hint="pip install 'flowshunt[chart]'") from None
+    # Its finder of plug-ins has no find_spec, of which Python 3.11 warns at every later import.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != pygal.__name__]
     return pygal
 
 
@@ -53,6 +56,7 @@ def _values(results: Sequence[Tried], axis: str) -> list[str]:
 def _new(kind: str, metric: Metric) -> Any:
     """An empty chart that is the same for the same results, and asks nothing of the network or of scripts."""
     options: dict[str, Any] = {"js": (), "legend_at_bottom": True, "truncate_legend": -1, "include_x_axis": True}
+    options |= {"stroke_style": {"width": 2}, "dots_size": 4}
     if metric in _PERCENT:
         options |= {"range": (0, 100), "value_formatter": lambda value: f"{value:.1f} %"}
     else:
