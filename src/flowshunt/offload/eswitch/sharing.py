@@ -10,8 +10,12 @@ import numpy as np
 class Share(Protocol):
     """One provider's entries. Rows and generations are uint32 (n,); unknown ones are no error."""
 
-    limit: int
-    """Connections that it may have."""
+    @property
+    def limit(self) -> int:
+        """Connections that it may have."""
+
+    @limit.setter
+    def limit(self, flows: int) -> None: ...
 
     def install(self, flows: np.ndarray) -> None:
         """Entries for FLOW (n,); writes each one's `error`. A connection that has some gets these instead."""
@@ -26,9 +30,9 @@ class Share(Protocol):
         """What hit their entries since the last call, USAGE (n,)."""
 
     def idle(self, now_ms: int, timeout_ms: int, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take out those idle for so long, of the next `budget` entries: rows, generations, USAGE (n,)."""
+        """Take out those idle for so long, of the next `budget` connections: rows, generations, USAGE (n,)."""
 
-    def flush(self) -> None:
+    def flush(self) -> object:
         """All entries are gone."""
 
     def statistics(self) -> dict[str, int]:
