@@ -20,6 +20,7 @@ from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.packet.schema import PACKET, Batch
+from flowshunt.ports.api import PortError
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
@@ -141,6 +142,12 @@ class Bridge:
         self.switch.remove_port(name)
         info.ofport = -1
 
+    def lose_port(self, number: int, error: str) -> None:
+        """The device of the port with this number is gone; the port waits for it to come back."""
+        name = next(info.name for info in self.ports.values() if info.ofport == number)
+        _LOG.warning("bridge %s: %s", self.name, error)
+        self.close_port(name, error)
+
     def set_admin_state(self, name: str, up: bool) -> None:
         """Say whether a dummy port is up; one that is not neither sends nor receives."""
         info = self._info(name)
@@ -202,8 +209,11 @@ class Bridge:
             device = self._devices.get(number)
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
-            else:
+                continue
+            try:
                 device.send(frames)
+            except PortError as problem:
+                self.lose_port(number, str(problem))
 
     def inject(self, name: str, frame: bytes) -> None:
         """Let a frame come in on a port, as if its device had received it. Raises UsageError when it cannot."""

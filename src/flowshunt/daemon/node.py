@@ -233,7 +233,11 @@ class Node:
     # --- packets ---------------------------------------------------------------------------------------------------
 
     def _receive(self, bridge: Bridge, device: LivePort) -> None:
-        received = device.receive(self.clock.now_ns())
+        try:
+            received = device.receive(self.clock.now_ns())
+        except PortError as problem:
+            bridge.lose_port(device.in_port, str(problem))
+            return
         if received is None:
             return
         try:

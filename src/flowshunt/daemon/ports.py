@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flowshunt.daemon.bridge import OpenPort, PortInfo
+from flowshunt.ports.af_packet import AfPacketPort
 from flowshunt.ports.api import PortError
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import LivePort
@@ -23,6 +24,8 @@ def open_device(info: PortInfo) -> LivePort:
     """The device that a port stands for. Raises PortError."""
     if info.type == "dummy":
         return open_dummy(info)
+    if info.type == "system":
+        return AfPacketPort(info.name, info.ofport)
     if info.type in NOT_SUPPORTED:
         raise PortError(f"{info.name}: ports of type {info.type} are not supported")
     raise PortError(f"{info.name}: unknown type of port {info.type}")

@@ -13,24 +13,20 @@ import numpy as np
 
 from flowshunt.packet.schema import Batch
 
-VNET = np.dtype(
-    [
-        ("flags", np.uint8),  # VNET_*
-        ("gso_type", np.uint8),
-        ("header_size", np.uint16),
-        ("gso_size", np.uint16),
-        ("checksum_start", np.uint16),  # from the frame's first byte
-        ("checksum_offset", np.uint16),  # from there
-    ]
-)
-"""A virtio-net header; 10 bytes."""
+VNET_WORDS = 5
+VNET_SIZE = 2 * VNET_WORDS
+"""Bytes of a header."""
+V_FLAGS, V_HEADER_SIZE, V_GSO_SIZE, V_CHECKSUM_START, V_CHECKSUM_OFFSET = range(VNET_WORDS)
+"""The words of a header. The first holds VNET_* in its low byte and the GSO type in its high one. The checksum starts
+so many bytes behind the frame's first one, and is written so many bytes behind there.
+"""
 
 VNET_NEEDS_CHECKSUM = 1
 VNET_CHECKSUM_VALID = 2
 
 
 class LiveBatch(NamedTuple):
-    """A batch, and the VNET header (n,) of each of its packets."""
+    """A batch, and the virtio-net header of each of its packets: uint16 (n, VNET_WORDS)."""
 
     batch: Batch
     vnet: np.ndarray
@@ -63,8 +59,11 @@ class LivePort(Protocol):
 
     in_port: int
     """The OpenFlow port number of packets that it receives, and of the frames that it sends."""
-    counters: dict[str, int]
-    """What went wrong, by name."""
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What went wrong, by name."""
+        ...
 
     def fileno(self) -> int:
         """What to wait for; -1: nothing ever comes by itself."""
@@ -95,4 +94,4 @@ class LivePort(Protocol):
 
 def plain(batch: Batch) -> LiveBatch:
     """A batch without offloads."""
-    return LiveBatch(batch, np.zeros(len(batch.packets), VNET))
+    return LiveBatch(batch, np.zeros((len(batch.packets), VNET_WORDS), np.uint16))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from flowshunt.packet.schema import PACKET, Batch
-from flowshunt.ports.live import Frames, LiveBatch
+from flowshunt.ports.live import V_CHECKSUM_START, V_HEADER_SIZE, Frames, LiveBatch
+from flowshunt.ports.sending import link_size
 
 Deliver = Callable[[LiveBatch], bool]
 """Takes a batch to the other end; False: there is none."""
@@ -54,9 +55,13 @@ class PatchPort:
 
 
 def moved(frames: Frames, tx: np.ndarray) -> np.ndarray:
-    """The VNET headers of frames: those they came with, moved by what the frames have grown before the checksum."""
+    """The virtio-net headers of frames: those they came with, moved by what was put in front of the checksum."""
     vnet: np.ndarray = frames.received.vnet[tx["packet"]].copy()
-    growth = tx["length"].astype(np.int64) - frames.received.batch.packets["length"][tx["packet"]]
-    for name in ("checksum_start", "header_size"):
-        vnet[name] = np.where(vnet[name] != 0, vnet[name] + growth, 0)
+    for row, record in zip(vnet, tx, strict=True):
+        if row[V_CHECKSUM_START]:
+            data = frames.tx_data if record["source"] else frames.received.batch.data
+            place = np.int64(frames.received.batch.packets["data"][record["packet"]])
+            growth = link_size(data, np.int64(record["data"])) - link_size(frames.received.batch.data, place)
+            row[V_CHECKSUM_START] += growth
+            row[V_HEADER_SIZE] += growth if row[V_HEADER_SIZE] else 0
     return vnet
