@@ -94,6 +94,7 @@ class Bridge:
         *,
         ofport_request: int | None = None,
         options: Mapping[str, str] | None = None,
+        mtu_request: int | None = None,
     ) -> PortInfo:
         """Add a port and open its device. A device that cannot be opened is no error of the caller's.
 
@@ -102,7 +103,9 @@ class Bridge:
         """
         if name in self.ports:
             raise UsageError(f"{self.name} has a port {name!r} already")
-        info = PortInfo(name, type_, -1, dict(options or {}), mac=_made_up_mac(self.name, name))
+        info = PortInfo(
+            name, type_, -1, dict(options or {}), mac=_made_up_mac(self.name, name), mtu_request=mtu_request
+        )
         self.ports[name] = info
         self.open_port(name, ofport_request)
         return self.port_info(name)
