@@ -211,19 +211,18 @@ def replay(
         raise SystemExit(execute(options))
 
 
-@app.command(help=_RUN_HELP)
-def run(
-    config_file: Annotated[
-        str, typer.Option("--config", metavar="FILE", help="What to make, as a TOML file.", show_default=False)
+@app.command(
+    help=_RUN_HELP,
+    params=[
+        Option(
+            ["--config", "config_file"], type=FILE, required=True, metavar="FILE", help="What to make, as a TOML file."
+        ),
+        Option(["--rundir"], metavar="DIR", help="Directory of the sockets."),
+        Option(["--pidfile", "pid_file"], metavar="FILE", help="Write the process number here."),
+        Option(["--busy-poll"], is_flag=True, help="Never sleep while no packets come."),
     ],
-    rundir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Directory of the sockets.", show_default=False)
-    ] = None,
-    pid_file: Annotated[
-        str | None, typer.Option("--pidfile", metavar="FILE", help="Write the process number here.", show_default=False)
-    ] = None,
-    busy_poll: Annotated[bool, typer.Option("--busy-poll", help="Never sleep while no packets come.")] = False,
-) -> None:
+)
+def run(config_file: str, rundir: str | None, pid_file: str | None, busy_poll: bool) -> None:
     """Run a switch on network devices."""
     with reported():
         from flowshunt.cli.run import execute
