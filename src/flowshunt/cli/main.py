@@ -62,6 +62,21 @@ Exit status: 0 when the capture was read whole, 1 when it was damaged or entries
 reporting what was read), 2 for wrong usage, rules or configuration, 130 after Ctrl-C (after reporting what was done).
 """
 
+_RUN_HELP = """
+Run a switch on network devices until SIGTERM or Ctrl-C.
+
+The file says which bridges there are, their ports and rules, and how connections are tracked:
+
+    [bridge.br0]
+    ports = ["eth1", "eth2"]
+    flows = ["arp,actions=normal", "ip,ct_state=-trk,actions=ct(table=1)", "table=1,actions=ct(commit),normal"]
+
+It listens for OpenFlow on a socket per bridge: ovs-ofctl dump-flows unix:/run/flowshunt/br0.mgmt
+
+flowshunt config show prints everything that can be set. Exit status: 0 after a signal, 2 for wrong usage, rules or
+configuration.
+"""
+
 _WARMUP_HELP = """
 Compile all kernels now, so that no later command has to.
 
@@ -199,6 +214,25 @@ def replay(
         from flowshunt.cli.replay.command import execute
 
         raise SystemExit(execute(options))
+
+
+@app.command(
+    help=_RUN_HELP,
+    params=[
+        Option(
+            ["--config", "config_file"], type=FILE, required=True, metavar="FILE", help="What to make, as a TOML file."
+        ),
+        Option(["--rundir"], metavar="DIR", help="Directory of the sockets."),
+        Option(["--pidfile", "pid_file"], metavar="FILE", help="Write the process number here."),
+        Option(["--busy-poll"], is_flag=True, help="Never sleep while no packets come."),
+    ],
+)
+def run(config_file: str, rundir: str | None, pid_file: str | None, busy_poll: bool) -> None:
+    """Run a switch on network devices."""
+    with reported():
+        from flowshunt.cli.run import execute
+
+        execute(config_file, rundir=rundir, pid_file=pid_file, busy_poll=busy_poll)
 
 
 @app.command(help=_WARMUP_HELP)
