@@ -22,6 +22,7 @@ from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
 from flowshunt.datapath.rules import ExpiredRule, FlowStatistics, Rules, TableStatistics
+from flowshunt.datapath.shunt.table import Shunt
 from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.schema import HEADER_WORDS, PACKET, VERDICT_SHORT_ETHERNET, VERDICTS, W_PORT, Batch
 
@@ -120,6 +121,7 @@ class Datapath:
         self.fragments = Fragments(PROFILES[self.tracker.profile]) if fragments is None else fragments
         self.ports = Ports()
         self.rules = Rules()
+        self.shunt = Shunt(self.tracker)
         self._compiler = compiler or PlainCompiler()
         self._work = D.make_work(batch_size, self.tracker.arrays.quotes, len(self.tracker.arrays.conns))
         self.paths = Paths(self._work, self.rules, self.ports)
@@ -237,6 +239,7 @@ class Datapath:
                 self.tracker.arrays,
                 self.fragments.arrays,
                 self._own,
+                self.shunt.arrays,
                 batch.data,
                 batch.packets,
                 done,
@@ -389,4 +392,5 @@ class Datapath:
         verdicts = {f"verdict.{name}": n for name, n in zip(VERDICTS, output.verdicts.tolist(), strict=True)}
         counters["handler-errors"] = self._n_failed_handlers
         fragments = {f"fragments.{name}": n for name, n in self.fragments.statistics().items()}
-        return counters | fates | verdicts | self.ports.station_statistics() | fragments
+        shunt = {f"shunt.{name}": n for name, n in self.shunt.statistics().items()}
+        return counters | fates | verdicts | self.ports.station_statistics() | fragments | shunt
