@@ -447,7 +447,7 @@ def test_marks_and_labels_can_be_set_from_outside() -> None:
     assert tracker.set_label(connection.id, connection.generation, 1 << 127 | 5)
     (changed,) = tracker.connections()
     assert (changed.mark, changed.label) == (0xCD, 1 << 127 | 5)
-    assert [C.EVENT_KINDS[kind] for kind in np.concatenate(events)["kind"]] == ["created", "mark"]
+    assert [C.EVENT_KINDS[kind] for kind in np.concatenate(events)["kind"]] == ["created", "mark", "label"]
     tracker.flush()
     assert not tracker.set_mark(connection.id, connection.generation, 1)
     assert not tracker.set_label(connection.id, connection.generation, 1)

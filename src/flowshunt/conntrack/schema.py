@@ -142,8 +142,16 @@ EVENT = np.dtype(
 )
 """One event, in the order in which they happened; 104 bytes."""
 
-EVENT_KINDS = ("created", "reply", "state", "mark", "destroyed", "due")
-EVENT_CREATED, EVENT_REPLY, EVENT_STATE, EVENT_MARK, EVENT_DESTROYED, EVENT_DUE = range(len(EVENT_KINDS))
+EVENT_KINDS = ("created", "reply", "state", "mark", "destroyed", "due", "label")
+(
+    EVENT_CREATED,
+    EVENT_REPLY,
+    EVENT_STATE,
+    EVENT_MARK,
+    EVENT_DESTROYED,
+    EVENT_DUE,
+    EVENT_LABEL,
+) = range(len(EVENT_KINDS))
 
 REASONS = ("expired", "flushed", "replaced", "forced", "closed", "early-drop")
 (

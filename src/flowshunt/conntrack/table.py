@@ -310,7 +310,9 @@ class Tracker(Policies, Statistics):
         if not self._lives(row, generation):
             return False
         halves = (value >> 64, value, mask >> 64, mask)
-        entry.change_label(self.arrays, row, *(_signed_half(half) for half in halves))
+        self.drain()
+        entry.change_label(self.arrays, row, *(_signed_half(half) for half in halves), self.now_ms)
+        self.drain()
         return True
 
     def set_liberal(self, row: int, generation: int, on: bool) -> bool:

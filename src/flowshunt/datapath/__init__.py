@@ -2,7 +2,8 @@
 
 A packet goes through one compiled call from its bytes to what leaves:
 
-    loop        parse a chunk of packets, ask for the memory that the tracker will need, then packet by packet:
+    loop        parse a chunk of packets, ask for the memory that shunt and tracker will need, then packet by packet:
+    shunt         a packet of an established connection that was handed over leaves at once (package `shunt`); else
     interpreter   table 0: classifier -> rule -> program; resubmit, clone and ct(table=N) push frames
     reassembly    a fragment at ct is held, or completes its datagram (package `fragments`)
     fields        set, move, VLAN tags, TTL: changes of the flow key

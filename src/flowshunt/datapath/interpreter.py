@@ -300,7 +300,7 @@ def _commit_fields(w: Any, c: Any, t: Any, pc: Any, row: Any, mark: Any, high: A
     mask = c.pool[pc + 3]
     mask_low = c.pool[pc + 4]
     if mask | mask_low:
-        set_label(t, row, high, low, mask, mask_low)
+        set_label(t, row, high, low, mask, mask_low, now)
         keys[0, W_CT_LABEL] = keys[0, W_CT_LABEL] & ~mask | high & mask
         keys[0, W_CT_LABEL + 1] = keys[0, W_CT_LABEL + 1] & ~mask_low | low & mask_low
 

@@ -33,12 +33,17 @@ from flowshunt.datapath.schema import (
     make_tables,
     make_work,
 )
+from flowshunt.datapath.shunt.lookup import come_back, judge, pass_by
+from flowshunt.datapath.shunt.lookup import suggest as suggest_shunt
+from flowshunt.datapath.shunt.places import prefetch_place
+from flowshunt.datapath.shunt.schema import CAUSE_NONE, make_shunt
+from flowshunt.datapath.shunt.settle import bury
 from flowshunt.jit import by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
 
-MAX_EVENTS = MAX_TRACKS * (EVENTS_PER_TRACK + 1)
-"""The most events that one packet can cause: at each pass those of the tracker, and a change of the mark."""
+MAX_EVENTS = MAX_TRACKS * (EVENTS_PER_TRACK + 2)
+"""The most events that one packet can cause: at each pass those of the tracker, and a change of mark and label."""
 _AHEAD = 4
 
 
@@ -48,7 +53,7 @@ def _example() -> tuple[Any, ...]:
     tracker = example_arrays()
     return (
         make_work(1, tracker.quotes), tables, make_ports(1, 1), output, tracker, make_fragments(1, 1), make_own(),
-        np.zeros(64, np.uint8), np.zeros(1, PACKET), 0, 1, 1,
+        make_shunt(1, 1), np.zeros(64, np.uint8), np.zeros(1, PACKET), 0, 1, 1,
     )  # fmt: skip
 
 
@@ -71,10 +76,32 @@ def _parse_chunk(w: Any, t: Any, data: Any, packets: Any) -> Any:
             prefetch(data, packets["data"][i + _AHEAD], 0)
         parse(data, packets, i, w.original, i)
         hash_parsed(t, packets, i, w.original, i)
+
+
+@kernel
+def _prepare_walk(w: Any, t: Any, n: Any) -> Any:
+    """Ask for the memory that the tracker will need for a parsed chunk."""
     for i in range(n):
         prefetch_bucket(t, t.hashes[i])
     for i in range(n):
         suggest(t, w.original, i)
+
+
+@kernel
+def _prepare_shunt(w: Any, t: Any, s: Any, packets: Any) -> Any:
+    """The same for the shunt, and for the tracker where a packet will not be shunted."""
+    n = len(packets)
+    for i in range(n):
+        prefetch_place(s, t.hashes[i])
+    for i in range(n):
+        suggest_shunt(s, t, w.original, i)
+        if s.found[i] < 0:
+            prefetch_bucket(t, t.hashes[i])
+    for i in range(n):
+        judge(s, t, packets, w.original, i)
+        t.candidates[i] = -1
+        if s.why[i] != CAUSE_NONE:
+            suggest(t, w.original, i)
 
 
 @kernel
@@ -91,14 +118,14 @@ def _count_received(p: Any, o: Any, packets: Any, i: Any) -> Any:
 
 @kernel(example=_example)
 def run_batch(
-    w: Any, c: Any, p: Any, o: Any, t: Any, f: Any, own: Any, data: Any, packets: Any, first: Any, n: Any,
+    w: Any, c: Any, p: Any, o: Any, t: Any, f: Any, own: Any, s: Any, data: Any, packets: Any, first: Any, n: Any,
     batch_size: Any,
 ) -> Any:  # fmt: skip
     """Take packets `[first, n)` of a batch through the switch, in chunks of `batch_size`; returns where it stopped.
 
     `w`: WorkArrays for at least `batch_size` (at most BATCH_MAX) packets. `c`, `p`, `o`, `t`, `f`: TableArrays,
-    PortArrays, OutputArrays, ConntrackArrays, FragmentArrays. `own`: PacketArrays of one packet. `data`: uint8.
-    `packets`: PACKET, the parser's part is filled in.
+    PortArrays, OutputArrays, ConntrackArrays, FragmentArrays. `own`: PacketArrays of one packet. `s`: ShuntArrays.
+    `data`: uint8. `packets`: PACKET, the parser's part is filled in.
 
     It stops before n when packet `first` is punted: `machine["punt"]` is PUNT_WAITING then, the packet lies in `own`;
     the caller sets it to PUNT_ANSWERED and calls again, and the packet goes on. And it stops when there might not be
@@ -111,11 +138,17 @@ def run_batch(
     t = by_reference(t)
     f = by_reference(f)
     own = by_reference(own)
+    s = by_reference(s)
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]
         _parse_chunk(w, t, data, chunk)
         b = by_reference(PacketArrays(data, chunk, w.original))
+        shunts = s.state["n_flows"][0] != 0  # changes between calls only
+        if shunts:
+            _prepare_shunt(w, t, s, chunk)
+        else:
+            _prepare_walk(w, t, end - first)
         for i in range(end - first):
             if not _has_room(o, t, f):
                 return first + i
@@ -127,8 +160,15 @@ def run_batch(
                 o.ct_state[first + i] = 0
                 o.fates[FATE_INVALID] += 1
                 continue
+            if shunts and not resumes and pass_by(w, p, o, t, s, b, i, first + i):
+                continue
+            n_events = t.state["n_events"][0]
             run_packet(w, c, p, o, t, f, own, b, i, first + i, resumes)
+            if shunts:
+                bury(s, t, n_events)
             if w.machine["punt"][0] == PUNT_WAITING:
                 return first + i
+            if shunts:
+                come_back(s, t, i)
         first = end
     return first

@@ -234,6 +234,7 @@ COUNTERS = (
     "punted",
     "joined",
     "fragmented",
+    "shunted",
 )
 (
     N_PACKETS,
@@ -248,6 +249,7 @@ COUNTERS = (
     N_PUNTED,
     N_JOINED,
     N_FRAGMENTED,
+    N_SHUNTED,
 ) = range(len(COUNTERS))
 
 PUNT_NONE, PUNT_WAITING, PUNT_ANSWERED = range(3)

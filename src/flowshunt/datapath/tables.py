@@ -21,6 +21,7 @@ from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
 from flowshunt.datapath.rules import FlowStatistics, Rules, TableStatistics
+from flowshunt.datapath.shunt.table import Shunt
 from flowshunt.packet.schema import VERDICTS, Batch
 
 FATES = D.FATES
@@ -113,6 +114,7 @@ class Datapath:
         self.fragments = Fragments(PROFILES[self.tracker.profile]) if fragments is None else fragments
         self.ports = Ports()
         self.rules = Rules()
+        self.shunt = Shunt(self.tracker)
         self._compiler = compiler or PlainCompiler()
         self._work = D.make_work(batch_size, self.tracker.arrays.quotes)
         self._own = D.make_own()
@@ -207,6 +209,7 @@ class Datapath:
                 self.tracker.arrays,
                 self.fragments.arrays,
                 self._own,
+                self.shunt.arrays,
                 batch.data,
                 batch.packets,
                 done,
@@ -275,4 +278,5 @@ class Datapath:
         verdicts = {f"verdict.{name}": n for name, n in zip(VERDICTS, output.verdicts.tolist(), strict=True)}
         counters["handler-errors"] = self._n_failed_handlers
         fragments = {f"fragments.{name}": n for name, n in self.fragments.statistics().items()}
-        return counters | fates | verdicts | self.ports.station_statistics() | fragments
+        shunt = {f"shunt.{name}": n for name, n in self.shunt.statistics().items()}
+        return counters | fates | verdicts | self.ports.station_statistics() | fragments | shunt

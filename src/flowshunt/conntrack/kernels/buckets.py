@@ -94,7 +94,8 @@ def find(t: Any, hashed: Any, keys: Any, k: Any, word: Any) -> Any:
 
 
 @kernel
-def _put(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
+def put(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
+    """Write `entry` into the table of `base` buckets, which has room. Any `t` that has `buckets` like these will do."""
     index = hashed & (base - 1)
     while True:
         bucket = base + index
@@ -142,7 +143,7 @@ def migrate(t: Any, n_buckets: Any) -> Any:
                 t.buckets[old + at, j] = 0
                 row = (entry & ENTRY_ROW) - 1
                 hashed = reply_hash(t, row) if entry & SECOND else _row_hash(t, row)
-                _put(t, state["base"][0], hashed, entry)
+                put(t, state["base"][0], hashed, entry)
         state["migrated"][0] = at + 1
 
 
@@ -168,13 +169,13 @@ def _insert(t: Any, hashed: Any, entry: Any) -> Any:
         state["old_base"][0] = base
         state["migrated"][0] = 0
         state["base"][0] = base * 2
-    _put(t, state["base"][0], hashed, entry)
+    put(t, state["base"][0], hashed, entry)
     state["n_entries"][0] += 1
 
 
 @kernel
-def _take(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
-    """Remove `entry` from the table of `base` buckets; False when it is not there."""
+def take(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
+    """Remove `entry` from the table of `base` buckets; False when it is not there. Of `t` only `buckets` is used."""
     home = hashed & (base - 1)
     index = home
     for _ in range(base):
@@ -195,8 +196,8 @@ def _take(t: Any, base: Any, hashed: Any, entry: Any) -> Any:
 @kernel
 def _remove(t: Any, row: Any, hashed: Any, which: Any) -> Any:
     entry = entry_tag(hashed, t.conns["tuple"][row]) << 32 | which | (row + 1)
-    if not _take(t, t.state["base"][0], hashed, entry) and t.state["old_base"][0] != 0:
-        _take(t, t.state["old_base"][0], hashed, entry)
+    if not take(t, t.state["base"][0], hashed, entry) and t.state["old_base"][0] != 0:
+        take(t, t.state["old_base"][0], hashed, entry)
     t.state["n_entries"][0] -= 1
 
 

@@ -194,10 +194,10 @@ def change_mark(t: Any, row: Any, value: Any, mask: Any, now_ms: Any) -> Any:
     set_mark(t, row, value, mask, now_ms)
 
 
-@kernel(example=lambda: (example_arrays(), 0, 0, 0, 0, 0))
-def change_label(t: Any, row: Any, high: Any, low: Any, mask_high: Any, mask_low: Any) -> Any:
-    """`set_label` from Python."""
-    set_label(t, row, high, low, mask_high, mask_low)
+@kernel(example=lambda: (example_arrays(), 0, 0, 0, 0, 0, 0))
+def change_label(t: Any, row: Any, high: Any, low: Any, mask_high: Any, mask_low: Any, now_ms: Any) -> Any:
+    """`set_label` from Python. There must be room for an event."""
+    set_label(t, row, high, low, mask_high, mask_low, now_ms)
 
 
 @kernel(example=lambda: (example_arrays(), 0))

@@ -21,7 +21,7 @@ PROTO_NONE = 59
 """IPv6: no next header. linux does not track it."""
 
 _PLAIN = tcp.SYN | tcp.FIN | tcp.RST | tcp.ACK
-_STREAM_AFTER_MS = 2000
+STREAM_AFTER_MS = 2000
 """linux: a UDP flow answered for this long is a stream (nf_conntrack_proto_udp.c)."""
 
 
@@ -205,7 +205,7 @@ def _linux_update(t: Any, row: Any, d: Any, proto: Any, now: Any) -> Any:
         return result | S.T_LINUX_ICMP << 8
     if proto != PROTO_UDP:
         return result | S.T_LINUX_GENERIC << 8
-    if flags & S.F_SEEN_REPLY and now - t.conns["start_ms"][row] > _STREAM_AFTER_MS:
+    if flags & S.F_SEEN_REPLY and now - t.conns["start_ms"][row] > STREAM_AFTER_MS:
         t.conns["flags"][row] = flags | S.F_ASSURED
         return result | S.T_LINUX_UDP_STREAM << 8
     return result | S.T_LINUX_UDP << 8

@@ -199,7 +199,8 @@ def packet_word(packets: Any, i: Any, keys: Any, k: Any) -> Any:
 
 
 @kernel
-def _checksums_ok(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
+def checksums_ok(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any) -> Any:
+    """Whether packet i's checksums are right, or nobody asks."""
     if t.state["check_checksums"][0] == 0:
         return True
     return ip_checksum_ok(data, packets, i) and l4_checksum_ok(data, packets, i, keys, k)
@@ -499,7 +500,7 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
         if kind < 0:
             return _reject(t, keys, k, zone, -kind)
         word = packet_word(packets, i, keys, k)
-    if not _checksums_ok(t, data, packets, i, keys, k):
+    if not checksums_ok(t, data, packets, i, keys, k):
         return _reject(t, keys, k, zone, C.C_CHECKSUM)
     if kind == _ERROR:
         return _track_error(t, data, packets, i, keys, k, zone, flags, now)
@@ -544,10 +545,15 @@ def set_mark(t: Any, row: Any, value: Any, mask: Any, now: Any) -> Any:
 
 
 @kernel(inline=False)
-def set_label(t: Any, row: Any, high: Any, low: Any, mask_high: Any, mask_low: Any) -> Any:
-    """Set the bits of the mask in a connection's 128-bit label."""
+def set_label(t: Any, row: Any, high: Any, low: Any, mask_high: Any, mask_low: Any, now: Any) -> Any:
+    """Set the bits of the mask in a connection's 128-bit label; an event tells when it changed."""
     c = t.conns
-    c["label"][row, 0] = c["label"][row, 0] & ~mask_high | high & mask_high
-    c["label"][row, 1] = c["label"][row, 1] & ~mask_low | low & mask_low
+    high = c["label"][row, 0] & ~mask_high | high & mask_high
+    low = c["label"][row, 1] & ~mask_low | low & mask_low
+    if high == c["label"][row, 0] and low == c["label"][row, 1]:
+        return
+    c["label"][row, 0] = high
+    c["label"][row, 1] = low
+    emit_event(t, row, C.EVENT_LABEL, 0, 0, np.int64(t.conns["in_port"][row]), now)
     if c["label"][row, 0] != 0 or c["label"][row, 1] != 0:
         c["flags"][row] = np.int64(c["flags"][row]) | S.F_HAS_LABEL
