@@ -17,6 +17,7 @@ from flowshunt.datapath.schema import (
     FATE_SAME_PORT,
     PORT_FLOOD,
     PORT_NUMBERS,
+    STATION_ON_PATH,
     make_ports,
 )
 from flowshunt.jit import kernel, mix
@@ -53,6 +54,20 @@ def _find(p: Any, key: Any) -> Any:
     while p.slots[place] != 0 and p.stations["key"][p.slots[place] - 1] != key:
         place = (place + 1) & last
     return place
+
+
+@kernel
+def find_station(p: Any, key: Any) -> Any:
+    """The station of a key (MAC << 12 | VLAN), however old, or -1."""
+    return np.int64(p.slots[_find(p, key)]) - 1
+
+
+@kernel
+def _disturb(p: Any, station: Any) -> Any:
+    """A station will not be where it was: tell, if a path depends on it."""
+    if p.stations["flags"][station] & STATION_ON_PATH:
+        p.stations["flags"][station] = 0
+        p.state["disturbed"][0] += 1
 
 
 @kernel
@@ -106,6 +121,7 @@ def _evict(p: Any, now_ms: Any) -> Any:
             crowd = own_crowd
     p.state["hand"][0] = hand
     p.state["evicted"][0] += 1
+    _disturb(p, victim)
     _unlink(p, _find(p, p.stations["key"][victim]))
     _count_station(p, np.int64(p.stations["port"][victim]), -1)
     return victim
@@ -121,6 +137,7 @@ def _add(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
     p.stations["key"][station] = key
     p.stations["port"][station] = port
     p.stations["used_ms"][station] = now_ms
+    p.stations["flags"][station] = 0
     p.slots[_find(p, key)] = station + 1
     p.state["learned"][0] += 1
     _count_station(p, port, 1)
@@ -128,7 +145,7 @@ def _add(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
 
 @kernel
 def _learn(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
-    station = np.int64(p.slots[_find(p, key)]) - 1
+    station = find_station(p, key)
     if station < 0:
         _add(p, key, port, now_ms)
         return
@@ -136,6 +153,7 @@ def _learn(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
         _count_station(p, np.int64(p.stations["port"][station]), -1)
         _count_station(p, port, 1)
         p.stations["port"][station] = port
+        _disturb(p, station)
         p.state["moved"][0] += 1
     p.stations["used_ms"][station] = now_ms
 
@@ -159,7 +177,7 @@ def forward(p: Any, keys: Any, k: Any, in_port: Any, now_ms: Any) -> Any:
         _learn(p, source << 12 | vlan, in_port, now_ms)
     if destination & _GROUP:
         return np.int64(PORT_FLOOD)
-    station = np.int64(p.slots[_find(p, destination << 12 | vlan)]) - 1
+    station = find_station(p, destination << 12 | vlan)
     if station < 0 or now_ms - p.stations["used_ms"][station] > p.state["age_ms"][0]:
         return np.int64(PORT_FLOOD)
     port = np.int64(p.stations["port"][station])
@@ -185,6 +203,7 @@ def flush(p: Any, port: Any) -> Any:
         p.stations["key"][kept] = p.stations["key"][station]
         p.stations["port"][kept] = p.stations["port"][station]
         p.stations["used_ms"][kept] = p.stations["used_ms"][station]
+        p.stations["flags"][kept] = p.stations["flags"][station]
         p.slots[_find(p, p.stations["key"][kept])] = kept + 1
         _count_station(p, np.int64(p.stations["port"][kept]), 1)
         kept += 1

@@ -31,6 +31,14 @@ from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.fields import change, decrement_ttl
 from flowshunt.datapath.helping import attend, concerns_helper
 from flowshunt.datapath.output import count_sent, output
+from flowshunt.datapath.paths.learn import (
+    begin_noting,
+    note_connection,
+    note_end,
+    note_fields,
+    note_label,
+    note_lookup,
+)
 from flowshunt.datapath.program import (
     CT_COMMIT,
     CT_EXEC,
@@ -132,6 +140,7 @@ def _begin(w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
     t.hashes[0] = t.hashes[i]
     t.candidates[0] = t.candidates[i]
     o.ct_state[packet] = 0
+    begin_noting(w, t, b, i)
 
 
 @kernel(inline=False)
@@ -185,6 +194,7 @@ def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
         w.keys[0, W_PORT] = word & _U32 | port << 32
     rule = lookup(c, table, w.keys, 0)
     w.keys[0, W_PORT] = word
+    note_lookup(w, c, table, rule, port)
     c.tables["lookups"][table] += 1
     if rule < 0:
         w.machine["fate"][0] = FATE_NO_MATCH
@@ -295,11 +305,13 @@ def _commit_fields(w: Any, c: Any, t: Any, pc: Any, row: Any, mark: Any, high: A
     now = t.state["now_ms"][0]
     mask = c.pool[pc + 2]
     if mask:
+        note_fields(w, t, row, mark, mask)
         set_mark(t, row, mark, mask, now)
         keys[0, W_PORT] = keys[0, W_PORT] & ~mask | mark & mask
     mask = c.pool[pc + 3]
     mask_low = c.pool[pc + 4]
     if mask | mask_low:
+        note_label(w, t, row, high, low, mask, mask_low)
         set_label(t, row, high, low, mask, mask_low, now)
         keys[0, W_CT_LABEL] = keys[0, W_CT_LABEL] & ~mask | high & mask
         keys[0, W_CT_LABEL + 1] = keys[0, W_CT_LABEL + 1] & ~mask_low | low & mask_low
@@ -381,6 +393,7 @@ def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, ta
     snapshot = _NONE if alone or target == NO_TABLE else _save(w, t)
     w.machine["tracks"][0] += 1
     _track(w, c, o, t, b, i, packet, pc)
+    note_connection(w, t)
     if target == NO_TABLE:
         _clear_ct(w.keys, np.int64(0))
         return _NONE, sp
@@ -531,4 +544,5 @@ def run_packet(
             if w.machine["own"][0] == 0:
                 b = batch
                 i = place
+    note_end(w, p, o, t, packet)
     _finish(w, p, o, packet)

@@ -58,13 +58,16 @@ def _example() -> tuple[Any, ...]:
 
 
 @kernel
-def _has_room(o: Any, t: Any, f: Any) -> Any:
-    """A fragment may complete a datagram in each of several zones: all that are held, and itself each time."""
+def _has_room(w: Any, o: Any, t: Any, f: Any) -> Any:
+    """Learning stops the loop when it cannot take another packet (`paths.tell.STOP_*`).
+
+    A fragment may complete a datagram in each of several zones: all that are held, and itself each time."""
     return (
         o.sent[0] + MAX_OUTPUTS <= len(o.tx)
         and o.sent[1] + MAX_OUTPUT_SIZE <= len(o.tx_data)
         and o.sent[2] + 2 * len(f.fragments) <= len(o.joined)
         and t.state["n_events"][0] + MAX_EVENTS <= len(t.events)
+        and w.paths["stop"][0] == 0
     )
 
 
@@ -150,7 +153,7 @@ def run_batch(
         else:
             _prepare_walk(w, t, end - first)
         for i in range(end - first):
-            if not _has_room(o, t, f):
+            if not _has_room(w, o, t, f):
                 return first + i
             resumes = w.machine["punt"][0] == PUNT_ANSWERED
             if not resumes:

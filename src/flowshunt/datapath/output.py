@@ -9,6 +9,7 @@ import numpy as np
 from flowshunt.datapath.fdb import forward
 from flowshunt.datapath.fields import read_place
 from flowshunt.datapath.fragments.split import plan, split
+from flowshunt.datapath.paths.learn import note_output, note_stations
 from flowshunt.datapath.program import OP_OUTPUT
 from flowshunt.datapath.schema import (
     FATE_IN_PORT,
@@ -185,8 +186,10 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
     if number >= PORT_RESERVED_32:
         number &= 0xFFFF
     in_port = (w.keys[0, W_PORT] >> 32) & _U32
-    if number == PORT_NORMAL:
+    by_normal = number == PORT_NORMAL
+    if by_normal:
         number = forward(p, w.keys, 0, in_port, w.machine["now_ms"][0])
+        note_stations(w, p)
         if number < 0:
             w.machine["fate"][0] = -number
             return
@@ -196,6 +199,7 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
         index = _choose_port(w, p, o, number, in_port)
         if index < 0:
             return
+    note_output(w, np.int64(p.ports["number"][index]) if index >= 0 else number, by_normal, floods)
     avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
     if floods:
         w.machine["fate"][0] = FATE_NO_PORT

@@ -23,11 +23,12 @@ class Station(NamedTuple):
 
 
 class Ports:
-    """The ports of one switch, and its learned stations."""
+    """The ports of one switch, and its learned stations. `version` counts the changes of ports and settings."""
 
     def __init__(self) -> None:
         """No ports yet."""
         self.arrays = D.make_ports()
+        self.version = 0
 
     def __contains__(self, number: int) -> bool:
         """Whether there is a port of this OpenFlow number."""
@@ -56,6 +57,7 @@ class Ports:
         self._replace(ports[ports["number"] != number].copy())
 
     def _replace(self, ports: np.ndarray) -> None:
+        self.version += 1
         self.arrays = self.arrays._replace(ports=ports)
         self.arrays.index[:] = -1
         self.arrays.index[ports["number"]] = np.arange(len(ports))
@@ -67,6 +69,7 @@ class Ports:
 
     def configure(self, *, age_ms: int | None = None, forward_bpdu: bool | None = None) -> None:
         """Change how long a silent station is remembered, and whether `normal` forwards reserved multicast."""
+        self.version += 1
         if age_ms is not None:
             self.arrays.state["age_ms"] = age_ms
         if forward_bpdu is not None:
@@ -89,6 +92,7 @@ class Ports:
 
     def flush_stations(self, port: int | None = None) -> int:
         """Forget the stations behind a port, or all. Returns how many."""
+        self.version += 1
         return int(fdb.flush(self.arrays, -1 if port is None else port))
 
     def station_statistics(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ Every change costs what it touches: the mask's subtable is found in a dictionary
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +81,7 @@ def _ordered(rule: CompiledRule) -> tuple[tuple[int, int, int], ...]:
 
 
 class Rules:
-    """The rules of one switch."""
+    """The rules of one switch. `version` counts the changes of rules, of whatever kind."""
 
     def __init__(self) -> None:
         """No rules yet."""
@@ -90,6 +90,7 @@ class Rules:
         self._masks: dict[int, tuple[int, Mask]] = {}
         self._rules: dict[int, CompiledRule] = {}
         self._per_table = [0] * D.N_TABLES
+        self.version = 0
 
     def __len__(self) -> int:
         """Rules in all tables."""
@@ -121,6 +122,7 @@ class Rules:
             feed += (subtable, rule.priority, len(match), len(rule.program))
             feed.extend(value for _, _, value in match)
             feed += rule.program
+        self.version += 1
         results = np.zeros(len(rules), np.int64)
         done = int(changes.insert_rules(self.arrays, np.array(feed, np.int64), 0, len(rules), results, now_ms))
         for rule, result in zip(rules, results[:done].tolist(), strict=False):
@@ -185,6 +187,19 @@ class Rules:
             n = int(changes.select_rules(self.arrays, table, triples, n, found))
         return sorted(found[:n].tolist())
 
+    def has(self, number: int) -> bool:
+        """Whether there is a rule of that number."""
+        return number in self._rules
+
+    def looking_at(self, bits: Mapping[int, int]) -> dict[int, list[int]]:
+        """Numbers of the rules whose match looks at any of these bits (masks by word), by table."""
+        found: dict[int, list[int]] = {}
+        held = self.arrays.rules["subtable"][: int(self.arrays.state["n_rules"][0])]
+        for subtable, (table, mask) in self._masks.items():
+            if any(bits.get(word, 0) & part for word, part in mask):
+                found.setdefault(table, []).extend(np.flatnonzero(held == subtable).tolist())
+        return found
+
     # --- changing --------------------------------------------------------------------------------------------------
 
     def take_back(self, rules: Iterable[CompiledRule]) -> None:
@@ -196,6 +211,7 @@ class Rules:
 
     def remove(self, numbers: Sequence[int]) -> list[CompiledRule]:
         """Remove rules by number; returns them."""
+        self.version += 1
         emptied = np.zeros(len(numbers), np.int64)
         changes.remove_rules(self.arrays, np.array(numbers, np.int64), emptied)
         for subtable in emptied.tolist():
@@ -213,6 +229,7 @@ class Rules:
         """
         if not changes.set_program(self.arrays, number, np.array(rule.program, np.int64)):
             raise TablesFullError("the flow tables are full", hint="delete flows first")
+        self.version += 1
         self._rules[number] = self._rules[number]._replace(program=rule.program, source=rule.source)
 
     # --- listing ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 from flowshunt.conntrack.memory import reserve
 from flowshunt.conntrack.schema import TRACKED
 from flowshunt.datapath.fragments.schema import JOINED, MAX_PER_DATAGRAM
+from flowshunt.datapath.paths.schema import make_paths
 from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
 
 N_TABLES = 255
@@ -128,11 +129,14 @@ STATION = np.dtype(
         ("key", np.int64),  # MAC << 12 | VLAN; -1: free
         ("used_ms", np.int64),
         ("port", np.int32),  # port number
-        ("slot_hash", np.uint32),
+        ("flags", np.uint32),  # STATION_*
     ],
     align=True,
 )
 """A learned station."""
+
+STATION_ON_PATH = 1
+"""A path leads to it or comes from it: when it moves or makes room for another, paths must be learned anew."""
 
 FDB_STATE = np.dtype(
     [
@@ -144,6 +148,7 @@ FDB_STATE = np.dtype(
         ("moved", np.int64),
         ("evicted", np.int64),
         ("expired", np.int64),
+        ("disturbed", np.int64),  # stations on a path that moved or went since someone looked
     ]
 )
 
@@ -329,7 +334,7 @@ class WorkArrays(NamedTuple):
     runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
     MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted. `kept`:
     TRACKED (MAX_SNAPSHOTS + 1,), what it remembered at each snapshot. `quotes`: the
-    tracker's, for the frames that leave.
+    tracker's, for the frames that leave. All from `paths` on: see `paths.schema.PathArrays`.
     """
 
     original: np.ndarray
@@ -340,6 +345,19 @@ class WorkArrays(NamedTuple):
     tracked: np.ndarray
     kept: np.ndarray
     quotes: np.ndarray
+    paths: np.ndarray
+    lookups: np.ndarray
+    lookup_keys: np.ndarray
+    final_key: np.ndarray
+    passed: np.ndarray
+    relabelled: np.ndarray
+    learned: np.ndarray
+    told: np.ndarray
+    chains: np.ndarray
+    chain_slots: np.ndarray
+    chain_free: np.ndarray
+    chain_entries: np.ndarray
+    candidates: np.ndarray
 
 
 class PacketArrays(NamedTuple):
@@ -414,8 +432,8 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
     )
 
 
-def make_work(batch_size: int, quotes: np.ndarray) -> WorkArrays:
-    """Scratch memory for chunks of `batch_size` packets; `quotes`: those of the tracker."""
+def make_work(batch_size: int, quotes: np.ndarray, n_rows: int = 1) -> WorkArrays:
+    """Scratch memory for chunks of `batch_size` packets; `quotes`: those of the tracker of `n_rows` connections."""
     return WorkArrays(
         np.zeros((batch_size, KEY_WORDS), np.int64),
         np.zeros((1, KEY_WORDS), np.int64),
@@ -425,6 +443,7 @@ def make_work(batch_size: int, quotes: np.ndarray) -> WorkArrays:
         np.zeros(1, TRACKED),
         np.zeros(MAX_SNAPSHOTS + 1, TRACKED),
         quotes,
+        *make_paths(n_rows),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from flowshunt.datapath.fragments.schema import PROFILES
 from flowshunt.datapath.fragments.store import Fragments
 from flowshunt.datapath.inspection import Consultation, Inspector
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
+from flowshunt.datapath.paths.table import Paths
 from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
@@ -87,6 +88,9 @@ class Datapath:
     """Tables, ports and the batch loop, with one tracker. One thread uses a datapath.
 
     A flow is whatever `compiler` compiles; without one, a CompiledRule. Times are milliseconds since the epoch.
+
+    `before_expiry()`, where it is set, is called before something may be forgotten for want of use: whoever counts
+    packets elsewhere brings `used_ms` of rules and stations up to date there.
     """
 
     def __init__(
@@ -116,11 +120,13 @@ class Datapath:
         self.rules = Rules()
         self.shunt = Shunt(self.tracker)
         self._compiler = compiler or PlainCompiler()
-        self._work = D.make_work(batch_size, self.tracker.arrays.quotes)
+        self._work = D.make_work(batch_size, self.tracker.arrays.quotes, len(self.tracker.arrays.conns))
+        self.paths = Paths(self._work, self.rules, self.ports)
         self._own = D.make_own()
         self._handlers: dict[int, Handler] = {}
         self._n_failed_handlers = 0
         self._output = D.make_output(0, _FRAMES_AT_ONCE, _SIZE_AT_ONCE)
+        self.before_expiry: Callable[[], None] | None = None
 
     # --- flows -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +206,10 @@ class Datapath:
         output = self._output
         output.sent[:] = 0
         done = 0
+        if n:
+            self.paths.expire_stations(int(batch.packets["time_ns"][-1]) // 1_000_000, self.before_expiry)
         while done < n:
+            self.paths.refresh()
             done = run_batch(
                 self._work,
                 self.rules.arrays,
@@ -218,6 +227,7 @@ class Datapath:
             )
             if self.tracker.arrays.state["n_events"][0]:
                 self.tracker.drain()
+            self.paths.drain()
             if self._work.machine["punt"][0] == D.PUNT_WAITING:
                 self._answer(done)
             elif done < n:

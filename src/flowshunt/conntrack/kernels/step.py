@@ -76,6 +76,12 @@ def forget(t: Any, k: Any) -> Any:
 
 
 @kernel
+def packet_is_reply(t: Any, k: Any) -> Any:
+    """Direction, 0 or 1, of packet k of the batch in the connection that it was tracked in last."""
+    return np.int64(1 if t.tracked["state"][k] & _WAS_REPLY else 0)
+
+
+@kernel
 def _write_state(keys: Any, k: Any, state: Any, zone: Any, mark: Any) -> Any:
     keys[k, W_PORT] = keys[k, W_PORT] & ~_U32 | mark
     keys[k, W_CT] = zone << 48 | state << 32

@@ -1,0 +1,255 @@
+"""Verdicts: may packets take a path unseen that met these rules?
+
+They may if no rule could treat differently a later packet that differs only in what may vary between packets of a
+path: TTL, TOS, IPv6 label, and the TCP flags beside SYN, FIN, RST and ACK. Everything else is compared before a packet
+skips the tables, or is why it does not.
+
+Of the rules that were met, match and actions are read here; of those that were not met, but would have come first,
+what could make them match is handed to the kernel, which asks each packet (`tell`). A match on TOS refuses nothing: the
+path then holds for one TOS.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from flowshunt.conntrack.schema import NAT_WORDS
+from flowshunt.datapath import program as P
+from flowshunt.datapath.paths.records import UNFIT
+from flowshunt.datapath.paths.schema import CHAIN_TOS, TOS_ALONE, UNFIT_OUTPUTS, UNFIT_REWRITE, UNFIT_VARYING
+from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.rules import Rules
+from flowshunt.datapath.schema import PORT_ALL, PORT_FLOOD, PORT_NORMAL, PORT_RESERVED_32
+from flowshunt.packet.schema import FIELDS, W_FLAGS, W_L4
+
+MAX_CANDIDATES = 1024
+"""Rules that might match in place of a chain's rules; with more the path is refused unasked."""
+
+_U32 = 0xFFFFFFFF
+_CONSTANT_FLAGS = 0x17
+_TOS = 0xFF << FIELDS["nw_tos"].shift
+_VARYING = (
+    ("nw_ttl", W_L4, 0xFF << FIELDS["nw_ttl"].shift),
+    ("ipv6_label", W_FLAGS, 0xFFFFF << FIELDS["ipv6_label"].shift),
+    ("tcp_flags", W_FLAGS, (0xFFF & ~_CONSTANT_FLAGS) << FIELDS["tcp_flags"].shift),
+)
+_NUMBERS = {name: number for number, name in enumerate(FIELDS)}
+_READ = {W_L4: _TOS, W_FLAGS: 0}
+for _, _word, _mask in _VARYING:
+    _READ[_word] |= _mask
+
+
+class Verdict(NamedTuple):
+    """What a chain means. `unfit`: number in UNFIT, 0: nothing; `parameter`: of varying-match, number of the field.
+
+    `flags`: CHAIN_*. `decrements`: of the TTL. `normals`: actions `normal`. `candidates`: int64 words as
+    `schema.C_TRIPLES` describes them, `n_candidates` of them.
+    """
+
+    unfit: int = 0
+    parameter: int = 0
+    flags: int = 0
+    decrements: int = 0
+    normals: int = 0
+    n_candidates: int = 0
+    candidates: tuple[int, ...] = ()
+
+
+def refusal(field: int) -> Verdict:
+    """The verdict for too many rules that match on what varies. `field`: of a candidate (`schema.C_FIELD`)."""
+    return Verdict(UNFIT_VARYING, _NUMBERS["nw_tos"] if field == TOS_ALONE else field)
+
+
+class Effects(NamedTuple):
+    """What the actions of one rule mean, as in Verdict."""
+
+    unfit: int = 0
+    parameter: int = 0
+    flags: int = 0
+    decrements: int = 0
+    normals: int = 0
+
+
+def _varying_in(word: int, mask: int) -> int | None:
+    """Number of the first varying field, other than TOS, of which these bits are a part."""
+    return next((_NUMBERS[name] for name, at, bits in _VARYING if at == word and mask & bits), None)
+
+
+def _has_tos(word: int, mask: int) -> bool:
+    return word == W_L4 and bool(mask & _TOS)
+
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+
+def _instructions(program: Sequence[int], pc: int, end: int) -> Iterator[tuple[int, int]]:
+    """(operation, place) of all instructions of a program, those of nested lists too."""
+    while pc < end:
+        instruction = program[pc]
+        op = instruction & 0xFF
+        yield op, pc
+        if op == P.OP_CT:
+            after = pc + P.CT_WORDS + (instruction >> 32)
+            start = pc + P.CT_WORDS + (NAT_WORDS if (instruction >> 8) & P.CT_NAT else 0)
+            yield from _instructions(program, start, after)
+            pc = after
+        else:
+            pc += _WORDS.get(op, 1)
+
+
+_WORDS = {P.OP_SET: P.SET_WORDS, P.OP_RESUBMIT: P.RESUBMIT_WORDS}
+_HARMLESS = frozenset(
+    (P.OP_END, P.OP_FIX_VLAN, P.OP_PUSH_VLAN, P.OP_POP_VLAN, P.OP_RESUBMIT, P.OP_GOTO, P.OP_CT_CLEAR, P.OP_CLONE)
+)
+
+
+@functools.lru_cache(maxsize=4096)
+def effects_of(program: tuple[int, ...]) -> Effects:
+    """What a list of actions does to packets that differ in what varies. What is not known is refused."""
+    found = Effects()
+    for op, pc in _instructions(program, 0, len(program)):
+        found = _add_effect(found, program, op, pc)
+        if found.unfit:
+            return found
+    return found
+
+
+def _add_effect(found: Effects, program: Sequence[int], op: int, pc: int) -> Effects:
+    instruction = program[pc]
+    if op in _HARMLESS:
+        return found
+    if op == P.OP_OUTPUT:
+        number = (instruction >> 8) & _U32
+        return _output(found, number & 0xFFFF if number >= PORT_RESERVED_32 else number)
+    if op == P.OP_OUTPUT_FIELD:
+        return _read(found, instruction >> 8)
+    if op == P.OP_SET:
+        return _write(found, (instruction >> 8) & 0xFF, program[pc + 1])
+    if op == P.OP_MOVE:
+        width = (instruction >> 40) & 0xFF
+        found = _read(found, (instruction >> 8) & 0xFFFF | width << 16)
+        return _write(found, (instruction >> 24) & 0xFF, _bits((instruction >> 32) & 0xFF, width))
+    if op == P.OP_CT:
+        return _read(found, program[pc + 1]) if (instruction >> 8) & P.CT_ZONE_FIELD else found
+    if op == P.OP_DEC_TTL:
+        return found._replace(decrements=found.decrements + 1)
+    return found._replace(unfit=UNFIT.index("controller") if op == P.OP_PUNT else UNFIT_REWRITE)
+
+
+def _output(found: Effects, number: int) -> Effects:
+    if number in (PORT_FLOOD, PORT_ALL):
+        return found._replace(unfit=UNFIT_OUTPUTS)
+    return found._replace(normals=found.normals + 1) if number == PORT_NORMAL else found
+
+
+def _bits(shift: int, width: int) -> int:
+    return ((1 << width) - 1) << shift
+
+
+def _read(found: Effects, place: int) -> Effects:
+    """An action reads a place (packed as in instructions)."""
+    word, mask = place & 0xFF, _bits((place >> 8) & 0xFF, (place >> 16) & 0xFF)
+    field = _varying_in(word, mask)
+    if field is not None:
+        return found._replace(unfit=UNFIT_VARYING, parameter=field)
+    return found._replace(flags=found.flags | CHAIN_TOS) if _has_tos(word, mask) else found
+
+
+def _write(found: Effects, word: int, mask: int) -> Effects:
+    """An action writes bits: a constant in the place of what varies is no difference that a path can say, but TOS."""
+    if _varying_in(word, mask) is not None:
+        return found._replace(unfit=UNFIT_REWRITE)
+    return found._replace(flags=found.flags | CHAIN_TOS) if _has_tos(word, mask) else found
+
+
+# --- matches ---------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Judges chains of one switch's rules; what it finds out about a rule holds until the rules change."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._version = -1
+        self._readers: dict[int, list[int]] = {}
+        self._rivals: dict[tuple[int, int | None], list[tuple[int, ...]]] = {}
+
+    def judge(self, entries: Sequence[tuple[int, int | None]]) -> Verdict:
+        """The verdict of a chain: tables and rules (None: no rule matched) that a packet met, in order."""
+        self._renew()
+        verdict = Verdict()
+        words: list[int] = []
+        for position, (table, number) in enumerate(entries):
+            if number is not None:
+                verdict = _join(verdict, self._rules.rule(number))
+            if verdict.unfit:
+                return verdict
+            for rival in self._rivals_of(table, number):
+                words += (position, *rival)
+                verdict = verdict._replace(n_candidates=verdict.n_candidates + 1)
+                if verdict.n_candidates > MAX_CANDIDATES:
+                    return refusal(rival[0])
+        return verdict._replace(candidates=tuple(words))
+
+    def _renew(self) -> None:
+        """Forget what is no longer so."""
+        if self._version != self._rules.version:
+            self._version = self._rules.version
+            self._readers = self._rules.looking_at(_READ)
+            self._rivals = {}
+
+    def _rivals_of(self, table: int, number: int | None) -> list[tuple[int, ...]]:
+        """Rules that might match in place of a rule, or where none did, as candidates without their position."""
+        found = self._rivals.get((table, number))
+        if found is None:
+            met = None if number is None else self._rules.rule(number)
+            others = (self._rules.rule(n) for n in self._readers.get(table, ()) if n != number)
+            found = [_candidate(rule) for rule in others if met is None or _may_beat(rule, met)]
+            self._rivals[table, number] = found
+        return found
+
+
+def _join(verdict: Verdict, rule: CompiledRule) -> Verdict:
+    """The verdict of a chain with one more rule."""
+    for word, mask, _ in rule.match:
+        field = _varying_in(word, mask)
+        if field is not None:
+            return Verdict(UNFIT_VARYING, field)
+        if _has_tos(word, mask):
+            verdict = verdict._replace(flags=verdict.flags | CHAIN_TOS)
+    effects = effects_of(rule.program)
+    return verdict._replace(
+        unfit=effects.unfit,
+        parameter=effects.parameter,
+        flags=verdict.flags | effects.flags,
+        decrements=verdict.decrements + effects.decrements,
+        normals=verdict.normals + effects.normals,
+    )
+
+
+def _may_beat(rule: CompiledRule, met: CompiledRule) -> bool:
+    """Whether a rule comes before `met`, or beside it, and some packet that `met` matches could match it."""
+    if rule.priority < met.priority:
+        return False
+    constant = {word: (mask & ~_READ.get(word, 0), value) for word, mask, value in met.match}
+    return not any(
+        (value ^ constant[word][1]) & mask & constant[word][0] for word, mask, value in rule.match if word in constant
+    )
+
+
+def _candidate(rule: CompiledRule) -> tuple[int, ...]:
+    field = TOS_ALONE
+    tos = (0, 0)
+    triples: list[int] = []
+    for word, mask, value in rule.match:
+        varying = _varying_in(word, mask)
+        if varying is not None and field == TOS_ALONE:
+            field = varying
+        if _has_tos(word, mask):
+            tos = (mask & _TOS, value & _TOS)
+        constant = mask & ~_READ.get(word, 0)
+        if constant:
+            triples += (word, constant, value & constant)
+    return (field, len(triples) // 3, *tos, *triples)
