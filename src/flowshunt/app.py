@@ -39,6 +39,7 @@ from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
 from flowshunt.rules.openflow.parse import Command, parse_flows
 
 _SWEEP_BUDGET = 512
+_IDLE_SWEEP_BUDGET = 4096
 _PORT_NAME = re.compile(r"[A-Za-z0-9_@:-][A-Za-z0-9_.@:-]{0,254}")
 _RESERVED_NAMES = frozenset(
     ("in_port", "table", "normal", "flood", "all", "controller", "local", "none", "any", "unset", "max", "drop")
@@ -61,28 +62,36 @@ class Switch:
         batch_size: int = BATCH_MAX,
         seed: int | None = None,
         helpers: Iterable[str] = (),
+        beside: Switch | None = None,
     ) -> None:
         """Make a switch without ports and flows; its tracker takes the arguments (see `Tracker`).
 
+        `beside`: another switch whose tracker, fragments and offloading this one shares; the arguments above are
+        its then. One thread uses both.
         `helpers` (`ftp`, `tftp`) are those that new connections to their well-known ports get by themselves; flows
         attach them with ct(commit,alg=...) in any case.
         `batch_size` (1 to 256) is how many packets are worked on at a time; it changes speed, never results.
         """
-        self.tracker = Tracker(
-            profile,
-            check_checksums=check_checksums,
-            check_sequence=check_sequence,
-            max_connections=max_connections,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        self.datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler())
-        self._inspector = Inspector(self.tracker, by_port=helpers)
-        self.datapath.inspect_with(self._inspector)
-        self.fragments = self.datapath.fragments
         self._ports: dict[str, int] = {}
         self._port_names: dict[int, str] = {}
-        self.offload = Offload(Holding(self.tracker), devices=self._port_names.get)
+        if beside is None:
+            self.tracker = Tracker(
+                profile,
+                check_checksums=check_checksums,
+                check_sequence=check_sequence,
+                max_connections=max_connections,
+                batch_size=batch_size,
+                seed=seed,
+            )
+            self.offload = Offload(Holding(self.tracker), devices=self._port_names.get)
+            self._inspector = Inspector(self.tracker, by_port=helpers)
+            fragments = None
+        else:
+            self.tracker, self.offload, self._inspector = beside.tracker, beside.offload, beside._inspector
+            fragments = beside.datapath.fragments
+        self.datapath: Datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler(), fragments=fragments)
+        self.datapath.inspect_with(self._inspector)
+        self.fragments = self.datapath.fragments
         self._config = Config(
             TrackerSection(
                 profile,
@@ -169,6 +178,14 @@ class Switch:
         self._port_names[number] = name
         return number
 
+    def remove_port(self, name: str) -> None:
+        """Remove a port; what was learned behind it is forgotten. Raises UsageError when there is none."""
+        if name not in self._ports:
+            raise UsageError(f"there is no port {name!r}")
+        number = self._ports.pop(name)
+        del self._port_names[number]
+        self.datapath.ports.remove(number)
+
     def add_flows(
         self,
         text: str,
@@ -223,7 +240,22 @@ class Switch:
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         self.fragments.expire(self.tracker.now_ms)
         self.offload.poll(self.tracker.now_ms)
+        self.expire_flows(self.tracker.now_ms)
         return result
+
+    def idle(self, now_ms: int) -> None:
+        """Let time pass without packets: what is due by `now_ms` expires, a slice at a time."""
+        self.tracker.sweep(now_ms, budget=_IDLE_SWEEP_BUDGET)
+        self.fragments.expire(now_ms)
+        self.expire_flows(now_ms)
+        self.offload.poll(now_ms)
+
+    def expire_flows(self, now_ms: int) -> int:
+        """Remove flows whose timeouts ran out, a bounded number per call; returns how many.
+
+        `process` does so; whoever has no packets to process calls this now and then.
+        """
+        return self.datapath.expire_flows(now_ms)
 
     def configure_offload(self, config: Mapping[str, str]) -> None:
         """Apply `hw-offload` and `hw-offload-priority` of a configuration like Open_vSwitch's other_config (row A9).

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from flowshunt.cli.main import app
 
@@ -15,7 +15,7 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 
 def flowshunt(*arguments: str) -> tuple[int, str, str]:
     """Run the command in this process; only for what stops before there is a switch."""
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "dumb"})
+    result = CliRunner().invoke(app, arguments, terminal_width=200)
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -78,8 +78,8 @@ def test_options_that_do_not_go_together_are_refused_with_a_hint(arguments: list
         (["a.pcap", "--port", "p0"], "'p0' is not NAME=FILE"),
         (["a.pcap", "--inside", "10.0.0.0/40"], "a network looks like 192.168.0.0/16"),
         (["a.pcap", "--sides", "x"], "'x' is not NAME,NAME"),
-        (["a.pcap", "--batch", "257"], "less than or equal to 256"),
-        (["a.pcap", "--limit", "0"], "greater than or equal to 1"),
+        (["a.pcap", "--batch", "257"], "257 is not in the range 1<=x<=256"),
+        (["a.pcap", "--limit", "0"], "0 is not in the range x>=1"),
         (["a.pcap", "--table", "xml"], "'xml' is not one of"),
         (["a.pcap", "--no-such-option"], "No such option"),
         (["a.pcap", "b.pcap"], "unexpected extra argument"),
@@ -89,3 +89,11 @@ def test_arguments_that_cannot_be_read_are_refused(arguments: list[str], problem
     status, out, err = flowshunt("replay", *arguments)
     assert (status, out) == (2, "")
     assert problem in " ".join(err.replace("│", " ").split())
+
+
+def test_help_shows_options_in_groups_and_leaves_examples_on_their_lines() -> None:
+    result = CliRunner().invoke(app, ["replay", "--help"], terminal_width=60)
+    for heading in ("Positional arguments:", "Packets from:", "The switch:", "Output:", "Options:"):
+        assert f"\n{heading}\n" in result.stdout
+    example = "      flowshunt replay --port p0=wire.pcap --port pf0hpf=host.pcap --flows rules.flows --table dpctl"
+    assert example in result.stdout.splitlines()

@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from flowshunt.cli.main import app
 
 
 def flowshunt(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["provider", *arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+    result = CliRunner().invoke(app, ["provider", *arguments], terminal_width=200)
     return result.exit_code, result.stdout, result.stderr
 
 

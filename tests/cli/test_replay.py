@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from flowshunt.cli.main import app
 from flowshunt.ports.capture.reader import open_capture

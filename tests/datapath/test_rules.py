@@ -20,7 +20,7 @@ def test_flows_are_listed_by_table_and_priority_with_what_they_saw() -> None:
     send(datapath, udp(), time_ms=5_000)
     send(datapath, udp(destination="10.0.0.9"), time_ms=6_000)
     size = len(udp().bytes())
-    assert datapath.flows() == [(TO_2, 1, size, 5_000, 0), (low, 1, size, 6_000, 0), (later, 0, 0, 0, 0)]
+    assert datapath.flows() == [(TO_2, 1, size, 5_000, 0, 0), (low, 1, size, 6_000, 0, 0), (later, 0, 0, 0, 0, 0)]
     assert datapath.tables() == {0: (2, 2, 2, 2), 3: (1, 1, 0, 0)}
 
 
@@ -29,7 +29,7 @@ def test_adding_the_same_match_and_priority_replaces_actions_and_counters() -> N
     send(datapath, udp())
     other = flow(F.Output(3), match=TO_2.match, priority=7)
     datapath.add_flow(other, now_ms=77)
-    assert datapath.flows() == [(other, 0, 0, 77, 77)]
+    assert datapath.flows() == [(other, 0, 0, 77, 77, 77)]
     assert ports_of(send(datapath, udp())) == [3]
     datapath.add_flow(flow(F.Output(1), match=TO_2.match, priority=6))
     assert len(datapath.flows()) == 2

@@ -193,8 +193,8 @@ def test_reason_codes_are_stable() -> None:
         "none", "not-established", "no-reply-yet", "protocol", "helper", "fragments", "ip-options", "multiple-outputs",
         "varying-match", "controller", "learn", "path-unknown", "table-full", "no-group", "too-many-zones", "mirror",
         "policer", "tunnel", "zone-excluded", "provider-refused", "provider-declined", "provider-not-ready",
-        "queue-full", "provider-pending", "offload-off", "not-told", "no-provider",
-        "rewrite", "long-chain", "idle", "held-elsewhere", "path-changed",
+        "queue-full", "provider-pending", "offload-off", "not-told", "no-provider", "idle",
+        "rewrite", "long-chain", "held-elsewhere", "path-changed",
     ]  # fmt: skip
 
 

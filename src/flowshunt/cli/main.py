@@ -1,17 +1,29 @@
-"""The command line: what there is, its arguments and its help."""
+"""The command line: what there is, its arguments and its help.
+
+A command is a function below `@GROUP.command(help=..., params=[...])`. The outermost group is `app`; another group is a
+`Group` in a module of its own (`cli/provider/main.py` is one), registered by `app.add_command` at the end of this one.
+Parameters are `click.Argument` and `cli.commands.Option`, listed in `params`, and arrive under their names
+(`--zone-limit` as `zone_limit`). The first paragraph of a help text stands in the list of commands; indented
+paragraphs, the examples, keep their lines. The function does all its work in `with reported():` and imports there what
+it needs, so that neither `--help` nor another command waits for it; where its exit status may be something else than 0,
+it ends by `raise SystemExit(status)`.
+"""
 
 from __future__ import annotations
 
+import gc
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
 
-import typer
+import click
 
 from flowshunt import __version__
+from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
 from flowshunt.cli.failures import reported
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
-from flowshunt.cli.replay.options import Given, ReplayOptions
+from flowshunt.cli.replay.options import Given, PortFile, Profile, ReplayOptions, TableStyle, Timeout, ZoneLimit
 
 _HELP = """
 A stateful virtual switch: OpenFlow tables, connection tracking, and captures to try them on.
@@ -65,17 +77,10 @@ Begin with the defaults, and keep what differs:
     flowshunt config show > site.toml
 """
 
-app = typer.Typer(
-    name="flowshunt",
-    help=_HELP,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-config_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
-app.add_typer(config_app, name="config", help=_CONFIG_HELP)
-app.add_typer(provider, name="provider")
+NAME = "flowshunt"
+
+_GARBAGE_THRESHOLD = 50_000
+"""Objects between two looks for garbage: with Python's 700, a start spends a tenth of its time on looking."""
 
 
 def main() -> None:
@@ -83,49 +88,76 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    gc.set_threshold(_GARBAGE_THRESHOLD)
+    app(prog_name=NAME)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
         print(f"flowshunt {__version__}")
-        raise typer.Exit
+        raise SystemExit(0)
 
 
-@app.callback()
-def _global(
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options of the command itself; its help is the application's."""
+def _show_completion(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        with reported():
+            from flowshunt.cli.completion import script
+
+            print(script(app, NAME))
+            raise SystemExit(0)
 
 
-@app.command(help=_REPLAY_HELP)
+def _install_completion(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        with reported():
+            from flowshunt.cli.completion import install
+
+            print(install(app, NAME))
+            raise SystemExit(0)
+
+
+def _flag(name: str, callback: Callable[[click.Context, click.Parameter, bool], None], help_text: str) -> Option:
+    return Option([name], is_flag=True, is_eager=True, expose_value=False, callback=callback, help=help_text)
+
+
+app = Group(
+    NAME,
+    help=_HELP,
+    context_settings=CONTEXT_SETTINGS,
+    params=[
+        _flag("--version", _print_version, "Print the version and exit."),
+        _flag("--install-completion", _install_completion, "Install completion for the current shell."),
+        _flag("--show-completion", _show_completion, "Print the completion of the current shell."),
+    ],
+)
+_config = Group("config", help=_CONFIG_HELP)
+
+
+@app.command(help=_REPLAY_HELP, params=list(arguments.PARAMETERS))
 def replay(
-    capture: arguments.Capture = None,
-    ports: arguments.Ports = None,
-    inside: arguments.Inside = None,
-    sides: arguments.Sides = None,
-    limit: arguments.Limit = None,
-    flow_files: arguments.Flows = None,
-    flows: arguments.SetFlows = None,
-    config_file: arguments.ConfigFile = None,
-    profile: arguments.ProfileChoice = None,
-    no_checksum: arguments.NoChecksum = False,
-    no_sequence_check: arguments.NoSequenceCheck = False,
-    helpers: arguments.Helpers = False,
-    max_connections: arguments.MaxConnections = None,
-    zone_limits: arguments.ZoneLimits = None,
-    timeouts: arguments.Timeouts = None,
-    batch_size: arguments.BatchSize = 256,
-    load_table: arguments.LoadTable = None,
-    table: arguments.Table = None,
-    states: arguments.States = None,
-    json: arguments.Json = None,
-    write: arguments.Write = None,
-    write_ports: arguments.WritePorts = None,
-    quiet: arguments.Quiet = False,
+    capture: str | None,
+    ports: tuple[PortFile, ...],
+    inside: tuple[IPv4Network | IPv6Network, ...],
+    sides: str | None,
+    limit: int | None,
+    flow_files: tuple[str, ...],
+    flows: tuple[str, ...],
+    config_file: str | None,
+    profile: Profile | None,
+    no_checksum: bool,
+    no_sequence_check: bool,
+    helpers: bool,
+    max_connections: int | None,
+    zone_limits: tuple[ZoneLimit, ...],
+    timeouts: tuple[Timeout, ...],
+    batch_size: int,
+    load_table: str | None,
+    table: TableStyle | None,
+    states: str | None,
+    json: str | None,
+    write: str | None,
+    write_ports: tuple[PortFile, ...],
+    quiet: bool,
 ) -> None:
     """Run a capture through the switch."""
     given = Given(
@@ -134,8 +166,8 @@ def replay(
         no_sequence_check=no_sequence_check,
         helpers=helpers,
         max_connections=max_connections,
-        zone_limits=tuple(zone_limits or ()),
-        timeouts=tuple(timeouts or ()),
+        zone_limits=zone_limits,
+        timeouts=timeouts,
     )
     with reported():
         from flowshunt.cli.replay import settings
@@ -145,11 +177,11 @@ def replay(
         has_rules = bool(flow_files or flows)
         options = ReplayOptions(
             capture=capture,
-            ports=tuple(ports or ()),
-            inside=tuple(inside or (() if ports else settings.inside(config))),
+            ports=ports,
+            inside=inside or (() if ports else settings.inside(config)),
             sides=settings.sides(config, sides),
-            flow_files=tuple(flow_files or ()) if has_rules else settings.flow_files(config, config_file),
-            flows=tuple(flows or ()) if has_rules else config.switch.flows,
+            flow_files=flow_files if has_rules else settings.flow_files(config, config_file),
+            flows=flows if has_rules else config.switch.flows,
             flows_source="--set-flow" if has_rules else f"{config_file}: [switch] flows",
             config=config,
             config_file=config_file,
@@ -160,7 +192,7 @@ def replay(
             states=states,
             json=json,
             write_directory=write,
-            write_ports=tuple(write_ports or ()),
+            write_ports=write_ports,
             quiet=quiet,
         )
         options.check()
@@ -178,8 +210,8 @@ def warmup() -> None:
         execute()
 
 
-@config_app.command()
-def check(file: Annotated[str, typer.Argument(metavar="FILE", help="The file to read.", show_default=False)]) -> None:
+@_config.command(params=[click.Argument(["file"], type=FILE, help="The file to read.")])
+def check(file: str) -> None:
     """Say what is wrong with a configuration, all of it at once; nothing when it is right."""
     with reported():
         from flowshunt.config import read_config
@@ -187,9 +219,13 @@ def check(file: Annotated[str, typer.Argument(metavar="FILE", help="The file to 
         read_config(file)
 
 
-@config_app.command()
+@_config.command()
 def show() -> None:
     """Print every setting with its description and default, as a TOML file."""
     from flowshunt.config.show import text
 
     print(text(), end="")
+
+
+app.add_command(_config)
+app.add_command(provider)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -59,6 +58,8 @@ def read_config(path: str | Path) -> Config:
 
 def parse_config(text: str, name: str = "<config>") -> Config:
     """The configuration in a text; `name` is for messages. Raises ConfigError."""
+    import tomllib  # here, since most runs read none
+
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,8 @@
 """Changing rules: the kernels that Python calls.
 
 Rules come as one array of int64, the *feed*: per rule subtable, priority, number of match values, number of program
-words, the values in the order of the subtable's words, the program.
+words (with KEEPS_COUNTERS where the rule does not count anew), the values in the order of the subtable's words, the
+program.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from flowshunt.datapath.schema import make_tables
 from flowshunt.jit import kernel
 
 FEED_HEADER = 4
+KEEPS_COUNTERS = 1 << 40
+"""Beside the number of program words: in the place of an equal rule, this one goes on counting."""
 REPLACED = 1 << 40
 """Bit of a result of `insert_rules`: the rule was there, with other actions and counters."""
 
@@ -25,9 +28,10 @@ def _feed_example() -> tuple[Any, ...]:
 
 
 @kernel
-def _reset_counters(c: Any, rule: Any, now_ms: Any) -> Any:
-    c.rules["packets"][rule] = 0
-    c.rules["bytes"][rule] = 0
+def _begin_counting(c: Any, rule: Any, keeps: Any, now_ms: Any) -> Any:
+    if not keeps:
+        c.rules["packets"][rule] = 0
+        c.rules["bytes"][rule] = 0
     c.rules["used_ms"][rule] = now_ms
     c.rules["created_ms"][rule] = now_ms
 
@@ -51,14 +55,17 @@ def _replace_program(c: Any, rule: Any, program: Any, n: Any) -> Any:
 
 @kernel(example=_feed_example)
 def insert_rules(c: Any, feed: Any, first: Any, n: Any, results: Any, now_ms: Any) -> Any:
-    """Insert the rules `[first, n)` of a feed; one of equal match and priority gets the new actions, counters of zero.
+    """Insert the rules `[first, n)` of a feed; one of equal match and priority gets the new actions, counters of zero
+    unless the feed says KEEPS_COUNTERS.
 
     `results`: int64 (n,), the rule's number, with REPLACED where it was there. Returns how many rules are done: less
     than n when memory ran out, and the rule that did not fit left nothing behind.
     """
     at = np.int64(0)
     for index in range(n):
-        subtable, priority, n_values, n_program = feed[at], feed[at + 1], feed[at + 2], feed[at + 3]
+        subtable, priority, n_values = feed[at], feed[at + 1], feed[at + 2]
+        n_program = feed[at + 3] & ~KEEPS_COUNTERS
+        keeps = feed[at + 3] & KEEPS_COUNTERS != 0
         values = at + FEED_HEADER
         at = values + n_values + n_program
         if index < first:
@@ -76,7 +83,7 @@ def insert_rules(c: Any, feed: Any, first: Any, n: Any, results: Any, now_ms: An
             c.rules["program"][rule] = 0
             c.rules["generation"][rule] = (np.int64(c.rules["generation"][rule]) + 1) & 0xFFFFFFFF
         _replace_program(c, rule, program, n_program)
-        _reset_counters(c, rule, now_ms)
+        _begin_counting(c, rule, replaced and keeps, now_ms)
         results[index] = rule | (REPLACED if replaced else 0)
     return np.int64(n)
 

@@ -88,7 +88,10 @@ class CompiledRule(NamedTuple):
     """A rule as the datapath takes it.
 
     `match`: (word, mask, value) in order of word, one per word, masks not 0, values within their masks, all as int64.
-    `program`: int64 words. `source`: what it was compiled from, kept for listings.
+    `program`: int64 words. `source`: what it was compiled from, kept for listings. It goes when no packet used it for
+    `idle_ms`, and `hard_ms` after it came or changed; 0: never. In place of an equal rule it counts from zero, unless
+    `keeps_counters` is set. With `checks_overlap` it is refused where a packet could match it and another rule of its
+    table and priority.
     """
 
     table: int
@@ -96,6 +99,10 @@ class CompiledRule(NamedTuple):
     match: tuple[tuple[int, int, int], ...]
     program: tuple[int, ...]
     source: Any = None
+    idle_ms: int = 0
+    hard_ms: int = 0
+    keeps_counters: bool = False
+    checks_overlap: bool = False
 
 
 class Assembler:

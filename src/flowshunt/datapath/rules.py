@@ -5,7 +5,7 @@ Every change costs what it touches: the mask's subtable is found in a dictionary
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from flowshunt.base.errors import UsageError
 from flowshunt.datapath import changes
 from flowshunt.datapath import schema as D
 from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.timers import Timers
 from flowshunt.packet import schema as K
 
 Mask = tuple[tuple[int, int], ...]
@@ -26,14 +27,32 @@ class TablesFullError(UsageError):
     """There is no memory for another rule, mask or program."""
 
 
+class OverlapError(UsageError):
+    """A rule that asked for it overlaps with another one of its table and priority."""
+
+
 class FlowStatistics(NamedTuple):
-    """A rule and what it saw. `flow`: what it was compiled from; times are milliseconds since the epoch."""
+    """A rule and what it saw. `flow`: what it was compiled from; times are milliseconds since the epoch.
+
+    `modified_ms`: when it came or was last changed.
+    """
 
     flow: Any
     packets: int
     bytes: int
     used_ms: int
     created_ms: int
+    modified_ms: int = 0
+
+
+EXPIRED_IDLE, EXPIRED_HARD = "idle", "hard"
+
+
+class ExpiredRule(NamedTuple):
+    """A rule that is gone because its time was up: `reason` is EXPIRED_IDLE or EXPIRED_HARD."""
+
+    statistics: FlowStatistics
+    reason: str
 
 
 class TableStatistics(NamedTuple):
@@ -90,6 +109,8 @@ class Rules:
         self._masks: dict[int, tuple[int, Mask]] = {}
         self._rules: dict[int, CompiledRule] = {}
         self._per_table = [0] * D.N_TABLES
+        self._timers = Timers()
+        self._modified_ms: dict[int, int] = {}  # of rules that were changed since they came
         self.version = 0
 
     def __len__(self) -> int:
@@ -98,20 +119,43 @@ class Rules:
 
     # --- adding ----------------------------------------------------------------------------------------------------
 
-    def add(self, rules: Iterable[CompiledRule], now_ms: int = 0, replaced: list[CompiledRule] | None = None) -> int:
+    def add(
+        self,
+        rules: Iterable[CompiledRule],
+        now_ms: int = 0,
+        replaced: list[CompiledRule] | None = None,
+        *,
+        refuses_overlaps: bool = True,
+    ) -> int:
         """Add rules in order; one of equal table, match and priority is replaced and counts from zero.
 
         Returns how many; those that were replaced are added to `replaced`. Raises TablesFullError when memory for
-        rules is used up; those before stay.
+        rules is used up, and OverlapError (not without `refuses_overlaps`); those before stay.
         """
         waiting: list[CompiledRule] = []
         n = 0
         for rule in rules:
+            if rule.checks_overlap and refuses_overlaps:
+                n += self._feed(waiting, now_ms, replaced)
+                waiting = []
+                self._refuse_overlap(rule)
             waiting.append(rule)
             if len(waiting) == _FEED_RULES:
                 n += self._feed(waiting, now_ms, replaced)
                 waiting = []
         return n + self._feed(waiting, now_ms, replaced)
+
+    def _refuse_overlap(self, rule: CompiledRule) -> None:
+        words = {word: (mask, value) for word, mask, value in rule.match}
+        for other in self._rules.values():
+            if (other.table, other.priority) != (rule.table, rule.priority) or other.match == rule.match:
+                continue
+            if all(
+                not (value ^ words[word][1]) & mask & words[word][0]
+                for word, mask, value in other.match
+                if word in words
+            ):
+                raise OverlapError("a flow of the same priority overlaps", hint="give it another priority")
 
     def _feed(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
         feed: list[int] = []
@@ -119,7 +163,8 @@ class Rules:
         for rule in rules:
             match = _ordered(rule)
             subtable = self._subtable(rule.table, tuple((word, mask) for word, mask, _ in match), fresh)
-            feed += (subtable, rule.priority, len(match), len(rule.program))
+            n_program = len(rule.program) | (changes.KEEPS_COUNTERS if rule.keeps_counters else 0)
+            feed += (subtable, rule.priority, len(match), n_program)
             feed.extend(value for _, _, value in match)
             feed += rule.program
         self.version += 1
@@ -132,10 +177,23 @@ class Rules:
             elif replaced is not None:
                 replaced.append(self._rules[number])
             self._rules[number] = rule
+            self._note_times(number, rule)
         if done < len(rules):
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         return done
+
+    def _note_times(self, number: int, rule: CompiledRule) -> None:
+        """Forget when the rule before in this place was changed, and note when this one is due."""
+        if self._modified_ms:
+            self._modified_ms.pop(number, None)
+        self._watch(number, rule)
+
+    def _watch(self, number: int, rule: CompiledRule) -> None:
+        if rule.idle_ms or rule.hard_ms:
+            self._timers.watch(number, self._deadline(number)[0])
+        elif self._timers:
+            self._timers.forget(number)
 
     def _subtable(self, table: int, mask: Mask, fresh: list[int]) -> int:
         """The subtable of a mask, made (and added to `fresh`) when there is none."""
@@ -218,19 +276,73 @@ class Rules:
             if subtable >= 0:
                 del self._subtables[self._masks.pop(subtable)]
         removed = [self._rules.pop(number) for number in numbers]
-        for rule in removed:
+        for number, rule in zip(numbers, removed, strict=True):
             self._per_table[rule.table] -= 1
+            self._timers.forget(number)
+            self._modified_ms.pop(number, None)
         return removed
 
-    def change(self, number: int, rule: CompiledRule) -> None:
-        """Give a rule the program and source of another; match, priority and counters stay.
+    def change(self, number: int, rule: CompiledRule, now_ms: int = 0, *, resets_counters: bool = False) -> None:
+        """Give a rule the program, the source and the timeouts of another; match, priority and age stay.
+
+        It counts from zero if `resets_counters` is set.
 
         Raises TablesFullError, and changes nothing, when memory for programs is used up.
         """
         if not changes.set_program(self.arrays, number, np.array(rule.program, np.int64)):
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         self.version += 1
-        self._rules[number] = self._rules[number]._replace(program=rule.program, source=rule.source)
+        self._rules[number] = self._rules[number]._replace(
+            program=rule.program, source=rule.source, idle_ms=rule.idle_ms, hard_ms=rule.hard_ms
+        )
+        self._modified_ms[number] = now_ms
+        if resets_counters:
+            for counter in ("packets", "bytes"):
+                self.arrays.rules[counter][number] = 0
+        self._watch(number, rule)
+
+    # --- expiring --------------------------------------------------------------------------------------------------
+
+    def _deadline(self, number: int) -> tuple[int, str]:
+        """When a rule with timeouts is due, if nobody uses or changes it, and why."""
+        rule, record = self._rules[number], self.arrays.rules[number]
+        created = int(record["created_ms"])
+        hard = self._modified_ms.get(number, created) + rule.hard_ms
+        idle = int(record["used_ms"]) + rule.idle_ms
+        if rule.hard_ms and (not rule.idle_ms or hard <= idle):
+            return hard, EXPIRED_HARD
+        return idle, EXPIRED_IDLE
+
+    def expire(self, now_ms: int, most: int, synchronise: Callable[[], None] | None = None) -> list[ExpiredRule]:
+        """Remove the rules whose time is up, looking at no more than `most`; returns them.
+
+        `synchronise` is called before that when there are rules to look at: it may bring `used_ms` up to date. A rule
+        that was added at time 0, when there was no clock yet, counts from the first call on.
+        """
+        due = self._timers.take_due(now_ms, most)
+        if not due:
+            return []
+        if synchronise is not None:
+            synchronise()
+        gone: dict[int, str] = {}
+        for number in due:
+            record = self.arrays.rules[number]
+            if not record["created_ms"]:
+                record["created_ms"] = now_ms
+                record["used_ms"] = max(int(record["used_ms"]), now_ms)
+            when, reason = self._deadline(number)
+            if when <= now_ms:
+                gone[number] = reason
+            else:
+                self._timers.watch(number, when)
+        expired = [ExpiredRule(self.statistics_of(number), reason) for number, reason in gone.items()]
+        if gone:
+            self.remove(list(gone))
+        return expired
+
+    def next_expiry_ms(self) -> int | None:
+        """When a rule may be due next; None: no rule has a timeout."""
+        return self._timers.next_ms()
 
     # --- listing ---------------------------------------------------------------------------------------------------
 
@@ -247,6 +359,7 @@ class Rules:
             int(record["bytes"]),
             int(record["used_ms"]),
             int(record["created_ms"]),
+            self._modified_ms.get(number) or int(record["created_ms"]),
         )
 
     def statistics(self) -> Iterator[FlowStatistics]:

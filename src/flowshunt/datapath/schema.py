@@ -15,6 +15,7 @@ from flowshunt.conntrack.memory import reserve
 from flowshunt.conntrack.schema import TRACKED
 from flowshunt.datapath.fragments.schema import JOINED, MAX_PER_DATAGRAM
 from flowshunt.datapath.paths.schema import make_paths
+from flowshunt.packet import schema as packet
 from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
 
 N_TABLES = 255
@@ -152,18 +153,7 @@ FDB_STATE = np.dtype(
     ]
 )
 
-TX = np.dtype(
-    [
-        ("data", np.int64),  # byte offset in the source
-        ("time_ns", np.int64),  # of the packet that it comes from
-        ("length", np.uint32),
-        ("port", np.uint32),
-        ("packet", np.int32),  # index in the batch
-        ("source", np.uint8),  # SOURCE_*
-    ],
-    align=True,
-)
-"""One frame to send; 32 bytes."""
+TX = packet.TX
 
 SOURCE_BATCH = 0
 SOURCE_TX_DATA = 1

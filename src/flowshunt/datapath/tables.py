@@ -21,7 +21,7 @@ from flowshunt.datapath.paths.table import Paths
 from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
-from flowshunt.datapath.rules import FlowStatistics, Rules, TableStatistics
+from flowshunt.datapath.rules import ExpiredRule, FlowStatistics, Rules, TableStatistics
 from flowshunt.datapath.shunt.table import Shunt
 from flowshunt.packet.schema import VERDICTS, Batch
 
@@ -61,7 +61,7 @@ class Compiler(Protocol):
         """Whether `request` selects a flow that its match selects; cookies and output ports are considered here."""
 
     def merge(self, flow: Any, request: Any) -> Any:
-        """What a flow becomes by a change: its own match and priority, the other's actions."""
+        """What a flow becomes by a change: its own match, priority and timeouts, the other's actions."""
 
 
 class PlainCompiler:
@@ -90,7 +90,8 @@ class Datapath:
     A flow is whatever `compiler` compiles; without one, a CompiledRule. Times are milliseconds since the epoch.
 
     `before_expiry()`, where it is set, is called before something may be forgotten for want of use: whoever counts
-    packets elsewhere brings `used_ms` of rules and stations up to date there.
+    packets elsewhere brings `used_ms` of rules and stations up to date there. `on_expired(rule, now_ms)` gets rules
+    that went.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Datapath:
         self._n_failed_handlers = 0
         self._output = D.make_output(0, _FRAMES_AT_ONCE, _SIZE_AT_ONCE)
         self.before_expiry: Callable[[], None] | None = None
+        self.on_expired: Callable[[ExpiredRule, int], None] | None = None
 
     # --- flows -----------------------------------------------------------------------------------------------------
 
@@ -155,8 +157,10 @@ class Datapath:
         removed = self.rules.remove(self._select(request, strict))
         return [rule.source for rule in removed]
 
-    def modify_flows(self, request: Any, *, strict: bool = False, add: bool = True, now_ms: int = 0) -> int:
-        """Give the actions of `request` to what it selects (see `delete_flows`); counters stay.
+    def modify_flows(
+        self, request: Any, *, strict: bool = False, add: bool = True, now_ms: int = 0, resets_counters: bool = False
+    ) -> int:
+        """Give the actions of `request` to what it selects (see `delete_flows`); counters stay, or begin at zero.
 
         Returns how many were changed. When there is none, the flow is added if `add` is set (as OpenFlow 1.0 does), and
         counts as one. All are compiled before the first is changed.
@@ -165,7 +169,7 @@ class Datapath:
         merged = [self._compiler.merge(self.rules.rule(number).source, request) for number in numbers]
         rules = [self._compiler.compile(flow) for flow in merged]
         for number, rule in zip(numbers, rules, strict=True):
-            self.rules.change(number, rule)
+            self.rules.change(number, rule, now_ms, resets_counters=resets_counters)
         if not numbers and add:
             return self.add_flows([request], now_ms)
         return len(numbers)
@@ -186,6 +190,14 @@ class Datapath:
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""
         return list(self.rules.statistics())
+
+    def expire_flows(self, now_ms: int, most: int = 256) -> int:
+        """Remove flows whose timeouts ran out; returns how many. Bounded: it looks at `most` flows that may be due."""
+        expired = self.rules.expire(now_ms, most, self.before_expiry)
+        if self.on_expired is not None:
+            for rule in expired:
+                self.on_expired(rule, now_ms)
+        return len(expired)
 
     def tables(self) -> dict[int, TableStatistics]:
         """Tables in use: rules, masks, lookups, matches."""

@@ -6,6 +6,7 @@ This package is the only importer of numba. Everything that runs per packet or p
   marks an *entry point*: compiled once, for exactly the types of the example arguments, and cached on disk.
 - `primitives` are what Python cannot say: prefetch, acquire/release, big-endian loads, a 128-bit product, a search of
   eight words. Each has a plain-Python twin that runs when the JIT is off or when bounds are checked.
+- `system` has system calls for kernels that move packets.
 - `warm_up` compiles (or loads) entry points ahead of the first packet; `pending` says which would have to compile.
 
 Kernels follow five rules. Arithmetic is int64 with explicit masks (`np.int64(...)` around a narrower field that
@@ -34,6 +35,7 @@ from flowshunt.jit.primitives import (
     store_release,
 )
 from flowshunt.jit.reference import by_reference
+from flowshunt.jit.system import errno, map_memory, readv, recvmsg, sendmmsg, unmap_memory, writev
 from flowshunt.jit.warmup import pending, warm_up
 
 __all__ = [
@@ -43,19 +45,26 @@ __all__ = [
     "assume",
     "by_reference",
     "entry_points",
+    "errno",
     "kernel",
     "load_acquire",
     "load_be16",
     "load_be32",
     "load_be64",
     "lowest_bit",
+    "map_memory",
     "match_words",
     "mix",
     "pending",
     "prefetch",
+    "readv",
+    "recvmsg",
+    "sendmmsg",
     "store_be16",
     "store_be32",
     "store_be64",
     "store_release",
+    "unmap_memory",
     "warm_up",
+    "writev",
 ]

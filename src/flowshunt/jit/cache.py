@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 from numba.core import serialize
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
@@ -33,7 +34,8 @@ from flowshunt.jit.fingerprint import fingerprint
 _log = logger(__name__)
 
 _DIGEST_SIZE = 32
-_TYPE_ANNOTATION = 6  # place in CompileResult._reduce(): a listing of the source for people, larger than the code
+# Places in what CompileResult._reduce() returns.
+_LIBRARY, _DESCRIPTOR, _TYPE_ANNOTATION, _ENVIRONMENTS = 0, 1, 6, 8
 _OTHERS_MAY_WRITE = 0o022
 
 
@@ -146,11 +148,9 @@ class KernelCache(_Cache):  # type: ignore[misc]
         if data.library.has_dynamic_globals or data.lifted:
             _log.warning("%s cannot be cached: it refers to memory of this process", self._base)
             return
-        reduced = list(data._reduce())
-        reduced[_TYPE_ANNOTATION] = ""
         target = place / self._file_name(sig, data.codegen)
         try:
-            _write(target, serialize.dumps(tuple(reduced)))
+            _write(target, serialize.dumps(_needed(data._reduce())))
         except OSError as error:
             _log.warning("compiled kernel not kept: %s", error)
             return
@@ -177,6 +177,22 @@ class KernelCache(_Cache):  # type: ignore[misc]
                 return payload
             _log.warning("damaged compiled kernel %s: compiling it again", directory / name)
         return None
+
+
+def _needed(reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of a reduced compile result what running it takes: machine code, a fifth of it all.
+
+    Left out are the listing of the source; the bitcode, which serves to link the function into others, as nobody does
+    with an entry point (the wrapper's name stays: loading asks whether the bitcode defines it); and the environments of
+    inlined functions in which there is no constant to look up.
+    """
+    parts = list(reduced)
+    name, kind, (machine_code, _) = parts[_LIBRARY]
+    wrapper = f'define void @"{parts[_DESCRIPTOR].llvm_cpython_wrapper_name}"() {{ ret void }}'
+    parts[_LIBRARY] = name, kind, (machine_code, llvm.parse_assembly(wrapper).as_bitcode())
+    parts[_TYPE_ANNOTATION] = ""
+    parts[_ENVIRONMENTS] = tuple(environment for environment in parts[_ENVIRONMENTS] if environment.consts)
+    return tuple(parts)
 
 
 def _digest(payload: bytes) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from numba.extending import typeof_impl
 
 from flowshunt.jit.cache import KernelCache
+from flowshunt.jit.typeof import typeof
 
 JIT = not numba.config.DISABLE_JIT
 """Whether kernels are compiled; False with NUMBA_DISABLE_JIT=1."""
@@ -41,7 +42,7 @@ def _check_for(expected: Any) -> Callable[[Any], bool]:
             """One tuple of arrays is passed again and again, and cannot change; its memory is not kept for that."""
             if id(value) == seen[0] and value[0] is seen[1]():
                 return True
-            if numba.typeof(value) != expected:
+            if typeof(value) != expected:
                 return False
             seen[:] = id(value), weakref.ref(value[0])
             return True
@@ -51,13 +52,13 @@ def _check_for(expected: Any) -> Callable[[Any], bool]:
     def is_value(value: Any) -> bool:
         """Arrays of one dtype object, which most are, differ in their flags and dimensions only."""
         if not isinstance(value, np.ndarray):
-            return bool(numba.typeof(value) == expected)
+            return bool(typeof(value) == expected)
         flags = value.flags
         key = (value.dtype, value.ndim, flags.c_contiguous, flags.f_contiguous, flags.aligned, flags.writeable)
         previous = seen[0]
         if previous is not None and previous[0] is key[0] and previous[1:] == key[1:]:
             return True
-        if numba.typeof(value) != expected:
+        if typeof(value) != expected:
             return False
         seen[0] = key
         return True
@@ -93,7 +94,7 @@ class EntryPoint:
 
     @functools.cached_property
     def _types(self) -> tuple[Any, ...]:
-        return tuple(numba.typeof(value) for value in self._example())
+        return tuple(typeof(value) for value in self._example())
 
     def is_cached(self) -> bool:
         """Whether `prepare` would load instead of compile."""
@@ -122,7 +123,7 @@ class EntryPoint:
 
     def _refuse(self, *arguments: Any) -> None:
         expected = ", ".join(map(str, self.signature()))
-        found = ", ".join(str(numba.typeof(value)) for value in arguments)
+        found = ", ".join(str(typeof(value)) for value in arguments)
         raise TypeError(f"kernel {self.name} takes ({expected}), not ({found})")
 
     @functools.cached_property

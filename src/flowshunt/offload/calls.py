@@ -5,7 +5,6 @@ What it raises, returns or writes is checked here; whoever calls gets answers in
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,8 +19,15 @@ from flowshunt.offload.errors import MAX_ERRNO, ProviderError, errno_of
 
 _log = logger(__name__)
 
-FAILURES = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
-"""What a provider may raise without reaching anybody else; only the user's Ctrl-C passes."""
+
+def failures() -> tuple[type[BaseException], ...]:
+    """What a provider may raise without reaching anybody else; only the user's Ctrl-C passes.
+
+    For `except failures()`: evaluated when something is raised, so that a start does not wait for asyncio.
+    """
+    from asyncio import CancelledError
+
+    return Exception, SystemExit, GeneratorExit, CancelledError
 
 
 class Outcome(NamedTuple):
@@ -78,7 +84,7 @@ def _ask(provider: Provider, records: np.ndarray, devices: Devices | None, epoch
             serve(provider, batch)
         else:
             submit(batch)
-    except FAILURES as failure:
+    except failures() as failure:
         failed = errno_of(failure)
         _report(provider, "batch_submit", failure)
     answered: Any = batch.records
@@ -118,7 +124,7 @@ def serve(provider: Provider, batch: Batch) -> None:
             continue
         try:
             operation.error = handler(provider, operation)
-        except FAILURES as failure:
+        except failures() as failure:
             operation.error = errno_of(failure)
             _note_reason(batch, operation, failure)
             _report(provider, OPERATION_NAMES[operation.type], failure)

@@ -96,13 +96,13 @@ REASONS = (
         "It is offered at its next reply packet.",
     ),
     Reason("no-provider", "No provider of that name is registered.", "See `flowshunt provider list`."),
+    Reason("idle", "It was silent for the provider's timeout.", "Its next packets bring it back; raise the timeout."),
     Reason(
         "rewrite",
         "Its packets are changed in a way that a path cannot say.",
         "Leave it to the long way; paths change MACs, VLAN tag, addresses, ports, TTL and TOS.",
     ),
     Reason("long-chain", "It meets more rules than a path remembers.", "Use fewer tables on its way."),
-    Reason("idle", "It was silent for the provider's timeout.", "Its next packets bring it back; raise the timeout."),
     Reason("held-elsewhere", "Another provider forwards it.", "Put this one first in hw-offload-priority."),
     Reason(
         "path-changed",

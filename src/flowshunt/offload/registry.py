@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from flowshunt.base.log import logger
 from flowshunt.offload.api import MANDATORY, OPTIONAL, Provider
-from flowshunt.offload.calls import FAILURES, has
+from flowshunt.offload.calls import failures, has
 from flowshunt.offload.errors import RegistrationError, errno_name, errno_of
 
 GROUP = "flowshunt.offload_providers"
@@ -74,7 +74,7 @@ class Registry:
         if has(provider, "init"):
             try:
                 provider.init()  # type: ignore[attr-defined]
-            except FAILURES as failure:
+            except failures() as failure:
                 error = errno_of(failure)
                 _log.warning("provider %s: init() failed", provider.name, exc_info=failure)
                 what = f"offload provider {provider.name!r}: init() failed with {errno_name(error)}: {failure}"
@@ -137,7 +137,7 @@ def plugins() -> list[Available]:
 def _load(point: EntryPoint) -> Provider:
     try:
         provider: Provider = point.load()()
-    except FAILURES as failure:
+    except failures() as failure:
         what = f"offload provider {point.name!r} ({point.value}) cannot be made: {type(failure).__name__}: {failure}"
         raise RegistrationError(errno_of(failure), what) from failure
     return provider

@@ -194,6 +194,19 @@ VERDICTS = (
     VERDICT_BAD_UDP,
 ) = range(len(VERDICTS))
 
+TX = np.dtype(
+    [
+        ("data", np.int64),  # byte offset in the source
+        ("time_ns", np.int64),  # of the packet that it comes from
+        ("length", np.uint32),
+        ("port", np.uint32),
+        ("packet", np.int32),  # index in the batch
+        ("source", np.uint8),  # 0: that of the batch; 1: the switch's own
+    ],
+    align=True,
+)
+"""One frame to send; 32 bytes."""
+
 
 class Batch(NamedTuple):
     """Packets from a port.

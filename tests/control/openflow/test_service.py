@@ -11,13 +11,14 @@ import pytest
 from flowshunt.app import Switch
 from flowshunt.control.openflow import changes
 from flowshunt.control.openflow.connection import Commit, Request
+from flowshunt.control.openflow.events import MAX_PACKET_INS, Event, Events
 from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.rules import TablesFullError
 from flowshunt.rules.openflow import Flow, format_flow, parse_flow
 from flowshunt.rules.openflow.flow import ALL_TABLES
 from tests.builders import Packet, batch_of
 from tests.control.openflow.test_connection import add, control, error_codes, replies
-from tests.control.openflow.wires import connected, flow_mod, message
+from tests.control.openflow.wires import VERSIONS, connected, flow_mod, message
 
 NOW = 1_000_000_000_000_000_000
 
@@ -94,13 +95,54 @@ def test_a_modification_adds_what_it_does_not_find_in_the_old_versions_only(serv
     assert texts(switch) == [f"table={n}, reset_counts ip actions=output:1" for n in (1, 2)]
 
 
-@pytest.mark.parametrize("text", ["idle_timeout=5,actions=1", "hard_timeout=5,actions=1"])
-@pytest.mark.parametrize(("version", "code"), [(1, (3, 3)), (4, (5, 5))])
-def test_timeouts_are_refused(service: Service, switch: Switch, text: str, version: int, code: tuple[int, int]) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("text", "reason"), [("idle_timeout=5", 0), ("hard_timeout=5", 1)])
+def test_expired_flows_are_told_of_where_they_ask_for_it(
+    service: Service, switch: Switch, version: int, text: str, reason: int
+) -> None:
     talk = Talk(service, version)
-    talk.flow(text)
-    assert talk.errors() == [(1, *code)]
+    talk.flow(f"{text},send_flow_rem,cookie=5,actions=1")
+    talk.flow(f"{text},priority=6,actions=1")
+    now_ms = NOW // 1_000_000
+    assert switch.expire_flows(now_ms + 4_999) == 0
+    assert switch.expire_flows(now_ms + 5_000) == 2
     assert texts(switch) == []
+    assert talk.connection.data_to_send() == b""
+    assert service.deliver_events() == 1
+    data = talk.connection.data_to_send()
+    assert data[1] == 11
+    at = {1: 8 + 40 + 10, 6: 9}.get(version, 8 + 10)
+    assert data[at] == reason
+    assert service.deliver_events() == 0
+
+
+def test_news_beyond_what_the_queue_holds_are_dropped_and_counted() -> None:
+    woken: list[bool] = []
+    events = Events(lambda: woken.append(True))
+    for n in range(MAX_PACKET_INS + 5):
+        events.put(Event("packet_in", 0, n))
+    events.put(Event("flow_removed", 0, "gone"))
+    assert events.dropped == {"packet_in": 5, "flow_removed": 0}
+    assert len(woken) == 2
+    assert [event.message for event in events.take()] == [*range(MAX_PACKET_INS), "gone"]
+    assert events.take() == []
+
+
+def test_counters_of_a_flow_that_is_added_again_stay_from_openflow_1_2_on(service: Service, switch: Switch) -> None:
+    packets = [Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1, 2)]
+    old, new = Talk(service, 1), Talk(service, 4)
+    seen = []
+    for talk, text in ((old, ""), (new, ""), (old, ""), (new, ""), (new, "reset_counts,")):
+        talk.flow(f"{text}actions=1")
+        seen.append(switch.flows()[0].packets)
+        switch.process(batch_of(packets, in_port=2, time_ns=NOW))
+    seen.append(switch.flows()[0].packets)
+    assert seen == [0, 1, 0, 1, 0, 1]
+    new.flow("table=0,actions=2", "mod")
+    assert switch.flows()[0].packets == 1
+    new.flow("table=0,reset_counts,actions=1", "mod")
+    assert new.errors() == []
+    assert switch.flows()[0].packets == 0
 
 
 def test_actions_that_the_switch_lacks_have_an_error_each(service: Service, switch: Switch) -> None:
@@ -162,8 +204,8 @@ def test_a_bundle_is_carried_out_in_order(service: Service, switch: Switch) -> N
 def test_a_bundle_with_something_that_is_refused_changes_nothing(service: Service, switch: Switch) -> None:
     talk = Talk(service, 5)
     talk.flow("priority=1,actions=1")
-    talk.say(bundle(5, ("del", ""), ("add", "priority=2,actions=1"), ("add", "priority=3,idle_timeout=9,actions=1")))
-    assert talk.errors() == [(12, 5, 5), (9, 17, 13)]
+    talk.say(bundle(5, ("del", ""), ("add", "priority=2,actions=1"), ("add", "check_overlap,priority=2,ip,actions=1")))
+    assert talk.errors() == [(12, 5, 3), (9, 17, 13)]
     assert texts(switch) == ["priority=1 actions=output:1"]
 
 
@@ -176,12 +218,12 @@ def test_a_bundle_that_fails_on_its_way_is_undone(
     before = texts(switch)
     insert = switch.datapath.rules.add
 
-    def full(rules: Any, *rest: Any) -> int:
+    def full(rules: Any, *rest: Any, **options: Any) -> int:
         rules = list(rules)
         if any(rule.priority == 9 for rule in rules):
-            insert(rules[:-1], *rest)
+            insert(rules[:-1], *rest, **options)
             raise TablesFullError("the flow tables are full")
-        return insert(rules, *rest)
+        return insert(rules, *rest, **options)
 
     monkeypatch.setattr(switch.datapath.rules, "add", full)
     talk.say(

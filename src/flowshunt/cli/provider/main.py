@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
-import typer
-
+from flowshunt.cli.commands import Group, Option
 from flowshunt.cli.failures import reported
 
 _CHECK_HELP = """
@@ -25,13 +24,15 @@ Examples:
 Exit status: 0 when nothing failed, 1 when something did, 2 for wrong usage.
 """
 
-app = typer.Typer(help="Offload providers: list them, check one.", no_args_is_help=True, rich_markup_mode="markdown")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+app = Group("provider", help="Offload providers: list them, check one.")
 
 
-@app.command("list", help="List the offload providers that are built in or installed.")
-def list_(json: Json = False) -> None:
+@app.command(
+    "list",
+    help="List the offload providers that are built in or installed.",
+    params=[Option(["--json"], is_flag=True, help="Print JSON instead of text.")],
+)
+def list_(json: bool) -> None:
     """List providers."""
     with reported():
         from flowshunt.cli.provider.listing import execute
@@ -39,14 +40,17 @@ def list_(json: Json = False) -> None:
         execute(json=json)
 
 
-@app.command(help=_CHECK_HELP)
-def check(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A provider's name, or module:class.")],
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="SCENARIO", help="Only this; repeatable.")] = None,
-    json: Json = False,
-) -> None:
+@app.command(
+    help=_CHECK_HELP,
+    params=[
+        click.Argument(["name"], help="A provider's name, or module:class."),
+        Option(["--only"], multiple=True, metavar="SCENARIO", help="Only this; repeatable."),
+        Option(["--json"], is_flag=True, help="Print JSON instead of text."),
+    ],
+)
+def check(name: str, only: tuple[str, ...], json: bool) -> None:
     """Check a provider."""
     with reported():
         from flowshunt.cli.provider.checking import execute
 
-        raise SystemExit(execute(name, only=tuple(only or ()), json=json))
+        raise SystemExit(execute(name, only=only, json=json))

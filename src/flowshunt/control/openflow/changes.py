@@ -10,10 +10,9 @@ from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.wire import NO_BUFFER, OF12
 from flowshunt.datapath.program import CompiledRule
-from flowshunt.datapath.rules import FlowStatistics, TablesFullError
+from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
-from flowshunt.rules.openflow.match import Triples
 
 _REFUSED: Mapping[type, str] = {
     F.Controller: "OFPBAC_BAD_OUT_PORT",
@@ -26,6 +25,8 @@ _REFUSED: Mapping[type, str] = {
 """What the datapath cannot do yet, and the error that says so."""
 
 _RESET_COUNTS = frozenset(("reset_counts",))
+
+_REFUSALS: Mapping[type, str] = {TablesFullError: "OFPFMFC_TABLE_FULL", OverlapError: "OFPFMFC_OVERLAP"}
 
 Undo = Callable[[], None]
 
@@ -51,7 +52,7 @@ class FlowChanges:
         """Carry out one flow-mod. Raises OpenFlowError, and then nothing has changed."""
         try:
             _check(mod)
-            for line in self._carry_out(mod, self._compile(mod, version), now_ms):
+            for line in self._carry_out(mod, self._compile(mod, version), version, now_ms):
                 self._removed(line)
         except UsageError as problem:
             raise refusal(problem) from None
@@ -77,7 +78,7 @@ class FlowChanges:
                     done += len(run)
                     continue
                 undo.append(self._way_back(mods[done], rules[done], now_ms))
-                gone += self._carry_out(mods[done], rules[done], now_ms)
+                gone += self._carry_out(mods[done], rules[done], version, now_ms)
                 done += 1
         except (UsageError, OpenFlowError) as problem:
             for step in reversed(undo):
@@ -100,7 +101,8 @@ class FlowChanges:
         self._reports = self._reports or "send_flow_rem" in flow.flags
         if version < OF12:  # before there was the flag, there was no way to keep the counters
             flow = replace(flow, flags=flow.flags | _RESET_COUNTS)
-        return self._datapath.compile(flow)
+        rule = self._datapath.compile(flow)
+        return rule if "reset_counts" in flow.flags else rule._replace(keeps_counters=True)
 
     def _add_run(self, run: list[CompiledRule], now_ms: int) -> Undo:
         """Add rules in one go. Returns what undoes it; an exception has undone it."""
@@ -110,7 +112,7 @@ class FlowChanges:
         def undo() -> None:
             rules.take_back(run)
             own = {id(rule) for rule in run}
-            rules.add([rule for rule in replaced[::-1] if id(rule) not in own], now_ms)
+            rules.add([rule for rule in replaced[::-1] if id(rule) not in own], now_ms, refuses_overlaps=False)
 
         try:
             rules.add(run, now_ms, replaced)
@@ -131,18 +133,19 @@ class FlowChanges:
 
         def undo() -> None:
             datapath.rules.take_back(added)
-            datapath.rules.add(before, now_ms)
+            datapath.rules.add(before, now_ms, refuses_overlaps=False)
 
         return undo
 
-    def _carry_out(self, mod: FlowMod, rule: CompiledRule | None, now_ms: int) -> list[FlowStatistics]:
+    def _carry_out(self, mod: FlowMod, rule: CompiledRule | None, version: int, now_ms: int) -> list[FlowStatistics]:
         """Carry out a change that was checked. Returns the deleted flows that are to be reported."""
         datapath, flow = self._datapath, mod.flow
         strict = mod.command.endswith("_strict")
         if mod.command == "add":
             self._add(rule, now_ms)
         elif mod.command.startswith("mod"):
-            n_changed = datapath.modify_flows(flow, strict=strict, add=False, now_ms=now_ms)
+            resets = "reset_counts" in flow.flags and version >= OF12
+            n_changed = datapath.modify_flows(flow, strict=strict, add=False, now_ms=now_ms, resets_counters=resets)
             if not n_changed and mod.added is not None:
                 self._add(rule, now_ms)
         else:
@@ -153,17 +156,7 @@ class FlowChanges:
 
     def _add(self, rule: CompiledRule | None, now_ms: int) -> None:
         assert rule is not None  # only deletions have none
-        if "check_overlap" in rule.source.flags:
-            self._check_overlap(rule.source)
         self._datapath.rules.add((rule,), now_ms)
-
-    def _check_overlap(self, flow: F.Flow) -> None:
-        """Refuse a flow if a packet could match it and another one of its table and priority."""
-        for line in self._datapath.flows():
-            other = line.flow
-            peers = (other.table, other.priority) == (flow.table, flow.priority) and other.match != flow.match
-            if peers and overlap(other.match, flow.match):
-                raise OpenFlowError("OFPFMFC_OVERLAP", "a flow of the same priority overlaps")
 
 
 def _check(mod: FlowMod) -> None:
@@ -173,8 +166,6 @@ def _check(mod: FlowMod) -> None:
         raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
     if mod.command.startswith("del"):
         return
-    if flow.idle_timeout or flow.hard_timeout:
-        raise OpenFlowError("OFPFMFC_BAD_TIMEOUT", "flows stay until they are deleted")
     name = refused(flow.actions)
     if name:
         raise OpenFlowError(name, "not supported yet")
@@ -185,16 +176,10 @@ def _run_of_adds(mods: Sequence[FlowMod], rules: Sequence[CompiledRule | None], 
     run: list[CompiledRule] = []
     for place in range(at, len(mods)):
         mod, rule = mods[place], rules[place]
-        if mod.command != "add" or rule is None or "check_overlap" in mod.flow.flags:
+        if mod.command != "add" or rule is None or rule.checks_overlap:
             break
         run.append(rule)
     return run
-
-
-def overlap(one: Triples, other: Triples) -> bool:
-    """Whether some packet has the fields of both matches."""
-    bits = {place: (value, mask) for place, value, mask in one}
-    return not any((value ^ bits[place][0]) & mask & bits[place][1] for place, value, mask in other if place in bits)
 
 
 def refused(actions: tuple[F.Action, ...]) -> str:
@@ -208,8 +193,10 @@ def refused(actions: tuple[F.Action, ...]) -> str:
 
 def refusal(problem: UsageError) -> OpenFlowError:
     """The error for a flow that the compiler or the tables refused."""
-    name = "OFPFMFC_TABLE_FULL" if isinstance(problem, TablesFullError) else "OFPBAC_BAD_ARGUMENT"
-    return OpenFlowError(name, str(problem))
+    for kind, name in _REFUSALS.items():
+        if isinstance(problem, kind):
+            return OpenFlowError(name, str(problem))
+    return OpenFlowError("OFPBAC_BAD_ARGUMENT", str(problem))
 
 
 def selects_all(request: F.Flow) -> bool:

@@ -15,7 +15,8 @@ memory is bounded by what one request asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flowshunt.control.openflow import bundle, codec, extensions, switch
@@ -24,6 +25,7 @@ from flowshunt.control.openflow.codec import BarrierReply, EchoReply, EchoReques
 from flowshunt.control.openflow.errors import OpenFlowError, encode_error, encode_hello_failed
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.flow_removed import FlowRemoved
+from flowshunt.control.openflow.flow_stats import FlowReply
 from flowshunt.control.openflow.groups import GroupMod
 from flowshunt.control.openflow.hello import decode_hello, encode_hello, negotiate
 from flowshunt.control.openflow.packets import FORM_STANDARD, PacketIn, PacketOut
@@ -114,7 +116,9 @@ class Connection:
         )
         self._buffer = b""
         self._at = 0
-        self._output: list[bytes] = [frame(max(self._versions), codec.TYPE_HELLO, 0, encode_hello(self._versions))]
+        # A deque, as the switch's thread may add to it while another takes from it.
+        hello = frame(max(self._versions), codec.TYPE_HELLO, 0, encode_hello(self._versions))
+        self._output: deque[bytes | tuple[Request, FlowReply]] = deque([hello])
         self._bundles: dict[int, _Bundle] = {}
         self._parts: tuple[int, bytes] | None = None
         self._dropped = False
@@ -132,9 +136,11 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """What is to be sent, once."""
-        data = b"".join(self._output)
-        self._output.clear()
-        return data
+        data: list[bytes] = []
+        while self._output:
+            part = self._output.popleft()
+            data.extend((part,) if isinstance(part, bytes) else self._encoded(*part))
+        return b"".join(data)
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None: more bytes are needed. After Closed there is nothing."""
@@ -291,24 +297,33 @@ class Connection:
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def reply(self, request: Request, message: Any) -> None:
-        """Answer a request with a message; a multipart reply takes as many messages as it needs."""
+        """Answer a request with a message; a multipart reply takes as many messages as it needs.
+
+        Flows, of which there may be very many, are encoded when they are sent.
+        """
+        if isinstance(message, FlowReply):
+            self._output.append((request, message))
+        else:
+            self._output.extend(self._encoded(request, message))
+
+    def _encoded(self, request: Request, message: Any) -> Iterator[bytes]:
         encoded = codec.encode(message, self.version)
         if isinstance(encoded, Encoded):
-            self._send(self.version, encoded.type, request.xid, encoded.body)
+            yield frame(self.version, encoded.type, request.xid, encoded.body)
         else:
-            self._send_parts(request.xid, encoded)
+            yield from self._parts_of(request.xid, encoded)
 
-    def _send_parts(self, xid: int, parts: Parts) -> None:
+    def _parts_of(self, xid: int, parts: Parts) -> Iterator[bytes]:
         room = MAX_MESSAGE - HEADER_SIZE - len(codec.multipart_prefix(parts, False))
         batch: list[bytes] = []
         size = 0
         for entry in parts.entries:
             if size + len(entry) > room:
-                self._send(self.version, parts.type, xid, codec.multipart_prefix(parts, True) + b"".join(batch))
+                yield frame(self.version, parts.type, xid, codec.multipart_prefix(parts, True) + b"".join(batch))
                 batch, size = [], 0
             batch.append(entry)
             size += len(entry)
-        self._send(self.version, parts.type, xid, codec.multipart_prefix(parts, False) + b"".join(batch))
+        yield frame(self.version, parts.type, xid, codec.multipart_prefix(parts, False) + b"".join(batch))
 
     def fail(self, request: Request, error: OpenFlowError) -> None:
         """Answer a request with an error."""

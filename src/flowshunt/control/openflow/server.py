@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from flowshunt.base.clock import Clock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
-from flowshunt.control.openflow.connection import Closed, Commit, Connection, Request
+from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Request
+from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.service import Service
 
 MAX_UNREAD = 1 << 24
@@ -28,15 +30,23 @@ _TURNS_TO_ACCEPT = 4
 """Turns of the loop in which a connection that asyncio is just accepting becomes a peer."""
 _TURN = 64
 """Requests of one connection before others have their turn."""
+_TOGETHER = 8
+"""Changes of flows that are handed over at a time: packets wait as long as they take."""
 _LOG = logger(__name__)
+
+
+Run = Callable[[Callable[[], None], Callable[[], None]], None]
+"""`run(work, done)`: have `work` called where the switch lives, perhaps in another thread, and then `done` here."""
 
 
 class Server:
     """Serves one bridge on a unix socket."""
 
-    def __init__(self, service: Service, clock: Clock) -> None:
+    def __init__(self, service: Service, clock: Clock, run: Run | None = None) -> None:
+        """`run` carries requests out; without it they are carried out here and now."""
         self.service = service
         self.clock = clock
+        self.run = run
         self.peers: set[Peer] = set()
         self.closing = False
         self._server: asyncio.Server | None = None
@@ -80,7 +90,8 @@ class Server:
             self._path.unlink(missing_ok=True)
 
     def flush_events(self) -> None:
-        """Send what connections were told without having asked; call it after `Service.tell`."""
+        """Send what connections are to be told without having asked; call it after `Service.tell`."""
+        self.service.deliver_events()
         for peer in list(self.peers):
             peer.flush()
 
@@ -155,18 +166,46 @@ class Peer(asyncio.Protocol):
             if isinstance(event, Closed):
                 self._end(event.reason)
                 return
-            now_ns = self._server.clock.now_ns()
-            if isinstance(event, Request):
-                service.handle(connection, event, now_ns)
-            elif isinstance(event, Commit):
-                service.commit(connection, event, now_ns)
+            if isinstance(event, Request | Commit):
+                if self._server.run is not None:
+                    self._hand_over(event, self._server.run)
+                    return
+                service.carry_out(connection, event, self._server.clock.now_ns())
             self._server.flush_events()
             if self._blocked or self._transport is None:
                 return
+        self._wait()
+        asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _hand_over(self, event: Event, run: Run) -> None:
+        """Have a request carried out elsewhere, and changes of flows that follow it; nothing is read meanwhile."""
+        work = [event]
+        while isinstance(event, Request) and isinstance(event.message, FlowMod) and len(work) < _TOGETHER:
+            following = self._connection.next_event()
+            if following is None:
+                break
+            event = following
+            work.append(event)
+
+        def carry_out() -> None:
+            for event in work:
+                if isinstance(event, Request | Commit):
+                    self._server.service.carry_out(self._connection, event, self._server.clock.now_ns())
+
+        def done() -> None:
+            self._server.flush_events()
+            if isinstance(event, Closed):
+                self._end(event.reason)
+            else:
+                self._next_turn()
+
+        self._wait()
+        run(carry_out, done)
+
+    def _wait(self) -> None:
         self._waiting = True
         if self._transport is not None:
             self._transport.pause_reading()
-        asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         self._waiting = False

@@ -27,13 +27,14 @@ from flowshunt.control.openflow import (
 from flowshunt.control.openflow.changes import BundleError, FlowChanges, selects_all
 from flowshunt.control.openflow.connection import Commit, Connection, Request
 from flowshunt.control.openflow.errors import OpenFlowError
+from flowshunt.control.openflow.events import Event, Events
 from flowshunt.control.openflow.flow_mod import FlowMod
-from flowshunt.control.openflow.flow_removed import REASON_DELETE, FlowRemoved
+from flowshunt.control.openflow.flow_removed import REASON_DELETE, REASON_HARD, REASON_IDLE, FlowRemoved
 from flowshunt.control.openflow.flushing import flush
 from flowshunt.control.openflow.packets import PacketOut, Resume
 from flowshunt.control.openflow.roles import Roles
 from flowshunt.control.openflow.wire import PORT_LOCAL, TABLE_ALL
-from flowshunt.datapath.rules import FlowStatistics
+from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
 
 N_TABLES = 254
@@ -60,7 +61,10 @@ def describe_port(name: str, number: int) -> ports.PortDescription:
 
 
 class Service:
-    """Answers the requests of one bridge's connections. `connections` are those that events go to."""
+    """Answers the requests of one bridge's connections. `connections` are those that events go to.
+
+    What packets and time bring about waits in `events` until `deliver_events` is called.
+    """
 
     def __init__(
         self,
@@ -78,7 +82,9 @@ class Service:
         self.datapath_id = datapath_id
         self.description = switch.Description("Flowshunt", "Flowshunt", VERSION, "None", "None")
         self.connections: dict[Connection, bool] = {}
+        self.events = Events()
         self._changes = FlowChanges(bridge.datapath, self._flow_removed)
+        bridge.datapath.on_expired = self._flow_expired
         self._roles = Roles()
         self._tlv: dict[int, extensions.TlvMap] = {}
         self._fragments = 0
@@ -106,6 +112,13 @@ class Service:
         except OpenFlowError as error:
             _LOG.info("%s refused: %s", type(request.message).__name__, error)
             connection.fail(request, error)
+
+    def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
+        """`handle` or `commit`, whichever it takes."""
+        if isinstance(event, Commit):
+            self.commit(connection, event, now_ns)
+        else:
+            self.handle(connection, event, now_ns)
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -162,10 +175,7 @@ class Service:
         return datapath.selected(request.selection)
 
     def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
-        now_ms = self._now_ns // _MILLION
-        age = max(now_ms - line.created_ms, 0) * _MILLION
-        idle = max(now_ms - line.used_ms, 0) * _MILLION
-        return flow_stats.FlowEntry(line.flow, line.packets, line.bytes, age, idle, age)
+        return entry_of(line, self._now_ns // _MILLION)
 
     def _flows(self, connection: Connection, request: Request) -> None:
         lines = self._selected(request.message)
@@ -178,6 +188,11 @@ class Service:
 
     def _flow_removed(self, line: FlowStatistics) -> None:
         self.tell("flow_removed", REASON_DELETE, FlowRemoved(self._entry(line), REASON_DELETE))
+
+    def _flow_expired(self, rule: ExpiredRule, now_ms: int) -> None:
+        if "send_flow_rem" in rule.statistics.flow.flags:
+            reason = _EXPIRED[rule.reason]
+            self.events.put(Event("flow_removed", reason, FlowRemoved(entry_of(rule.statistics, now_ms), reason)))
 
     # --- tables ----------------------------------------------------------------------------------------------------
 
@@ -310,13 +325,29 @@ class Service:
 
     def tell(self, event: str, reason: int, message: Any) -> None:
         """Send an event to the connections that want it: "packet_in", "port_status" or "flow_removed"."""
-        for connection, quiet in self.connections.items():
+        for connection, quiet in list(self.connections.items()):
             if connection.is_told(event, reason) and not (quiet and not connection.miss_send_len):
                 connection.notify(message)
+
+    def deliver_events(self) -> int:
+        """Tell connections what waits in `events`; returns how many news. The caller sends what they have to send."""
+        waiting = self.events.take()
+        for event in waiting:
+            self.tell(event.kind, event.reason, event.message)
+        return len(waiting)
 
     def tell_port(self, reason: int, name: str, number: int) -> None:
         """A port came (0), went (1) or changed (2)."""
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
+
+
+def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:
+    """A flow with its counters as listings and news of its end have it."""
+    age, idle, hard = (max(now_ms - then, 0) * _MILLION for then in (line.created_ms, line.used_ms, line.modified_ms))
+    return flow_stats.FlowEntry(line.flow, line.packets, line.bytes, age, idle, hard)
+
+
+_EXPIRED = {EXPIRED_IDLE: REASON_IDLE, EXPIRED_HARD: REASON_HARD}
 
 
 def _no_meter(wanted: int | None) -> tuple[()]:

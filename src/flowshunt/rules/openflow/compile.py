@@ -57,7 +57,17 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
     if not 0 <= flow.table < N_TABLES:
         raise UsageError(f"table {flow.table} is out of range", hint=f"0 to {N_TABLES - 1}")
     match = compile_match(flow.match)
-    return CompiledRule(flow.table, flow.priority, match, _Actions(flow).list_of(flow.actions), flow)
+    program = _Actions(flow).list_of(flow.actions)
+    return CompiledRule(
+        flow.table,
+        flow.priority,
+        match,
+        program,
+        flow,
+        1000 * flow.idle_timeout,
+        1000 * flow.hard_timeout,
+        checks_overlap="check_overlap" in flow.flags,
+    )
 
 
 class FlowCompiler:

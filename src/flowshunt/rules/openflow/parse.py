@@ -8,7 +8,7 @@ Where this differs from ovs-ofctl 3.1, on purpose:
 - Taken here, refused there: ct without ip or ipv6 in the match, set_field to a part of a field (`reg0[0..15]`) and by
   its NXM name, decimal numbers of more than 64 bits, set_field with a mask on any field that can be masked.
 - write_metadata is read as setting the field, masks with gaps as several actions, mod_* actions that no packet of
-  the flow could need as nothing, with a warning; importance and flags are kept and printed.
+  the flow could need as nothing, with a warning; importance is kept and printed.
 - The word `action` counts only as a word: a port may be called reaction0.
 """
 
@@ -194,8 +194,6 @@ class _FlowReader:
     def _other(self, key: str, item: Item) -> None:
         if key in FLAGS:
             self.flags.append(key)
-            if key == "check_overlap":
-                self.context.tell(item.key_at, "check_overlap has no effect yet: overlapping flows are added")
         elif not item.value:
             raise BadValueError(f"{key} has no value", f"write {key}=VALUE, without spaces")
         elif key == "table":
@@ -210,8 +208,6 @@ class _FlowReader:
             self.outputs[key] = read_int(item.value, 32) if group == -1 else group
         else:
             self.numbers[key] = read_int(item.value, _NUMBERS[key])
-            if key.endswith("_timeout") and self.numbers[key]:
-                self.context.tell(item.key_at, f"{key} has no effect yet: flows stay until they are deleted")
 
     def _cookie(self, text: str) -> None:
         value, slash, mask = text.partition("/")

@@ -1,0 +1,274 @@
+"""A bridge: a switch whose ports have names and devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from flowshunt.app import Switch
+from flowshunt.base.clock import Clock
+from flowshunt.base.errors import InputError, UsageError
+from flowshunt.base.log import logger
+from flowshunt.control.openflow.ports import CONFIG_DOWN, STATE_LINK_DOWN, STATE_LIVE, PortDescription
+from flowshunt.control.openflow.server import Server
+from flowshunt.control.openflow.service import Service
+from flowshunt.datapath.schema import PORT_LOCAL
+from flowshunt.packet.schema import PACKET, Batch
+from flowshunt.ports.api import PortError
+from flowshunt.ports.dummy import DummyPort
+from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
+from flowshunt.ports.memory import Transmitted
+
+REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
+"""Why a port's status is told (OpenFlow's OFPPR_*)."""
+
+_LAST_PORT = 0xFEFF
+_LOG = logger(__name__)
+
+
+@dataclass(slots=True)
+class PortInfo:
+    """A port of a bridge, as it is now.
+
+    `ofport`: OpenFlow port number, -1 while the port cannot be opened; `error` says why then. `type`: system, internal,
+    patch or dummy. `mtu`: bytes, None: not known. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`: how often that
+    changed. `statistics`: counters by name, filled in by `Bridge.port_info`.
+    """
+
+    name: str
+    type: str
+    ofport: int
+    options: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+    mtu: int | None = None
+    mac: bytes = bytes(6)
+    ifindex: int = 0
+    admin_up: bool = True
+    link_up: bool = True
+    link_resets: int = 0
+    statistics: dict[str, int] = field(default_factory=dict)
+
+
+OpenPort = Callable[[PortInfo], LivePort]
+"""Opens the device of a port, whose number is set, and fills in what the device says. Raises PortError."""
+
+
+class Bridge:
+    """Ports by name on a switch of their own, beside the other bridges' switches.
+
+    The packet thread alone uses it, through `Node.call`; `server` belongs to the thread of control.
+    """
+
+    def __init__(self, name: str, switch: Switch, host: Host, *, datapath_id: int, fail_mode: str) -> None:
+        """An empty bridge; `Node.add_bridge` makes one that works."""
+        self.name = name
+        self.switch = switch
+        self.fail_mode = fail_mode
+        self._host = host
+        self.ports: dict[str, PortInfo] = {}
+        self._devices: dict[int, LivePort] = {}
+        self._dropped = {"tx_no_device": 0}
+        self.service = Service(switch, datapath_id=datapath_id, describe=self._describe, started_ns=host.clock.now_ns())
+        self.server = Server(self.service, host.clock, host.carry_out)
+
+    @property
+    def management_path(self) -> Path:
+        """The socket that ovs-ofctl finds by the bridge's name."""
+        return self._host.rundir / f"{self.name}.mgmt"
+
+    # --- ports -----------------------------------------------------------------------------------------------------
+
+    def add_port(
+        self,
+        name: str,
+        type_: str = "system",
+        *,
+        ofport_request: int | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> PortInfo:
+        """Add a port and open its device. A device that cannot be opened is no error of the caller's.
+
+        The port stays without a number then, with the reason in `error`, and is tried again when the device appears.
+        `ofport_request` is given to it if it is free. Raises UsageError for a name that the bridge has already.
+        """
+        if name in self.ports:
+            raise UsageError(f"{self.name} has a port {name!r} already")
+        info = PortInfo(name, type_, -1, dict(options or {}), mac=_made_up_mac(self.name, name))
+        self.ports[name] = info
+        self.open_port(name, ofport_request)
+        return self.port_info(name)
+
+    def open_port(self, name: str, ofport_request: int | None = None) -> bool:
+        """Try to open the device of a port that has none; returns whether it has one now."""
+        info = self.ports[name]
+        number = self._free_number(name, ofport_request)
+        info.ofport = number
+        try:
+            device = self._host.open_port(self, info)
+        except InputError as problem:
+            info.ofport, info.error = -1, str(problem)
+            _LOG.warning("bridge %s: %s", self.name, problem)
+            return False
+        info.error = None
+        self.switch.add_port(name, number)
+        self._devices[number] = device
+        self._host.watch(self, device)
+        self._tell(info, REASON_ADDED)
+        return True
+
+    def del_port(self, name: str) -> None:
+        """Remove a port and close its device. Raises UsageError when there is none."""
+        if name not in self.ports:
+            raise UsageError(f"{self.name} has no port {name!r}")
+        self.close_port(name, None)
+        del self.ports[name]
+
+    def close_port(self, name: str, error: str | None) -> None:
+        """Take the device from a port, because of `error`; its number is free then."""
+        info = self.ports[name]
+        device = self._devices.pop(info.ofport, None)
+        info.error = error
+        if device is None:
+            return
+        self._host.unwatch(device)
+        device.close()
+        self._tell(info, REASON_DELETED)
+        self.switch.remove_port(name)
+        info.ofport = -1
+
+    def lose_port(self, number: int, error: str) -> None:
+        """The device of the port with this number is gone; the port waits for it to come back."""
+        name = next(info.name for info in self.ports.values() if info.ofport == number)
+        _LOG.warning("bridge %s: %s", self.name, error)
+        self.close_port(name, error)
+
+    def set_admin_state(self, name: str, up: bool) -> None:
+        """Say whether a dummy port is up; one that is not neither sends nor receives."""
+        info = self._info(name)
+        if info.admin_up != up:
+            info.admin_up = info.link_up = up
+            info.link_resets += 1
+            self._tell(info, REASON_CHANGED)
+
+    def port_changed(self, name: str) -> None:
+        """Tell those who listen that what is known of a port has changed."""
+        self._tell(self._info(name), REASON_CHANGED)
+
+    def port_info(self, name: str) -> PortInfo:
+        """A copy of what is known of a port, with its counters."""
+        info = self._info(name)
+        counted = self.switch.datapath.ports.statistics().get(info.ofport, {})
+        device = self._devices.get(info.ofport)
+        return dataclasses.replace(info, statistics=counted | (device.counters if device else {}))
+
+    def device(self, name: str) -> LivePort | None:
+        """The device of a port, if it has one."""
+        return self._devices.get(self._info(name).ofport)
+
+    def _info(self, name: str) -> PortInfo:
+        if name not in self.ports:
+            raise UsageError(f"{self.name} has no port {name!r}")
+        return self.ports[name]
+
+    def _free_number(self, name: str, request: int | None) -> int:
+        if name == self.name:
+            return PORT_LOCAL
+        taken = {info.ofport for info in self.ports.values()}
+        if request is not None and 1 <= request <= _LAST_PORT and request not in taken:
+            return request
+        return next(number for number in range(1, _LAST_PORT + 1) if number not in taken)
+
+    def _tell(self, info: PortInfo, reason: int) -> None:
+        self.service.tell_port(reason, info.name, info.ofport)
+        self._host.port_changed(self, info, reason)
+
+    def _describe(self, name: str, number: int) -> PortDescription:
+        info = self.ports[name]
+        state = STATE_LIVE if info.link_up else STATE_LINK_DOWN
+        return PortDescription(number, name, info.mac, 0 if info.admin_up else CONFIG_DOWN, state)
+
+    # --- packets ---------------------------------------------------------------------------------------------------
+
+    def receive(self, received: LiveBatch) -> None:
+        """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
+        result = self.switch.process(received.batch)
+        if len(result.tx):
+            self.send(Frames(received, result.tx, result.tx_data))
+
+    def send(self, frames: Frames) -> None:
+        """Send frames on the devices of their ports."""
+        numbers = frames.tx["port"]
+        first = int(numbers[0])
+        for number in [first] if (numbers == first).all() else np.unique(numbers).tolist():
+            device = self._devices.get(number)
+            if device is None:
+                self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
+                continue
+            try:
+                device.send(frames)
+            except PortError as problem:
+                self.lose_port(number, str(problem))
+
+    def inject(self, name: str, frame: bytes) -> None:
+        """Let a frame come in on a port, as if its device had received it. Raises UsageError when it cannot."""
+        info = self._info(name)
+        if info.ofport < 0 or not info.admin_up:
+            raise UsageError(f"port {name} of {self.name} receives nothing", hint="it is down")
+        packets = np.zeros(1, PACKET)
+        packets["length"] = packets["wire_length"] = len(frame)
+        packets["in_port"], packets["time_ns"] = info.ofport, self._host.clock.now_ns()
+        self._host.forward(self, plain(Batch(np.frombuffer(bytearray(frame), np.uint8), packets)))
+
+    def transmitted(self, name: str) -> list[Transmitted]:
+        """What a dummy port has sent since this was last asked, oldest first. Raises UsageError for other ports."""
+        device = self.device(name)
+        if not isinstance(device, DummyPort):
+            raise UsageError(f"port {name} of {self.name} keeps nothing", hint="only dummy ports do")
+        sent = list(device.transmitted)
+        device.transmitted.clear()
+        return sent
+
+    def close(self) -> None:
+        """Close all devices."""
+        for name in list(self.ports):
+            self.del_port(name)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of the switch, and of frames for ports without a device."""
+        return self.switch.statistics() | self._dropped
+
+
+class Host(Protocol):
+    """What a bridge needs of the node that it belongs to."""
+
+    clock: Clock
+    rundir: Path
+
+    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        """See `control.openflow.server.Run`."""
+
+    def open_port(self, bridge: Bridge, info: PortInfo) -> LivePort:
+        """Open a device. Raises PortError."""
+
+    def watch(self, bridge: Bridge, device: LivePort) -> None:
+        """Receive from a device from now on."""
+
+    def unwatch(self, device: LivePort) -> None:
+        """No more."""
+
+    def forward(self, bridge: Bridge, received: LiveBatch) -> None:
+        """Take a batch into a bridge, and on through patch ports."""
+
+    def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
+        """A port came, went or changed."""
+
+
+def _made_up_mac(bridge: str, port: str) -> bytes:
+    """A locally administered address for a port without a device, always the same."""
+    return b"\xaa" + blake2b(f"{bridge}/{port}".encode(), digest_size=5).digest()

@@ -1,0 +1,42 @@
+"""What the provider needs of the datapath's table of entries, which several providers share."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Share(Protocol):
+    """One provider's entries. Rows and generations are uint32 (n,); unknown ones are no error."""
+
+    limit: int
+    """Connections that it may have."""
+
+    def install(self, flows: np.ndarray) -> None:
+        """Entries for FLOW (n,); writes each one's `error`. A connection that has some gets these instead."""
+
+    def renew(self, rows: np.ndarray, generations: np.ndarray, epoch: int) -> None:
+        """Their paths are valid in this epoch, too."""
+
+    def withdraw(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
+        """Their entries are gone; USAGE (n,)."""
+
+    def usage(self, rows: np.ndarray, generations: np.ndarray, now_ms: int) -> np.ndarray:
+        """What hit their entries since the last call, USAGE (n,)."""
+
+    def idle(self, now_ms: int, timeout_ms: int, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take out those idle for so long, of the next `budget` entries: rows, generations, USAGE (n,)."""
+
+    def flush(self) -> None:
+        """All entries are gone."""
+
+    def statistics(self) -> dict[str, int]:
+        """Counters by name."""
+
+
+class Shares(Protocol):
+    """The table."""
+
+    def share(self, name: str, limit: int) -> Share:
+        """A part of it for an owner."""

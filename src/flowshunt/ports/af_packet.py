@@ -1,0 +1,134 @@
+"""A network device as a port, by a packet socket: GSO packets and partial checksums come and go whole."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+
+import numpy as np
+
+from flowshunt.jit import map_memory, unmap_memory
+from flowshunt.packet.schema import Batch
+from flowshunt.ports.api import PortError
+from flowshunt.ports.live import Frames, LiveBatch
+from flowshunt.ports.receiving import (
+    LARGE_SIZE,
+    RECEIVE_COUNTERS,
+    SLOT_SIZE,
+    make_receive_arrays,
+    receive_ring,
+    release_ring,
+)
+from flowshunt.ports.sending import SEND_COUNTERS, make_send_arrays, send_frames
+
+N_SLOTS = 2048
+N_LARGE = 64
+"""Packets in a batch that a slot is too small for."""
+
+_BLOCK_SIZE = 1 << 16
+_SOCKET_BUFFER = 32 << 20
+_ETH_P_ALL = 0x0003
+# linux/if_packet.h; Python's socket module names none of them
+_SOL_PACKET = 263
+_ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _COPY_THRESHOLD, _VERSION, _VNET_HDR, _IGNORE_OUTGOING = 1, 5, 6, 7, 10, 15, 23
+_MR_PROMISC = 1
+_TPACKET_V2 = 1
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+
+class AfPacketPort:
+    """See `LivePort`. One packet socket on one device."""
+
+    def __init__(self, device: str, in_port: int) -> None:
+        """Open the device and make it promiscuous. Raises PortError when there is none, or it cannot be had."""
+        self.device = device
+        self.in_port = in_port
+        self._address = 0
+        self._size = N_SLOTS * SLOT_SIZE + N_LARGE * LARGE_SIZE
+        try:
+            # Protocol 0: nothing comes before all is set up and the socket is bound.
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        except OSError as problem:
+            raise PortError(f"could not open network device {device} ({problem.strerror})") from None
+        try:
+            self._set_up()
+        except OSError as problem:
+            self.close()
+            raise PortError(f"could not open network device {device} ({problem.strerror})") from None
+        self._send = make_send_arrays()
+        self._dropped = 0
+
+    def _set_up(self) -> None:
+        opened = self._socket
+        self._index = index = socket.if_nametoindex(self.device)
+        for option, value in ((_VERSION, _TPACKET_V2), (_VNET_HDR, 1), (_IGNORE_OUTGOING, 1), (_COPY_THRESHOLD, 1)):
+            opened.setsockopt(_SOL_PACKET, option, value)
+        for option in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
+            opened.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
+        ring_size = N_SLOTS * SLOT_SIZE
+        opened.setsockopt(
+            _SOL_PACKET, _RX_RING, struct.pack("@4I", _BLOCK_SIZE, ring_size // _BLOCK_SIZE, SLOT_SIZE, N_SLOTS)
+        )
+        self._address = map_memory(self._size)
+        map_memory(ring_size, self._address, opened.fileno())
+        memory = (ctypes.c_uint8 * self._size).from_address(self._address)
+        self._receive = make_receive_arrays(
+            np.ctypeslib.as_array(memory), opened.fileno(), self.in_port, N_SLOTS, N_LARGE
+        )
+        opened.bind((self.device, _ETH_P_ALL))
+        opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("@iHH8x", index, _MR_PROMISC, 0))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What went wrong, by name."""
+        if self._address:
+            # The kernel's numbers begin anew each time they are asked for.
+            self._dropped += struct.unpack("@2I", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))[1]
+        received = dict(zip(RECEIVE_COUNTERS, self._receive.counters.tolist(), strict=True))
+        sent = dict(zip(SEND_COUNTERS, self._send.counters.tolist(), strict=True))
+        return {"rx_dropped": self._dropped} | received | sent
+
+    def fileno(self) -> int:
+        """The socket."""
+        return self._socket.fileno()
+
+    def receive(self, now_ns: int) -> LiveBatch | None:
+        """What lies in the ring. Raises PortError when the device is gone."""
+        n = receive_ring(self._receive, now_ns)
+        if n == 0:
+            self.release()
+            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self._check_device()
+            return None
+        return LiveBatch(Batch(self._receive.data, self._receive.packets[:n]), self._receive.vnet)
+
+    def _check_device(self) -> None:
+        """An error may mean that the device is down, which passes, or gone. Raises PortError."""
+        try:
+            if socket.if_nametoindex(self.device) == self._index:
+                return
+        except OSError:
+            pass
+        raise PortError(f"{self.device}: the device is gone")
+
+    def release(self) -> None:
+        """Give the slots back."""
+        release_ring(self._receive)
+
+    def send(self, frames: Frames) -> None:
+        """Send; see `LivePort`."""
+        batch, vnet = frames.received
+        problem = send_frames(
+            self._send, self.fileno(), self.in_port, frames.tx, batch.data, frames.tx_data, batch.packets, vnet
+        )
+        if problem:
+            raise PortError(f"{self.device}: {os.strerror(problem)}")
+
+    def close(self) -> None:
+        """Close the socket; batches that were received are gone with it."""
+        self._socket.close()
+        if self._address:
+            unmap_memory(self._address, self._size)
+            self._address = 0

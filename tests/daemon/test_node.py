@@ -1,0 +1,184 @@
+"""A node with ports in memory, and the real ovs-ofctl beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowshunt.base.errors import UsageError
+from flowshunt.daemon import Bridge, Node, PortInfo
+from flowshunt.daemon.ports import open_dummy
+from tests.builders import Packet
+
+OVS_OFCTL = shutil.which("ovs-ofctl")
+needs_ofctl = pytest.mark.skipif(OVS_OFCTL is None, reason="needs ovs-ofctl (Debian: openvswitch-common)")
+PING = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1000, 2000).payload(b"hello").bytes()
+
+
+def run(work: Callable[[Node], Any], directory: Path) -> Any:
+    """Run a coroutine function with a node that is ended afterwards."""
+
+    async def whole() -> Any:
+        directory.chmod(0o700)
+        node = Node(directory, open_port=open_dummy)
+        await node.start()
+        try:
+            return await work(node)
+        finally:
+            await node.stop()
+
+    return asyncio.run(whole())
+
+
+async def add_bridge(node: Node, name: str, *ports: str) -> Bridge:
+    bridge = await node.call(lambda: node.add_bridge(name))
+    for port in ports:
+        await node.call(lambda port=port: bridge.add_port(port, "dummy"))
+    await node.settled()
+    return bridge
+
+
+async def ofctl(bridge: Bridge, command: str, *arguments: str, options: tuple[str, ...] = ()) -> str:
+    assert OVS_OFCTL is not None
+    target = f"unix:{bridge.management_path}"
+    process = await asyncio.create_subprocess_exec(
+        OVS_OFCTL, *options, command, target, *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+def test_a_frame_goes_from_one_dummy_port_to_the_others(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0", "p1")
+        await node.call(lambda: bridge.switch.add_flows("actions=normal"))
+        await node.call(lambda: bridge.inject("p0", PING))
+        sent = await node.call(lambda: [bridge.transmitted(name) for name in ("br0", "p0", "p1")])
+        assert [[each.frame for each in frames] for frames in sent] == [[PING], [], [PING]]
+        info = await node.call(lambda: bridge.port_info("p0"))
+        assert (info.ofport, info.error, info.statistics["rx_packets"]) == (1, None, 1)
+
+    run(work, tmp_path)
+
+
+def test_a_patch_port_leads_into_the_other_bridge_with_its_own_tables(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        one, two = await add_bridge(node, "br0", "p0"), await add_bridge(node, "br1", "p1")
+        await node.call(lambda: one.add_port("to1", "patch", options={"peer": "to0"}))
+        await node.call(lambda: one.switch.add_flows("in_port=p0,ip,actions=ct(commit),output:to1"))
+        await node.call(lambda: two.switch.add_flows("ip,ct_state=-trk,actions=mod_nw_dst:10.0.0.9,p1"))
+        await node.call(lambda: one.inject("p0", PING))
+        info = await node.call(lambda: one.port_info("to1"))
+        assert info.statistics["tx_dropped"] == 1
+        await node.call(lambda: two.add_port("to0", "patch", options={"peer": "to1"}))
+        await node.call(lambda: one.inject("p0", PING))
+        (sent,) = await node.call(lambda: two.transmitted("p1"))
+        assert sent.frame[30:34] == bytes([10, 0, 0, 9])
+
+    run(work, tmp_path)
+
+
+def test_two_bridges_that_send_everything_to_each_other_come_to_an_end(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        one, two = await add_bridge(node, "br0", "p0"), await add_bridge(node, "br1")
+        for bridge, name, peer in ((one, "to1", "to0"), (two, "to0", "to1")):
+            await node.call(lambda b=bridge, n=name, p=peer: b.add_port(n, "patch", options={"peer": p}))
+        await node.call(lambda: one.switch.add_flows("in_port=p0,actions=to1\nin_port=to1,actions=in_port"))
+        await node.call(lambda: two.switch.add_flows("actions=in_port"))
+        await node.call(lambda: one.inject("p0", PING))
+        assert (await node.call(node.statistics))["patch-depth"] == 1
+
+    run(work, tmp_path)
+
+
+def test_port_numbers_are_those_asked_for_when_they_are_free(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0")
+        for name, request, expected in (("a", 7, 7), ("b", 7, 1), ("c", None, 2), ("d", 0xFFF0, 3)):
+            info = await node.call(lambda n=name, r=request: bridge.add_port(n, "dummy", ofport_request=r))
+            assert info.ofport == expected
+        await node.call(lambda: bridge.del_port("a"))
+        info = await node.call(lambda: bridge.add_port("e", "dummy", ofport_request=7))
+        assert info.ofport == 7
+        with pytest.raises(UsageError, match="already"):
+            await node.call(lambda: bridge.add_port("e", "dummy"))
+        with pytest.raises(UsageError, match="already"):
+            await node.call(lambda: node.add_bridge("br0"))
+
+    run(work, tmp_path)
+
+
+def test_observers_hear_of_ports_on_the_thread_of_control(tmp_path: Path) -> None:
+    heard: list[tuple[str, str, int, bool]] = []
+
+    async def work(node: Node) -> None:
+        here = threading.current_thread()
+
+        def observe(bridge: str, info: PortInfo, reason: int) -> None:
+            heard.append((bridge, info.name, reason, threading.current_thread() is here))
+
+        node.on_port_change(observe)
+        bridge = await add_bridge(node, "br0", "p0")
+        await node.call(lambda: bridge.set_admin_state("p0", False))
+        with pytest.raises(UsageError, match="down"):
+            await node.call(lambda: bridge.inject("p0", PING))
+        await node.call(lambda: bridge.del_port("p0"))
+        await node.settled()
+
+    run(work, tmp_path)
+    assert all(in_place for *_, in_place in heard)
+    told = [(bridge, name, reason) for bridge, name, reason, _ in heard]
+    assert told[:4] == [("br0", "br0", 0), ("br0", "p0", 0), ("br0", "p0", 2), ("br0", "p0", 1)]
+
+
+def test_a_port_that_cannot_be_opened_says_why_and_the_others_work(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0")
+        info = await node.call(lambda: bridge.add_port("nobody", "patch"))
+        assert (info.ofport, info.error) == (-1, "nobody: patch type requires valid 'peer' argument")
+        await node.call(lambda: bridge.inject("p0", PING))
+
+    run(work, tmp_path)
+
+
+def test_commands_bring_back_exceptions_and_the_thread_goes_on(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await node.call(lambda: 1 // 0)
+        assert await node.call(lambda: 6 * 7) == 42
+        assert await asyncio.to_thread(node.call_blocking, lambda: node.call_blocking(lambda: 43)) == 43
+
+    run(work, tmp_path)
+
+
+@needs_ofctl
+def test_ovs_ofctl_adds_dumps_and_shows_while_packets_run(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0", "p1")
+        flows = tmp_path / "flows"
+        lines = [f"table=1,priority={n},ip,nw_dst=10.1.{n >> 8}.{n & 255},actions=drop" for n in range(300)]
+        flows.write_text("\n".join(lines))
+        await ofctl(bridge, "add-flows", str(flows))
+        await ofctl(bridge, "add-flow", "in_port=p0,actions=p1")
+        await node.call(lambda: bridge.inject("p0", PING))
+        listing = await ofctl(bridge, "dump-flows", options=("--no-stats",))
+        assert len(listing.splitlines()) == 301
+        assert "n_packets=1" in await ofctl(bridge, "dump-flows", "table=0")
+        shown = await ofctl(bridge, "show")
+        assert "LOCAL(br0)" in shown and "1(p0)" in shown
+        await ofctl(bridge, "add-flows", str(flows), options=("--bundle",))
+        assert "flow_count=301" in await ofctl(bridge, "dump-aggregate")
+        path = bridge.management_path
+        await node.call(lambda: node.del_bridge("br0"))
+        await node.settled()
+        assert not path.exists()
+
+    run(work, tmp_path)
