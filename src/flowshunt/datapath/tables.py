@@ -89,9 +89,9 @@ class Datapath:
 
     A flow is whatever `compiler` compiles; without one, a CompiledRule. Times are milliseconds since the epoch.
 
-    `before_expiry()`, where it is set, is called before something may be forgotten for want of use: whoever counts
-    packets elsewhere brings `used_ms` of rules and stations up to date there. `on_expired(rule, now_ms)` gets rules
-    that went.
+    `before_expiry()`, where it is set, is called before counters are listed, and before something may be forgotten for
+    want of use: whoever counts packets elsewhere brings rules and stations up to date there. `on_expired(rule,
+    now_ms)` gets rules that went.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class Datapath:
 
     def selected(self, request: Any, *, strict: bool = False) -> list[FlowStatistics]:
         """The flows that `request` selects (see `delete_flows`), with their counters, in the order of `flows`."""
+        self._synchronise()
         numbers = set(self._select(request, strict))
         return [self.rules.statistics_of(number) for number in self.rules.in_order(numbers)]
 
@@ -189,7 +190,12 @@ class Datapath:
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""
+        self._synchronise()
         return list(self.rules.statistics())
+
+    def _synchronise(self) -> None:
+        if self.before_expiry is not None:
+            self.before_expiry()
 
     def expire_flows(self, now_ms: int, most: int = 256) -> int:
         """Remove flows whose timeouts ran out; returns how many. Bounded: it looks at `most` flows that may be due."""
@@ -201,6 +207,7 @@ class Datapath:
 
     def tables(self) -> dict[int, TableStatistics]:
         """Tables in use: rules, masks, lookups, matches."""
+        self._synchronise()
         return self.rules.tables()
 
     # --- packets ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 
 from flowshunt.base.log import logger
 from flowshunt.offload import reasons as R
-from flowshunt.offload.calls import FAILURES
+from flowshunt.offload.calls import failures
 from flowshunt.offload.errors import MAX_ERRNO, errno_of
 from flowshunt.offload.installing import USAGE
 
@@ -62,13 +62,13 @@ def carry_out(provider: Any, call: Call) -> Answer:
     error = 0
     try:
         value = getattr(provider, call.name)(*call.arguments)
-    except FAILURES as failure:
+    except failures() as failure:
         error, value = errno_of(failure), None
         _log.error("provider %s failed in %s", provider.name, call.name, exc_info=failure)
     judge = _JUDGES.get(call.name)
     try:
         return Answer(call, None if judge is None else judge(call, value, error), error)
-    except FAILURES as failure:  # an answer of a type that nobody could foresee
+    except failures() as failure:  # an answer of a type that nobody could foresee
         error = errno_of(failure)
         _log.warning("provider %s answers %s with nonsense: %s", provider.name, call.name, failure)
         return Answer(call, None if judge is None else judge(call, None, error), error)

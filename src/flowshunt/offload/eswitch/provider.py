@@ -15,8 +15,8 @@ from flowshunt.offload.eswitch.groups import FITS, patterns_of
 from flowshunt.offload.eswitch.model import ABSENT, INSERTED, REFUSALS, WAITING, Model
 from flowshunt.offload.eswitch.remainders import Remainders
 from flowshunt.offload.eswitch.settings import EswitchSettings
-from flowshunt.offload.eswitch.sharing import Share, Shares
 from flowshunt.offload.eswitch.waiting import Waiting
+from flowshunt.offload.sharing import Share, Shares
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
 _SWEEP_BUDGET = 1024

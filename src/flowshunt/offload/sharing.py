@@ -1,4 +1,4 @@
-"""What the provider needs of the datapath's table of entries, which several providers share."""
+"""What providers need of the datapath's table of entries, which several of them share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ class Share(Protocol):
 
     limit: int
     """Connections that it may have."""
+    check: bool
+    """Judge checksums and TCP windows of connections that come from now on, as the tracker would."""
 
     def install(self, flows: np.ndarray) -> None:
         """Entries for FLOW (n,); writes each one's `error`. A connection that has some gets these instead."""
@@ -28,7 +30,7 @@ class Share(Protocol):
     def idle(self, now_ms: int, timeout_ms: int, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Take out those idle for so long, of the next `budget` entries: rows, generations, USAGE (n,)."""
 
-    def flush(self) -> None:
+    def flush(self) -> object:
         """All entries are gone."""
 
     def statistics(self) -> dict[str, int]:
@@ -38,5 +40,5 @@ class Share(Protocol):
 class Shares(Protocol):
     """The table."""
 
-    def share(self, name: str, limit: int) -> Share:
-        """A part of it for an owner."""
+    def share(self, name: str, limit: int | None = None) -> Share:
+        """A part of it for an owner; without a limit, as much as there is room for."""
