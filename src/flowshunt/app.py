@@ -34,6 +34,7 @@ from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers import register_available
 from flowshunt.offload.registry import Settings
+from flowshunt.offload.sharing import Shares
 from flowshunt.packet.schema import Batch
 from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.compile import FlowCompiler, compile_actions, compile_flow, compile_match
@@ -72,7 +73,8 @@ class Switch:
         """Make a switch without ports and flows; its tracker takes the arguments (see `Tracker`).
 
         `beside`: another switch whose tracker, fragments and offloading this one shares; the arguments above are
-        its then. One thread uses both.
+        its then. One thread uses both. Providers are told of the connections of both, and forward what passes the
+        first one.
         `helpers` (`ftp`, `tftp`) are those that new connections to their well-known ports get by themselves; flows
         attach them with ct(commit,alg=...) in any case.
         `batch_size` (1 to 256) is how many packets are worked on at a time; it changes speed, never results.
@@ -88,16 +90,21 @@ class Switch:
                 batch_size=batch_size,
                 seed=seed,
             )
-            self.offload = Offload(Holding(self.tracker), devices=self._port_names.get)
             self._inspector = Inspector(self.tracker, by_port=helpers)
             fragments = None
         else:
-            self.tracker, self.offload, self._inspector = beside.tracker, beside.offload, beside._inspector
+            self.tracker, self._inspector = beside.tracker, beside._inspector
             fragments = beside.datapath.fragments
         self.datapath: Datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler(), fragments=fragments)
         self.datapath.inspect_with(self._inspector)
         self.executor = Executor(self.datapath)
         self.on_output: Callable[[Result, Batch], None] | None = None
+        if beside is None:
+            self.offload = Offload(Holding(self.tracker), devices=self._port_names.get, paths=self.datapath.paths)
+            self._shares: Shares = self.datapath.shunt
+        else:
+            self.offload, self._shares = beside.offload, beside._shares
+        self.datapath.before_expiry = self.offload.synchronise
         self.fragments = self.datapath.fragments
         self._config = Config(
             TrackerSection(
@@ -286,7 +293,7 @@ class Switch:
         """
         settings = Settings.from_other_config(config)
         if settings.enabled:
-            register_available(self.offload, settings)
+            register_available(self.offload, settings, self._shares)
         self.offload.configure(settings)
 
     def flows(self) -> list[FlowStatistics]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.conntrack.keeper import Keeper
 from flowshunt.conntrack.kernels import held
 from flowshunt.conntrack.states import F_LIVE, F_SEQ_CHECK_OFF, WATCH_HELD, WATCH_REPLY
 from flowshunt.conntrack.table import Observer, Tracker
@@ -97,6 +98,38 @@ class Holding:
         """
         pair = _pair(rows, generations)
         held.answer_due(self._tracker.arrays, *pair, last_used_ms, np.ascontiguousarray(asked_ms), self._tracker.now_ms)
+
+    def add_usage(
+        self,
+        rows: np.ndarray,
+        generations: np.ndarray,
+        turned: np.ndarray,
+        packets: np.ndarray,
+        sizes: np.ndarray,
+        last_used_ms: np.ndarray,
+    ) -> None:
+        """Add packets that went unseen to connections' counters, and to their timers.
+
+        `packets`, `sizes` (bytes as connections count) and `last_used_ms` (0: unknown) are int64 (n, 2), by path;
+        `turned`, int64 (n,): 0 where path 0 is the connection's original direction, 1 where it is the reply direction.
+        A timer only gets longer: it is set as the packet of the last use would have set it.
+        """
+        columns = (np.ascontiguousarray(column, np.int64) for column in (turned, packets, sizes, last_used_ms))
+        held.add_usage(self._tracker.arrays, *_pair(rows, generations), *columns, self._tracker.now_ms)
+
+    def idle_limits(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
+        """How long each connection may be silent before it expires, in milliseconds, int64 (n,).
+
+        0: it is gone, not established or closing; TCP counts as established from the end of its handshake to the first
+        FIN, UDP from the first answer, others never.
+        """
+        limits = np.zeros(len(rows), np.int64)
+        held.idle_limits(self._tracker.arrays, *_pair(rows, generations), limits)
+        return limits
+
+    def show(self, keeper: Keeper | None) -> None:
+        """Have listings say who holds connections; see `Tracker.show_holder`."""
+        self._tracker.show_holder(keeper)
 
     def _live(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
         lives: np.ndarray = (self._conns["generation"][rows] == generations) & (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,12 @@ def tuples(source: Any, destination: Any, word: int) -> tuple[Tuple, Tuple]:
     return Tuple(a, b, *ports), Tuple(b, a, *reversed(ports))
 
 
-def connection(record: Any, ext: Any, parent: Any, row: int, now_ms: int, linux: bool) -> Connection:
+def connection(
+    record: Any, ext: Any, parent: Any, row: int, now_ms: int, linux: bool, offload: str | None = None
+) -> Connection:
     """The snapshot of one CONNECTION record, `timeout_ms` counted from `now_ms`.
+
+    `offload`: how listings mark who holds it, which is one more reference.
 
     `ext`: its EXT record, `parent`: the CONNECTION record at its parent's row; anything when it has none.
     """
@@ -126,6 +131,8 @@ def connection(record: Any, ext: Any, parent: Any, row: int, now_ms: int, linux:
         wscale=wscale,
         liberal=liberal,
         nat=NAT_NAMES[int(ext["nat"])] if record["ext"] else None,
+        offload=offload,
+        use=1 if offload is None else 2,
         helper=(S.HELPER_NAMES[int(ext["helper"])] or None) if record["ext"] else None,
         **_parent(record, ext, parent),
         machine=_machine(record, linux, protocol),
@@ -143,11 +150,21 @@ def _parent(record: Any, ext: Any, parent: Any) -> dict[str, Any]:
 
 
 def connections(
-    records: np.ndarray, exts: np.ndarray, parents: np.ndarray, rows: np.ndarray, now_ms: int, linux: bool
+    records: np.ndarray,
+    exts: np.ndarray,
+    parents: np.ndarray,
+    rows: np.ndarray,
+    now_ms: int,
+    linux: bool,
+    offloads: Sequence[str | None] | None = None,
 ) -> Iterator[Connection]:
-    """Snapshots of CONNECTION records (n,) with EXT records and parents (n,), whose row numbers are `rows` (n,)."""
-    for record, ext, parent, row in zip(records, exts, parents, rows, strict=True):
-        yield connection(record, ext, parent, int(row), now_ms, linux)
+    """Snapshots of CONNECTION records (n,) with EXT records and parents (n,), whose row numbers are `rows` (n,).
+
+    `offloads`: how listings mark each; None: none is held.
+    """
+    marks = repeat(None, len(rows)) if offloads is None else offloads
+    for record, ext, parent, row, offload in zip(records, exts, parents, rows, marks, strict=True):
+        yield connection(record, ext, parent, int(row), now_ms, linux, offload)
 
 
 def key_of(wanted: Tuple, protocol: int, zone: int) -> tuple[np.ndarray, int]:

@@ -13,6 +13,7 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.arrays import make_arrays
 from flowshunt.conntrack.connection import Connection, Tuple
 from flowshunt.conntrack.expectations import Expectation, expectations
+from flowshunt.conntrack.keeper import Keeper
 from flowshunt.conntrack.kernels import entry
 from flowshunt.conntrack.kernels.helping import expire_expectations
 from flowshunt.conntrack.kernels.step import COMMIT, FORCE, NAT
@@ -108,6 +109,7 @@ class Tracker(Policies, Statistics):
         self._slot_names: list[str] = []
         self._is_telling = False
         self._n_failed_observers = 0
+        self._keeper: Keeper | None = None
         self._released = C.MIN_BUCKETS
 
     def __len__(self) -> int:
@@ -183,7 +185,8 @@ class Tracker(Policies, Statistics):
         parents = records
         if known.any():
             parents = self.arrays.conns[np.where(known, exts["parent_row"], 0)]
-        return connections(records, exts, parents, rows, now_ms, self.profile == "linux")
+        offloads = None if self._keeper is None else self._keeper.names(rows)
+        return connections(records, exts, parents, rows, now_ms, self.profile == "linux", offloads)
 
     def _slices(self, now_ms: int, zone: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Records and row numbers of the connections that live at `now_ms`, valid until the next slice."""
@@ -191,6 +194,8 @@ class Tracker(Policies, Statistics):
         rows = np.zeros(_SLICE_ROWS, np.int64)
         first = 0
         while first < int(self.arrays.state["n_fresh"][0]):
+            if self._keeper is not None:
+                self._keeper.refresh(first, first + _SLICE_ROWS)
             n = entry.copy_rows(self.arrays, records, rows, first, _SLICE_ROWS, -1 if zone is None else zone, now_ms)
             yield records[:n], rows[:n]
             first += _SLICE_ROWS
@@ -200,6 +205,8 @@ class Tracker(Policies, Statistics):
         row = self._row(wanted, protocol, zone)
         if row < 0:
             return None
+        if self._keeper is not None:
+            self._keeper.refresh(row, row + 1)
         return next(self._snapshots(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms))
 
     def _row(self, wanted: Tuple, protocol: int, zone: int) -> int:
@@ -337,6 +344,10 @@ class Tracker(Policies, Statistics):
         if not self._observers and not any(self._destructors):
             self.drain()
             self.arrays.state["events_on"] = 0
+
+    def show_holder(self, keeper: Keeper | None) -> None:
+        """Have listings show who holds connections (see `holding`), with counters up to date; None: nobody does."""
+        self._keeper = keeper
 
     def refuse_observers(self) -> None:
         """Raise UsageError when an observer is being called: what it wanted must wait until it has returned."""

@@ -142,6 +142,7 @@ def run_batch(
     f = by_reference(f)
     own = by_reference(own)
     s = by_reference(s)
+    s.state["epoch"][0] = w.paths["epoch"][0]
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]
@@ -168,6 +169,7 @@ def run_batch(
             n_events = t.state["n_events"][0]
             run_packet(w, c, p, o, t, f, own, b, i, first + i, resumes)
             if shunts:
+                s.state["epoch"][0] = w.paths["epoch"][0]  # a station may have moved
                 bury(s, t, n_events)
             if w.machine["punt"][0] == PUNT_WAITING:
                 return first + i

@@ -90,10 +90,10 @@ class Datapath:
 
     A flow is whatever `compiler` compiles; without one, a CompiledRule. Times are milliseconds since the epoch.
 
-    `before_expiry()`, where it is set, is called before something may be forgotten for want of use: whoever counts
-    packets elsewhere brings `used_ms` of rules and stations up to date there. `on_expired(rule, now_ms)` gets the rules
-    that went. A handler of punted packets puts into `after_packet` what is to be done when its packet has ended, before
-    the next one.
+    `before_expiry()`, where it is set, is called before counters are listed, and before something may be forgotten for
+    want of use: whoever counts packets elsewhere brings rules and stations up to date there. `on_expired(rule,
+    now_ms)` gets rules that went. A handler of punted packets puts into `after_packet` what is to be done when its
+    packet has ended, before the next one.
     """
 
     def __init__(
@@ -183,6 +183,7 @@ class Datapath:
 
     def selected(self, request: Any, *, strict: bool = False) -> list[FlowStatistics]:
         """The flows that `request` selects (see `delete_flows`), with their counters, in the order of `flows`."""
+        self._synchronise()
         numbers = set(self._select(request, strict))
         return [self.rules.statistics_of(number) for number in self.rules.in_order(numbers)]
 
@@ -192,7 +193,12 @@ class Datapath:
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""
+        self._synchronise()
         return list(self.rules.statistics())
+
+    def _synchronise(self) -> None:
+        if self.before_expiry is not None:
+            self.before_expiry()
 
     def expire_flows(self, now_ms: int, most: int = 256) -> int:
         """Remove flows whose timeouts ran out; returns how many. Bounded: it looks at `most` flows that may be due."""
@@ -204,6 +210,7 @@ class Datapath:
 
     def tables(self) -> dict[int, TableStatistics]:
         """Tables in use: rules, masks, lookups, matches."""
+        self._synchronise()
         return self.rules.tables()
 
     # --- packets ---------------------------------------------------------------------------------------------------

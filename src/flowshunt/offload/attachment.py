@@ -28,6 +28,9 @@ ANSWERED = 32
 MAX_ASKS = 100
 """How often a provider is asked for one thing about one connection: it must not keep the packet path busy for ever."""
 
+MARK_NAMES = ("OFFLOAD", "HW_OFFLOAD")
+"""How listings mark a connection that is forwarded by software or hardware."""
+
 COUNTERS = (
     "added",
     "refused",
@@ -40,17 +43,27 @@ COUNTERS = (
     "queue-full",
     "deletes-dropped",
     "errors",
+    "offered",
+    "installed",
+    "renewed",
+    "withdrawn",
+    "handed-back",
+    "forwarded-packets",
+    "forwarded-bytes",
 )
 """Names of a provider's counters: connections taken and refused at ADD; established, or asked to ask again; deletions
 served; last uses told; flushes; answers that came after the connection's end; operations that found the queue full;
-deletions of connections that the provider never had, left out for that; deletions, updates and flushes that failed."""
+deletions of connections that the provider never had, left out for that; deletions, updates, flushes and calls of a
+forwarder that failed. Forwarders: connections offered, taken, renewed in a new epoch, withdrawn from it, given up by
+it; packets, and bytes of frames, that it forwarded as far as it has told."""
 
 
 class Attachment:
     """A registered provider at work. The dispatcher owns and fills it.
 
     `state`: uint8 by row, flags above. `reason`: uint16 by row, see `reasons`. `asks`: uint8 by row, answers without
-    success since the last one with. `reply_port`: uint32 by row, where ANSWERED.
+    success since the last one with. `reply_port`: uint32 by row, where ANSWERED. `installs`: it is a Forwarder. `mark`:
+    how listings show what it forwards. `has_collected`: it is not being asked what it gave up.
     """
 
     def __init__(self, provider: Provider, runner: Runner, number: int, capacity: int) -> None:
@@ -66,7 +79,10 @@ class Attachment:
         self.takes_established = batched or has(provider, "conn_established")
         self.takes_update = batched or has(provider, "conn_update")
         self.takes_flush = batched or has(provider, "flush")
-        self.forwards = bool(getattr(provider, "forwards", False))
+        self.installs = has(provider, "install")
+        self.forwards = not self.installs and bool(getattr(provider, "forwards", False))
+        self.mark = _mark_of(provider) if self.installs or self.forwards else None
+        self.has_collected = True
         self._allocate()
 
     def _allocate(self) -> None:
@@ -92,6 +108,12 @@ class Attachment:
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             self.refusals[value] += count
 
+    def note(self, rows: np.ndarray, reasons: np.ndarray) -> None:
+        """Keep reasons, and count those that are new for their row."""
+        fresh = self.reason[rows] != reasons
+        if fresh.any():
+            self.refuse(rows[fresh], reasons[fresh])
+
     def refuse_all(self, rows: np.ndarray, reason: int) -> None:
         """The same reason for all rows (n,)."""
         self.reason[rows] = reason
@@ -101,3 +123,9 @@ class Attachment:
         """Counters by name, and refusals as `refused.CODE`."""
         refused = {f"refused.{R.reason(number).code}": count for number, count in sorted(self.refusals.items())}
         return {**self.counters, **refused}
+
+
+def _mark_of(provider: Provider) -> str:
+    """The provider's mark; for want of one it is software's."""
+    mark = getattr(provider, "mark", None)
+    return mark if mark in MARK_NAMES else MARK_NAMES[0]

@@ -30,6 +30,9 @@ def failures() -> tuple[type[BaseException], ...]:
     return Exception, SystemExit, GeneratorExit, CancelledError
 
 
+_PLAIN_REFUSAL = R.number_of("provider-refused", errno.EPERM)
+
+
 class Outcome(NamedTuple):
     """How a provider answered operations, which are as they were submitted: OPERATION (n,), all of one type.
 
@@ -67,7 +70,7 @@ def _offer(provider: Provider, records: np.ndarray, devices: Devices | None, epo
     answer = _ask(provider, policy, devices, epoch)
     wanted = answer.error == 0
     error = answer.error.copy()
-    reason = np.where(answer.error == errno.EPERM, R.DECLINED, answer.reason).astype(np.uint16)
+    reason = np.where(answer.reason == _PLAIN_REFUSAL, R.DECLINED, answer.reason).astype(np.uint16)
     if wanted.any():
         added = _ask(provider, records if wanted.all() else records[wanted], devices, epoch)
         error[wanted] = added.error

@@ -26,9 +26,11 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, OPERATION, POLICY, UPD, Batch, Devices, operations
 from flowshunt.offload.calls import Outcome
+from flowshunt.offload.forwarding import Answer, Call
+from flowshunt.offload.installer import Installer
 from flowshunt.offload.order import rounds
 from flowshunt.offload.runner import Inline, Worker
-from flowshunt.offload.table import Table
+from flowshunt.offload.table import Paths, Table
 
 MARKS = ("none", "added", "established")
 MARK_NONE, MARK_ADDED, MARK_ESTABLISHED = range(len(MARKS))
@@ -40,13 +42,13 @@ _log = logger(__name__)
 
 
 class Dispatcher:
-    """Tells attached providers of connections, and keeps what they answer.
+    """Tells attached providers of connections, and keeps what they answer; `installer` has flows forwarded, if any.
 
     `attachments`: in priority order. `alive`, `generation`, `holder`: by row, which connection the events are at, and
     the number of the attachment that forwards it (0: none).
     """
 
-    def __init__(self, table: Table, devices: Devices | None) -> None:
+    def __init__(self, table: Table, devices: Devices | None, paths: Paths | None = None) -> None:
         self.attachments: dict[str, Attachment] = {}
         self.slot: int | None = None
         self.now_ms = 0
@@ -55,6 +57,7 @@ class Dispatcher:
         self._table = table
         self._devices = devices
         self.holder = reserve(np.uint8, table.capacity)
+        self.installer = None if paths is None else Installer(table, paths, self)
         self.forget()
 
     def forget(self) -> None:
@@ -76,18 +79,47 @@ class Dispatcher:
     def _working(self) -> list[Attachment]:
         return [attachment for attachment in self.attachments.values() if attachment.is_on]
 
+    def forwarders(self) -> list[Attachment]:
+        """Those at work that forward flows, in priority order."""
+        return [attachment for attachment in self.attachments.values() if attachment.is_on and attachment.installs]
+
+    def attachment_of(self, number: int) -> Attachment | None:
+        """By number; also one that was just switched off."""
+        return next((a for a in self.attachments.values() if a.number == number), None)
+
     # --- events -------------------------------------------------------------------------------------------------------
 
     def poll(self, now_ms: int) -> None:
-        """Take the answers of workers; to be called once per batch of packets. Cheap when there are none."""
+        """Take the answers of workers, and do the forwarders' periodic work; to be called once per batch of packets."""
+        self.collect(now_ms)
+        if self.installer is not None:
+            self.installer.poll()
+
+    def collect(self, now_ms: int) -> None:
+        """Take the answers of workers. Cheap when there are none."""
         self.now_ms = now_ms
-        for attachment in self.attachments.values():
-            for outcome in attachment.runner.collect():
-                self._apply(attachment, outcome)
+        for attachment in list(self.attachments.values()):
+            for answer in attachment.runner.collect():
+                if isinstance(answer, Answer):
+                    self._on_answer(attachment, answer)
+                else:
+                    self._apply(attachment, answer)
+
+    def _on_answer(self, attachment: Attachment, answer: Answer) -> None:
+        if self.installer is not None:
+            self.installer.on_answer(attachment, answer)
+
+    def on_learned(self, learned: np.ndarray) -> None:
+        """Take the paths that a batch has shown, LEARNED (n,)."""
+        if self.installer is not None and len(learned):
+            self.now_ms = max(self.now_ms, int(learned["time_ms"][-1]))
+            self.installer.on_learned(learned)
 
     def on_events(self, events: np.ndarray) -> None:
         """Tell providers of the tracker's events, EVENT (n,); an observer (row A10)."""
-        self.poll(int(events["time_ms"][-1]))
+        self.collect(int(events["time_ms"][-1]))
+        if self.installer is not None:
+            self.installer.on_events(events)
         parts, n_left_out = rounds(events)
         self.n_left_out += n_left_out
         for created, replies, due, destroyed in parts:
@@ -231,6 +263,8 @@ class Dispatcher:
                     error[group] = self._submit(attachment, _some(records, group), must=must)
             first_error = np.where(first_error == 0, error, first_error)
         self._alive[rows[current]] = 0
+        if self.installer is not None:
+            current &= ~self.installer.holds(rows)  # its withdrawal waits for an answer
         self.holder[rows[current]] = 0
         return first_error
 
@@ -244,9 +278,13 @@ class Dispatcher:
 
     def switch_off(self, attachment: Attachment) -> None:
         """Flush, and forget what the provider had. The rows that it held are the tracker's own again."""
+        if self.installer is not None:
+            self.installer.abandon(attachment)
         attachment.is_on = False
         known = np.flatnonzero(attachment.state)
         held = np.flatnonzero(self.holder == attachment.number)
+        if self.installer is not None:
+            held = held[~self.installer.holds(held)]
         attachment.restart()
         self._release(held)
         self._publish(known)
@@ -274,6 +312,11 @@ class Dispatcher:
 
     def _ask_last_use(self, records: np.ndarray) -> None:
         """Connections are due to expire: let those live on whose provider says so."""
+        if self.installer is not None:
+            forwarded = self.installer.holds(records["row"])
+            if forwarded.any():
+                self.installer.accounting.ask_last_use(records[forwarded])
+                records = records[~forwarded]
         found = self._last_uses(records)
         waits = np.zeros(len(records), bool)
         for attachment in self._working():
@@ -301,6 +344,18 @@ class Dispatcher:
             self._table.answer_due(*identity, last_used_ms, records["now_ms"])
 
     # --- calls and answers --------------------------------------------------------------------------------------------
+
+    def call(self, attachment: Attachment, call: Call, *, must: bool = False) -> bool:
+        """Have a forwarder's method called; see `caller.Caller`."""
+        before, self.is_calling = self.is_calling, True
+        try:
+            is_taken, answer = attachment.runner.call(call, must=must)
+        finally:
+            self.is_calling = before
+        if answer is not None:
+            self._put_aside_if_slow(attachment)
+            self._on_answer(attachment, answer)
+        return is_taken
 
     def _call(self, attachment: Attachment, records: np.ndarray) -> Outcome:
         """Have an inline provider answer now."""
@@ -390,7 +445,7 @@ class Dispatcher:
         done = rows[agreed]
         attachment.state[done] |= A.ESTABLISHED
         attachment.asks[done] = 0
-        attachment.reason[done] = R.NONE
+        attachment.reason[done] = R.PATH_UNKNOWN if attachment.installs else R.NONE
         attachment.counters["established"] += len(done)
         if attachment.forwards:
             free = done[self.holder[done] == 0]
@@ -428,8 +483,8 @@ class Dispatcher:
         if len(rows):
             self._table.release(*self._identity(rows))
 
-    def _publish(self, rows: np.ndarray) -> None:
-        """Write the highest mark of each row, and who forwards it, into the tracker's private slot."""
+    def publish(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        """Write the highest mark of each connection, and who forwards it, into the tracker's private slot."""
         if self.slot is None or len(rows) == 0:
             return
         state = np.zeros(len(rows), np.uint8)
@@ -437,7 +492,10 @@ class Dispatcher:
             state |= attachment.state[rows]
         mark = np.where(state & A.ESTABLISHED, MARK_ESTABLISHED, np.where(state & A.TAKEN, MARK_ADDED, MARK_NONE))
         values = mark.astype(np.int64) | self.holder[rows].astype(np.int64) << 8
-        self._table.set_slots(self.slot, *self._identity(rows), values)
+        self._table.set_slots(self.slot, rows, generations, values)
+
+    def _publish(self, rows: np.ndarray) -> None:
+        self.publish(*self._identity(rows))
 
 
 def _some(array: np.ndarray, those: np.ndarray) -> np.ndarray:

@@ -21,10 +21,12 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.api import Provider
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.batch import Batch, Devices
+from flowshunt.offload.caller import Journal
 from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE, Dispatcher
+from flowshunt.offload.installer import Installer
 from flowshunt.offload.registry import Registry, Settings
 from flowshunt.offload.runner import DEFAULT_QUEUE, Inline, Runner, Worker
-from flowshunt.offload.table import Table
+from flowshunt.offload.table import Paths, Table
 
 MAX_PROVIDERS = 255
 CLOSE_S = 5.0
@@ -46,17 +48,28 @@ class Offload:
         *,
         devices: Devices | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        paths: Paths | None = None,
     ) -> None:
-        """`devices` names input devices by port number. `clock_ns` times calls that block, and nothing else."""
+        """`devices` names input devices by port number. `clock_ns` times calls that block, and nothing else.
+
+        `paths`: where packets' paths are learned; without, nothing is handed to forwarders.
+        """
         self.registry = Registry()
         self.settings = Settings()
         self._table = table
         self._devices = devices
         self._clock_ns = clock_ns
-        self._dispatcher = Dispatcher(table, devices)
+        self._paths = paths
+        self._dispatcher = Dispatcher(table, devices, paths)
         self._is_observing = False
+        if paths is not None:
+            paths.observe(self._dispatcher.on_learned)
 
     # --- providers -------------------------------------------------------------------------------------------------
+
+    @property
+    def _installer(self) -> Installer | None:
+        return self._dispatcher.installer
 
     @property
     def _attachments(self) -> dict[str, Attachment]:
@@ -94,8 +107,11 @@ class Offload:
         attachment = self._attachments[name]
         if attachment.is_on:
             self._dispatcher.switch_off(attachment)
-        del self._attachments[name]
         attachment.runner.close(CLOSE_S)
+        self._dispatcher.collect(self._dispatcher.now_ms)
+        if self._installer is not None:
+            self._installer.abandon_now(attachment)
+        del self._attachments[name]
         self._stop_observing()
         return True
 
@@ -147,13 +163,18 @@ class Offload:
     def _switch_on(self, attachment: Attachment) -> None:
         attachment.restart()
         attachment.is_on = True
+        if attachment.installs and self._paths is not None:
+            self._paths.enable(True)
+            self._table.show(self._installer)
         if not self._is_observing:
             self._table.observe(self._dispatcher.on_events)
             self._is_observing = True
         self._table.watch_all_replies()
 
     def _stop_observing(self) -> None:
-        """Without a provider at work the tracker makes no events for us."""
+        """Without a provider at work the tracker makes no events for us, and without a forwarder no path is learned."""
+        if self._paths is not None and not self._dispatcher.forwarders():
+            self._paths.enable(False)
         if self._is_observing and not any(attachment.is_on for attachment in self._attachments.values()):
             self._table.unobserve(self._dispatcher.on_events)
             self._is_observing = False
@@ -162,8 +183,30 @@ class Offload:
     # --- running ---------------------------------------------------------------------------------------------------
 
     def poll(self, now_ms: int) -> None:
-        """Take the answers of workers; to be called once per batch of packets. Cheap when there are none."""
+        """Take the answers of workers, what forwarders gave up, and a slice of their counters.
+
+        To be called once per batch of packets. Cheap when there is nothing.
+        """
         self._dispatcher.poll(now_ms)
+
+    def synchronise(self) -> None:
+        """Add all that was forwarded to the counters of connections, rules and stations (row E6).
+
+        Happens by itself at least every few seconds, see `synchronised_ms`, and for a connection when it is listed.
+        What a worker's provider forwarded follows when it answers.
+        """
+        if self._installer is not None:
+            self._installer.accounting.synchronise()
+
+    @property
+    def synchronised_ms(self) -> int:
+        """No counter is older than this time; 0: nothing was forwarded yet, or not everything was read once."""
+        return 0 if self._installer is None else self._installer.accounting.synchronised_ms
+
+    def keep_journal(self, journal: Journal | None) -> None:
+        """Have `journal` called at each step of connections' lives (see `caller.Journal`); None: no more."""
+        if self._installer is not None:
+            self._installer.journal = journal
 
     def settle(self, timeout_s: float = SETTLE_S) -> bool:
         """Wait until all workers have answered, and take the answers. False when one takes longer.
@@ -227,9 +270,26 @@ class Offload:
             return R.reason(R.NOT_TOLD)
         if state & (A.ADDING | A.ESTABLISHING):
             return R.reason(R.number_of("provider-pending"))
+        if attachment.installs and state & A.TAKEN and self._installer is not None:
+            return R.reason(self._why_not_forwarded(attachment, row, generation))
         if state & A.TAKEN and not state & A.ESTABLISHED and attachment.reason[row] == R.NONE:
             return R.reason(R.number_of("no-reply-yet"))
         return R.reason(int(attachment.reason[row]))
+
+    def _why_not_forwarded(self, attachment: Attachment, row: int, generation: int) -> int:
+        """The reason's number of a connection that a forwarder has been told of; NONE: it holds it."""
+        holder = int(self._dispatcher.holder[row])
+        if holder == attachment.number:
+            return R.NONE
+        reason = int(attachment.reason[row])
+        if reason not in (R.NONE, R.PATH_UNKNOWN, R.NOT_ESTABLISHED):
+            return reason
+        if holder:
+            return R.HELD_ELSEWHERE
+        if attachment.takes_established and not int(attachment.state[row]) & A.ESTABLISHED:
+            return R.number_of("no-reply-yet")
+        limits = self._table.idle_limits(np.array([row]), np.array([generation]))
+        return R.PATH_UNKNOWN if limits[0] else R.NOT_ESTABLISHED
 
     def providers(self) -> Iterator[tuple[Provider, dict[str, int]]]:
         """Registered providers in priority order, with their counters (see `attachment.COUNTERS`)."""

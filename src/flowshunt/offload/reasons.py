@@ -97,6 +97,18 @@ REASONS = (
     ),
     Reason("no-provider", "No provider of that name is registered.", "See `flowshunt provider list`."),
     Reason("idle", "It was silent for the provider's timeout.", "Its next packets bring it back; raise the timeout."),
+    Reason(
+        "rewrite",
+        "Its packets are changed in a way that a path cannot say.",
+        "Leave it to the long way; paths change MACs, VLAN tag, addresses, ports, TTL and TOS.",
+    ),
+    Reason("long-chain", "It meets more rules than a path remembers.", "Use fewer tables on its way."),
+    Reason("held-elsewhere", "Another provider forwards it.", "Put this one first in hw-offload-priority."),
+    Reason(
+        "path-changed",
+        "A packet of it went another way than before.",
+        "It is offered again once packets have shown both directions' paths.",
+    ),
 )
 
 _BITS = 6
@@ -127,6 +139,12 @@ QUEUE_FULL = number_of("queue-full")
 NOT_TOLD = number_of("not-told")
 NOT_READY = number_of("provider-not-ready")
 DECLINED = number_of("provider-declined")
+PATH_UNKNOWN = number_of("path-unknown")
+NOT_ESTABLISHED = number_of("not-established")
+PATH_CHANGED = number_of("path-changed")
+IDLE = number_of("idle")
+HELD_ELSEWHERE = number_of("held-elsewhere")
+TABLE_FULL = number_of("table-full")
 
 
 def reason(number: int) -> Reason:

@@ -120,6 +120,7 @@ class Available:
     """Makes one. Raises RegistrationError when it cannot be made."""
     is_plugin: bool = False
     for_tests: bool = False
+    when_named: bool = False
     """Only used when `hw-offload-priority` names it."""
 
 

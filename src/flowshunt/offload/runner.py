@@ -14,6 +14,7 @@ from flowshunt.base.log import logger
 from flowshunt.offload.api import Provider
 from flowshunt.offload.batch import Devices
 from flowshunt.offload.calls import Outcome, perform
+from flowshunt.offload.forwarding import Answer, Call, carry_out
 
 DEFAULT_QUEUE = 65536
 """Operations that wait for a worker, unless its provider says otherwise."""
@@ -38,7 +39,13 @@ class Runner(Protocol):
     def submit(self, records: np.ndarray, epoch: int, *, must: bool = False) -> Submitted:
         """Have operations of one type served, in order. `must`: take all, even when the queue is full."""
 
-    def collect(self) -> list[Outcome]:
+    def call(self, call: Call, *, must: bool = False) -> tuple[bool, Answer | None]:
+        """Have a forwarder's method called, in order with the operations.
+
+        Returns False when the queue has no room for it, and the answer when it is there already.
+        """
+
+    def collect(self) -> list[Outcome | Answer]:
         """Answers that came since, in order."""
 
     def settle(self, timeout_s: float) -> bool:
@@ -70,7 +77,14 @@ class Inline:
         self.is_slow = self.is_slow or self._clock_ns() - began >= allowed_ns
         return Submitted(len(records), outcome)
 
-    def collect(self) -> list[Outcome]:
+    def call(self, call: Call, *, must: bool = False) -> tuple[bool, Answer | None]:
+        """Called at once."""
+        began = self._clock_ns()
+        answer = carry_out(self._provider, call)
+        self.is_slow = self.is_slow or self._clock_ns() - began >= SLOW_NS + SLOW_OPERATION_NS * call.size
+        return True, answer
+
+    def collect(self) -> list[Outcome | Answer]:
         """Nothing ever comes later."""
         return []
 
@@ -94,8 +108,8 @@ class Worker:
         self.limit = limit
         self._provider = provider
         self._devices = devices
-        self._jobs: deque[tuple[np.ndarray, int]] = deque()
-        self._answers: deque[Outcome] = deque()
+        self._jobs: deque[tuple[np.ndarray, int] | Call] = deque()
+        self._answers: deque[Outcome | Answer] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
         self._is_busy = False
@@ -111,15 +125,25 @@ class Worker:
         """Queue operations; none when the queue is full, as many as fit otherwise."""
         n = len(records) if must else max(0, min(len(records), self.limit - self._n_inside))
         if n:
-            self._n_inside += n
-            with self._changed:
-                self._jobs.append((records[:n].copy(), epoch))
-                self._changed.notify_all()
-            if self._thread is None:
-                name = f"offload-{self._provider.name}"
-                self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._thread.start()
+            self._put((records[:n].copy(), epoch), n)
         return Submitted(n, None)
+
+    def call(self, call: Call, *, must: bool = False) -> tuple[bool, Answer | None]:
+        """Queue a call; it counts as so many operations as it concerns connections."""
+        if not must and self._n_inside + call.size > self.limit:
+            return False, None
+        self._put(call, call.size)
+        return True, None
+
+    def _put(self, job: tuple[np.ndarray, int] | Call, size: int) -> None:
+        self._n_inside += size
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+        if self._thread is None:
+            name = f"offload-{self._provider.name}"
+            self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
         while True:
@@ -130,17 +154,20 @@ class Worker:
                     if self._is_closing:
                         return
                     self._changed.wait()
-                records, epoch = self._jobs.popleft()
+                job = self._jobs.popleft()
                 self._is_busy = True
-            self._answers.append(perform(self._provider, records, self._devices, epoch))
+            if isinstance(job, Call):
+                self._answers.append(carry_out(self._provider, job))
+            else:
+                self._answers.append(perform(self._provider, job[0], self._devices, job[1]))
 
-    def collect(self) -> list[Outcome]:
+    def collect(self) -> list[Outcome | Answer]:
         """Answers in the order of submission."""
         answers = []
         while self._answers:
-            outcome = self._answers.popleft()
-            self._n_inside -= len(outcome.records)
-            answers.append(outcome)
+            answer = self._answers.popleft()
+            self._n_inside -= answer.call.size if isinstance(answer, Answer) else len(answer.records)
+            answers.append(answer)
         return answers
 
     def settle(self, timeout_s: float) -> bool:

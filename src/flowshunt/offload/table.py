@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from flowshunt.conntrack.keeper import Keeper
+
 
 class Table(Protocol):
     """A tracker whose connections are observed and held; `conntrack.holding.Holding` is one.
@@ -55,3 +57,43 @@ class Table(Protocol):
         self, rows: np.ndarray, generations: np.ndarray, last_used_ms: np.ndarray, asked_ms: np.ndarray
     ) -> None:
         """Answer `due` events of `asked_ms` with the last uses (0: unknown): they live on, or expire."""
+
+    def idle_limits(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
+        """How long each connection may be silent before it expires, int64 (n,); 0: not established, closing, gone."""
+
+    def add_usage(
+        self,
+        rows: np.ndarray,
+        generations: np.ndarray,
+        turned: np.ndarray,
+        packets: np.ndarray,
+        sizes: np.ndarray,
+        last_used_ms: np.ndarray,
+    ) -> None:
+        """Add what passed unseen to counters and timers; see `Holding.add_usage`."""
+
+    def show(self, keeper: Keeper | None) -> None:
+        """Have listings say who holds connections."""
+
+
+class Paths(Protocol):
+    """What the framework needs of a datapath that learns paths; `Datapath.paths` is one."""
+
+    @property
+    def epoch(self) -> int:
+        """Of the tables, ports and stations; it grows whenever one of them changes."""
+
+    def enable(self, on: bool) -> None:
+        """Learn paths from packets of established connections, or stop it."""
+
+    def observe(self, observer: Callable[[np.ndarray], None]) -> None:
+        """Call `observer(learned)` with what each batch has shown, LEARNED (n,), after the tracker's events of it."""
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Have the next packets of connections tell their paths again, also where that was done a moment ago."""
+
+    def account(
+        self, chains: np.ndarray, in_ports: np.ndarray, packets: np.ndarray, frame_bytes: np.ndarray,
+        last_used_ms: np.ndarray, eth_srcs: np.ndarray, vlans: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Count forwarded packets for the rules of chains, and keep rules and stations in use; all arrays (n,)."""

@@ -12,6 +12,11 @@ from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels.protocols import current_timeout
 from flowshunt.conntrack.kernels.rows import set_timer
 from flowshunt.jit import by_reference, kernel
+from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
+
+_STREAM_AFTER_MS = 2000
+"""linux: see `protocols._linux_update`."""
+_LINUX_ESTABLISHED = S.LINUX_NAMES.index("ESTABLISHED")
 
 
 @kernel
@@ -64,3 +69,90 @@ def release(t: Any, rows: Any, generations: Any, now_ms: Any) -> Any:
             _let_go(t, row)
             if t.state["linux"][0]:
                 set_timer(t, row, now_ms + current_timeout(t, row))
+
+
+# --- packets that went unseen ----------------------------------------------------------------------------------------
+
+
+@kernel
+def _lives(t: Any, row: Any, generation: Any) -> Any:
+    return t.conns["generation"][row] == generation and t.conns["flags"][row] & S.F_LIVE != 0
+
+
+@kernel
+def note_use(t: Any, row: Any, used_ms: Any) -> Any:
+    """What an unseen packet of time `used_ms` would have made of the connection besides its timer.
+
+    linux: an answered UDP flow becomes a stream, with the longer timeout, after a while.
+    """
+    flags = np.int64(t.conns["flags"][row])
+    if (
+        t.state["linux"][0]
+        and flags & (S.F_SEEN_REPLY | S.F_ASSURED) == S.F_SEEN_REPLY
+        and (t.conns["tuple"][row] >> 8) & 0xFF == PROTO_UDP
+        and used_ms - t.conns["start_ms"][row] > _STREAM_AFTER_MS
+    ):
+        t.conns["flags"][row] = flags | S.F_ASSURED
+
+
+def _example_pairs() -> np.ndarray:
+    return np.zeros((0, 2), np.int64)
+
+
+@kernel(
+    example=lambda: (
+        example_arrays(), _example_rows(), _example_rows(), _example_rows(), _example_pairs(), _example_pairs(),
+        _example_pairs(), 0,
+    )
+)  # fmt: skip
+def add_usage(
+    t: Any, rows: Any, generations: Any, turned: Any, packets: Any, sizes: Any, last_used_ms: Any, now_ms: Any
+) -> Any:
+    """Add what went unseen; see `Holding.add_usage`. int64 (n,) and (n, 2). Returns how many of them live."""
+    t = by_reference(t)
+    n_living = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        if not _lives(t, row, generations[i]):
+            continue
+        n_living += 1
+        for path in range(2):
+            d = path ^ turned[i]
+            t.conns["packets"][row, d] += packets[i, path]
+            t.conns["bytes"][row, d] += sizes[i, path]
+        used = min(max(last_used_ms[i, 0], last_used_ms[i, 1]), now_ms)
+        if used > 0:
+            note_use(t, row, used)
+            expires = used + current_timeout(t, row)
+            if expires > t.conns["expires_ms"][row]:
+                set_timer(t, row, expires)
+    return n_living
+
+
+@kernel
+def _is_established(t: Any, row: Any) -> Any:
+    proto = (t.conns["tuple"][row] >> 8) & 0xFF
+    flags = np.int64(t.conns["flags"][row])
+    if flags & S.F_DYING:
+        return False
+    if proto == PROTO_UDP:
+        return flags & S.F_SEEN_REPLY != 0
+    if proto != PROTO_TCP:
+        return False
+    if t.state["linux"][0]:
+        return t.conns["state"][row] == _LINUX_ESTABLISHED
+    return t.conns["peer"][row, 0] == S.PEER_ESTABLISHED and t.conns["peer"][row, 1] == S.PEER_ESTABLISHED
+
+
+@kernel(example=lambda: (example_arrays(), _example_rows(), _example_rows(), _example_rows()))
+def idle_limits(t: Any, rows: Any, generations: Any, limits: Any) -> Any:
+    """Fill `limits`, int64 (n,); see `Holding.idle_limits`. Returns how many are not 0."""
+    t = by_reference(t)
+    n_fit = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        limits[i] = 0
+        if _lives(t, row, generations[i]) and _is_established(t, row):
+            limits[i] = current_timeout(t, row)
+            n_fit += 1
+    return n_fit

@@ -7,20 +7,28 @@ from collections.abc import Callable
 import numpy as np
 
 from flowshunt.conntrack import schema as C
+from flowshunt.conntrack.keeper import Keeper
 from flowshunt.offload.conformance.subject import START_MS
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
+
+IDLE_MS = 60_000
+"""How long a connection may be silent here."""
 
 
 class Stage:
     """Implements `table.Table`. Connection `n` lives in row n; even ones are TCP, odd ones UDP.
 
-    `now_ms` moves only when it is set. `watched`: bool by row, whose next reply packet is to be told.
+    `now_ms` moves only when it is set. By row: `watched`: whose next reply packet is to be told; `held`; `closing`: has
+    seen a FIN; `packets`: that were forwarded, in both directions.
     """
 
     def __init__(self, capacity: int) -> None:
         self.now_ms = START_MS
         self.generation = np.zeros(capacity, np.uint32)
         self.watched = np.zeros(capacity, bool)
+        self.held = np.zeros(capacity, bool)
+        self.closing = np.zeros(capacity, bool)
+        self.packets = np.zeros(capacity, np.int64)
         self._answered = np.zeros(capacity, bool)
         self._slots = np.zeros((capacity, C.N_SLOTS), np.int64)
         self._n_slots = 0
@@ -30,8 +38,9 @@ class Stage:
 
     def create(self, rows: np.ndarray) -> None:
         """New connections in these rows."""
-        self._answered[rows] = False
-        self.watched[rows] = False
+        for flag in (self._answered, self.watched, self.held, self.closing):
+            flag[rows] = False
+        self.packets[rows] = 0
         self._tell(C.EVENT_CREATED, rows, in_port=1)
 
     def reply(self, rows: np.ndarray) -> None:
@@ -40,6 +49,11 @@ class Stage:
         self._answered[told] = True
         self.watched[told] = False
         self._tell(C.EVENT_REPLY, told, in_port=2)
+
+    def close(self, rows: np.ndarray) -> None:
+        """A FIN of each."""
+        self.closing[rows] = True
+        self._tell(C.EVENT_STATE, rows, in_port=1)
 
     def destroy(self, rows: np.ndarray) -> None:
         """The end of each; its row is of the next generation."""
@@ -110,11 +124,34 @@ class Stage:
 
     def hold(self, rows: np.ndarray, generations: np.ndarray) -> None:
         """See `Table`. There are no windows here."""
+        self.held[rows[self.generation[rows] == generations]] = True
 
     def release(self, rows: np.ndarray, generations: np.ndarray) -> None:
         """See `Table`."""
+        self.held[rows[self.generation[rows] == generations]] = False
 
     def answer_due(
         self, rows: np.ndarray, generations: np.ndarray, last_used_ms: np.ndarray, asked_ms: np.ndarray
     ) -> None:
         """See `Table`. Nothing is ever due here."""
+
+    def idle_limits(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
+        """See `Table`. What was answered is established, unless it is in `closing`."""
+        fit = (self.generation[rows] == generations) & self._answered[rows] & ~self.closing[rows]
+        return np.where(fit, IDLE_MS, 0)
+
+    def add_usage(
+        self,
+        rows: np.ndarray,
+        generations: np.ndarray,
+        turned: np.ndarray,
+        packets: np.ndarray,
+        sizes: np.ndarray,
+        last_used_ms: np.ndarray,
+    ) -> None:
+        """See `Table`."""
+        lives = self.generation[rows] == generations
+        self.packets[rows[lives]] += packets[lives].sum(axis=1)
+
+    def show(self, keeper: Keeper | None) -> None:
+        """See `Table`. There are no listings here."""

@@ -6,7 +6,7 @@ really passes through the datapath's table of entries, so that hits and misses a
 
 `settings` and `profiles` say what a NIC is; `groups` is the arithmetic of its tables; `model` knows which connections
 are in them and when one gets in; `waiting` keeps those that are on their way; `provider` carries out what the model
-decides. Only `provider` touches the datapath, through `sharing`. Imports `offload` and what lies below it.
+decides. Only `provider` touches the datapath, through `offload.sharing`. Imports `offload` and what lies below it.
 
 A connection's way: `provider.install` -> protocol and pattern -> `model.admit` (group, room, maximum, queue) ->
 at once, or after waiting, into the table -> idle for the ageing time, withdrawn, or its group emptied by its end.

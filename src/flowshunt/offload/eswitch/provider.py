@@ -17,8 +17,8 @@ from flowshunt.offload.eswitch.model import ABSENT, INSERTED, REFUSALS, WAITING,
 from flowshunt.offload.eswitch.profiles import settings_from
 from flowshunt.offload.eswitch.remainders import Remainders
 from flowshunt.offload.eswitch.settings import EswitchSettings
-from flowshunt.offload.eswitch.sharing import Share, Shares
 from flowshunt.offload.eswitch.waiting import Waiting
+from flowshunt.offload.sharing import Share, Shares
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
 _SWEEP_MS = 10

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.offload.api import Provider
-from flowshunt.offload.errors import RegistrationError
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.registry import Available, Settings, plugins
+from flowshunt.offload.sharing import Shares
 
 _BUILT_IN = {
+    "flowtable": "flowshunt.offload.providers.flowtable:Flowtable",
+    "eswitch": "flowshunt.offload.eswitch.provider:Eswitch",
     "dummy": "flowshunt.offload.providers.dummy:Dummy",
     "dummy-array": "flowshunt.offload.providers.dummy:ArrayDummy",
 }
-_FOR_TESTS = frozenset(_BUILT_IN)
+_FOR_TESTS = frozenset({"dummy", "dummy-array"})
+_WHEN_NAMED = _FOR_TESTS | {"eswitch"}
+_SHARING = frozenset({"flowtable", "eswitch"})
+"""Made with the datapath's table of entries, if there is one."""
 _log = logger(__name__)
 
 
 def built_in() -> list[Available]:
-    """What can be registered without installing anything; those for tests only when a priority names them."""
+    """What can be registered without installing anything."""
     return [
-        Available(name, "built in", _maker(place), for_tests=name in _FOR_TESTS) for name, place in _BUILT_IN.items()
+        Available(name, "built in", _maker(name), for_tests=name in _FOR_TESTS, when_named=name in _WHEN_NAMED)
+        for name in _BUILT_IN
     ]
 
 
@@ -33,22 +40,29 @@ def available() -> list[Available]:
     return ours + [plugin for plugin in plugins() if plugin.name not in _BUILT_IN]
 
 
-def register_available(offload: Offload, settings: Settings) -> None:
-    """Register all that is available and not registered yet; those for tests only when the priority names them.
+def register_available(offload: Offload, settings: Settings, shares: Shares | None = None) -> None:
+    """Register all that is available and not registered yet; some only when the priority names them.
 
-    One that cannot be made or registered is logged, and left out.
+    `shares`: the datapath's table of entries, for those that forward through it. One that cannot be made or registered
+    is logged, and left out.
     """
     for entry in available():
-        if entry.name in offload.registry or (entry.for_tests and entry.name not in settings.priority):
+        if entry.name in offload.registry or (entry.when_named and entry.name not in settings.priority):
             continue
         try:
-            offload.register(entry.load(), is_plugin=entry.is_plugin)
-        except RegistrationError as error:
+            provider = entry.load() if entry.name not in _SHARING else _class(_BUILT_IN[entry.name])(shares)
+            offload.register(provider, is_plugin=entry.is_plugin)
+        except UsageError as error:
             _log.warning("offload provider %s is left out: %s", entry.name, error)
 
 
 def factory_of(name: str) -> Callable[[], Provider]:
-    """What makes a provider: of a name in `available`, or of `module:class`. Raises UsageError when there is none."""
+    """What makes a provider: of a name in `available`, or of `module:class`. Raises UsageError when there is none.
+
+    Without a datapath, one that forwards through its table of entries gets a table that no packet passes.
+    """
+    if name in _SHARING:
+        return lambda: _class(_BUILT_IN[name])(_class("flowshunt.offload.conformance.entries:Entries")())
     for entry in available():
         if entry.name == name:
             return entry.load
@@ -61,11 +75,11 @@ def factory_of(name: str) -> Callable[[], Provider]:
     raise UsageError(f"no offload provider {name!r}", hint=f"there are {known}; or give module:class")
 
 
-def _class(place: str) -> Callable[[], Provider]:
+def _class(place: str) -> Callable[..., Any]:
     module, _, name = place.partition(":")
-    made: Callable[[], Provider] = getattr(import_module(module), name)
+    made: Callable[..., Any] = getattr(import_module(module), name)
     return made
 
 
-def _maker(place: str) -> Callable[[], Provider]:
-    return lambda: _class(place)()
+def _maker(name: str) -> Callable[[], Provider]:
+    return lambda: _class(_BUILT_IN[name])()

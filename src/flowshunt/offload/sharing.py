@@ -1,4 +1,4 @@
-"""What the provider needs of the datapath's table of entries, which several providers share."""
+"""What providers need of the datapath's table of entries, which several of them share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ class Share(Protocol):
 
     @limit.setter
     def limit(self, flows: int) -> None: ...
+
+    check: bool
+    """Judge checksums and TCP windows of connections that come from now on, as the tracker would."""
 
     def install(self, flows: np.ndarray) -> None:
         """Entries for FLOW (n,); writes each one's `error`. A connection that has some gets these instead."""
@@ -42,5 +45,5 @@ class Share(Protocol):
 class Shares(Protocol):
     """The table."""
 
-    def share(self, name: str, limit: int) -> Share:
-        """A part of it for an owner."""
+    def share(self, name: str, limit: int | None = None) -> Share:
+        """A part of it for an owner; without a limit, as much as there is room for."""

@@ -1,0 +1,202 @@
+"""What forwarders forwarded, added to what the tracker and the tables saw (row E6), and the last uses (row A8).
+
+Each flow's counters are read at least once in PERIOD_MS, a slice at a time; at once where somebody looks at them
+(`refresh`, `synchronise`), before a connection expires, and when a flow is withdrawn or goes by other rules.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.offload import book as B
+from flowshunt.offload import forwarding as F
+from flowshunt.offload.attachment import Attachment
+from flowshunt.offload.book import Book, Members
+from flowshunt.offload.caller import Caller
+from flowshunt.offload.runner import Worker
+from flowshunt.offload.table import Paths, Table
+
+PERIOD_MS = 5_000
+SLICE_ROWS = 4096
+"""Rows that are gone through at a time, at least and (times MAX_SLICES) at most."""
+MAX_SLICES = 8
+
+MAX_UNANSWERED = 10
+"""How often a connection that is due is left alone because its provider's worker has not answered yet."""
+
+
+class Ledger(NamedTuple):
+    """Where the usage of flows goes, as it stood when they were asked about.
+
+    `leaders`: int64 (n,). `generations`: uint32 (n,). `chains`, `in_ports`, `eth_srcs`, `vlans`: (n, 2), by path.
+    """
+
+    leaders: np.ndarray
+    generations: np.ndarray
+    members: tuple[Members, ...]
+    chains: np.ndarray
+    in_ports: np.ndarray
+    eth_srcs: np.ndarray
+    vlans: np.ndarray
+
+
+class _Told(NamedTuple):
+    ledger: Ledger
+    due: np.ndarray | None
+    """OPERATION of connections that are due, and which of the ledger's flows each belongs to; else None."""
+    places: np.ndarray | None
+
+
+class Accounting:
+    """Reads counters from forwarders, and writes them where users look.
+
+    `synchronised_ms`: no counter is older than this. `n_synchronised`: flows read by the periodic work.
+    """
+
+    def __init__(self, table: Table, paths: Paths, book: Book, caller: Caller) -> None:
+        self.synchronised_ms = 0
+        self.n_synchronised = 0
+        self._table = table
+        self._paths = paths
+        self._book = book
+        self._caller = caller
+        self._cursor = 0
+        self._began_ms = 0
+        self._last_ms = 0
+        self._owed = 0.0
+
+    # --- adding -------------------------------------------------------------------------------------------------------
+
+    def ledger(self, leaders: np.ndarray) -> Ledger:
+        """As the book has it now, of leaders int64 (n,)."""
+        entries = self._book.entries[leaders]
+        columns = (entries[name] for name in ("chains", "in_ports", "eth_srcs", "vlans"))
+        return Ledger(leaders, entries["generation"], tuple(self._book.members(leaders)), *columns)
+
+    def add(self, attachment: Attachment, ledger: Ledger, usage: np.ndarray) -> None:
+        """Add USAGE (n,) of the flows of a ledger to connections, rules and stations."""
+        used: np.ndarray = (usage["packets"] != 0).any(axis=1)
+        if not used.any():
+            return
+        attachment.counters["forwarded-packets"] += int(usage["packets"].sum())
+        attachment.counters["forwarded-bytes"] += int(usage["frame_bytes"].sum())
+        for part in ledger.members:
+            those = used[part.which]
+            if those.any():
+                mine = usage[part.which[those]]
+                identity = part.rows[those], part.generations[those], part.turned[those]
+                self._table.add_usage(*identity, mine["packets"], mine["bytes"], mine["last_used_ms"])
+        for d in range(2):
+            mine = usage["packets"][:, d] != 0
+            if mine.any():
+                self._paths.account(
+                    ledger.chains[mine, d],
+                    ledger.in_ports[mine, d],
+                    usage["packets"][mine, d],
+                    usage["frame_bytes"][mine, d],
+                    usage["last_used_ms"][mine, d],
+                    ledger.eth_srcs[mine, d],
+                    ledger.vlans[mine, d],
+                )
+
+    def before_chains_change(self, leaders: np.ndarray, d: int, learned: np.ndarray) -> None:
+        """Flows that are held, int64 (m,), whose packets LEARNED (n,) of direction d may go by other rules from now on.
+
+        What was forwarded so far was forwarded by the rules of before.
+        """
+        told = learned["rows"][:, 0].astype(np.int64)
+        other = told[self._book.entries["chains"][told, d] != learned["chain"]]
+        other = other[np.isin(other, leaders)]
+        if len(other):
+            self._read(other)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def poll(self, now_ms: int) -> None:
+        """Read the slice that is due by now."""
+        top = self._book.top
+        elapsed = now_ms - self._last_ms
+        self._last_ms = now_ms
+        if top == 0 or elapsed <= 0:
+            return
+        self._owed = min(self._owed + elapsed * top / PERIOD_MS, float(top))
+        if self._owed < min(SLICE_ROWS, top):
+            return
+        n = min(int(self._owed), MAX_SLICES * SLICE_ROWS)
+        self._owed -= n
+        if self._cursor == 0:
+            self._began_ms = now_ms
+        last = min(self._cursor + n, top)
+        self.n_synchronised += self.refresh(self._cursor, last)
+        self._cursor = last
+        if last == top:
+            self._cursor, self.synchronised_ms = 0, self._began_ms
+
+    def synchronise(self) -> None:
+        """Read all counters now."""
+        self.refresh(0, self._book.top)
+        self.synchronised_ms = self._caller.now_ms
+        self._cursor = 0
+
+    def refresh(self, first: int, last: int) -> int:
+        """Read the counters of all flows on whose way a connection in rows `[first, last)` is. Returns how many."""
+        owners = self._book.owner[first : min(last, self._book.capacity)]
+        found = owners[owners != 0].astype(np.int64) - 1
+        if len(found) == 0:
+            return 0
+        found = found[self._book.last_of_each(found)]
+        leaders = found[self._book.flags[found] & (B.HELD | B.LEAVING) == B.HELD]
+        self._read(leaders)
+        return len(leaders)
+
+    def _read(self, leaders: np.ndarray) -> None:
+        for attachment, mine in self._by_holder(leaders):
+            self._ask(attachment, _Told(self.ledger(leaders[mine]), None, None))
+
+    def _by_holder(self, leaders: np.ndarray) -> list[tuple[Attachment, np.ndarray]]:
+        numbers = self._caller.holder[leaders]
+        found = ((self._caller.attachment_of(number), numbers == number) for number in np.unique(numbers).tolist())
+        return [(attachment, mine) for attachment, mine in found if attachment is not None]
+
+    def _ask(self, attachment: Attachment, told: _Told) -> bool:
+        now_ms = self._caller.now_ms
+        rows = told.ledger.leaders.astype(np.uint32), told.ledger.generations.astype(np.uint32)
+        call = F.Call(F.STATISTICS, (*rows, now_ms), now_ms, attachment.epoch, told)
+        return self._caller.call(attachment, call)
+
+    def on_statistics(self, attachment: Attachment, told: _Told, usage: np.ndarray) -> None:
+        """The answer to what was asked."""
+        self.add(attachment, told.ledger, usage)
+        if told.due is not None:
+            attachment.counters["updated"] += len(told.due)
+            attachment.asks[told.due["row"]] = 0
+            last_used = usage["last_used_ms"].max(axis=1)
+            self._answer(told.due, last_used[told.places])
+
+    # --- expiry -------------------------------------------------------------------------------------------------------
+
+    def ask_last_use(self, due: np.ndarray) -> None:
+        """Connections, OPERATION (n,), on the ways of flows that are held would expire: when were they used last?"""
+        leaders = self._book.owner[due["row"]].astype(np.int64) - 1
+        answered = np.zeros(len(due), bool)
+        for attachment, mine in self._by_holder(leaders):
+            if isinstance(attachment.runner, Worker):
+                mine &= self._is_patient(attachment, due["row"], mine)
+            flows, places = np.unique(leaders[mine], return_inverse=True)
+            if len(flows):
+                answered |= mine
+                self._ask(attachment, _Told(self.ledger(flows), due[mine], places))
+        if not answered.all():
+            self._answer(due[~answered], np.zeros(int((~answered).sum()), np.int64))
+
+    def _is_patient(self, attachment: Attachment, rows: np.ndarray, mine: np.ndarray) -> np.ndarray:
+        """Whether an answer is still worth waiting for; bool (n,)."""
+        attachment.asks[rows[mine]] = np.minimum(attachment.asks[rows[mine]], MAX_UNANSWERED) + 1
+        patient: np.ndarray = attachment.asks[rows] <= MAX_UNANSWERED
+        return patient
+
+    def _answer(self, due: np.ndarray, last_used_ms: np.ndarray) -> None:
+        identity = due["row"].astype(np.int64), due["generation"].astype(np.int64)
+        self._table.answer_due(*identity, np.ascontiguousarray(last_used_ms), due["now_ms"])

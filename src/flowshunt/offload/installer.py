@@ -1,0 +1,522 @@
+"""Between paths that packets have shown and providers that forward: pairing, offering, holding, withdrawing.
+
+What happens to a connection here (DESIGN: notification and installing are two things):
+
+1. The datapath tells paths (LEARNED), one direction at a time. The `book` keeps them.
+2. When both directions of the same connections are known in one epoch and all of them are established, the flow is
+   offered to the forwarders that have the connection, in priority order. The first that takes it holds it.
+3. In a later epoch the same paths are told again, and the flow is renewed; others replace it.
+4. It is withdrawn at the end of any of its connections, when one of them begins to close or gets another mark, when a
+   packet shows that it may not be forwarded any more, and with its provider.
+
+Calls are asked and answered apart, since a provider may have a worker thread: one on the packet thread answers at once.
+What the provider forwarded becomes counters in `accounting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.conntrack import schema as C
+from flowshunt.datapath.paths.records import UNFIT
+from flowshunt.offload import attachment as A
+from flowshunt.offload import book as B
+from flowshunt.offload import forwarding as F
+from flowshunt.offload import reasons as R
+from flowshunt.offload.accounting import Accounting, Ledger
+from flowshunt.offload.attachment import Attachment
+from flowshunt.offload.book import Book
+from flowshunt.offload.caller import Caller, Journal
+from flowshunt.offload.installing import FLOW
+from flowshunt.offload.runner import Worker
+from flowshunt.offload.table import Paths, Table
+
+MAX_IDLE_MS = 30_000
+"""After a longer silence a packet takes the long way, however long the tracker would wait."""
+WITHDRAW_AT_ONCE = 65536
+"""Connections that are withdrawn by one call."""
+
+_EVENT_KINDS = {C.EVENT_CREATED: "created", C.EVENT_REPLY: "reply", C.EVENT_DESTROYED: "destroyed"}
+_PATH_KINDS = ("path-original", "path-reply")
+_REASON_OF_UNFIT = np.array([R.number_of(code) for code in UNFIT], np.uint16)
+_BOTH_FIT = B.FIT[0] | B.FIT[1]
+_BOTH_WAIT = B.WAITS[0] | B.WAITS[1]
+
+
+class _Asked(NamedTuple):
+    leaders: np.ndarray
+    generations: np.ndarray
+    flows: np.ndarray
+
+
+class _Leaving(NamedTuple):
+    ledger: Ledger
+    again: bool
+
+
+class Installer:
+    """Offers flows to forwarders and keeps who holds which. One thread, the tracker's.
+
+    `journal` may be set to hear of each step. All rows and leaders are int64 (n,).
+    """
+
+    def __init__(self, table: Table, paths: Paths, caller: Caller) -> None:
+        self.journal: Journal | None = None
+        self.book = Book(table.capacity)
+        self.accounting = Accounting(table, paths, self.book, caller)
+        self._table = table
+        self._paths = paths
+        self._caller = caller
+        self._epoch = -1
+
+    # --- what packets have shown --------------------------------------------------------------------------------------
+
+    def on_learned(self, learned: np.ndarray) -> None:
+        """Take what the packets of a batch have shown, LEARNED (n,)."""
+        if len(learned) == 0 or not self._caller.forwarders():
+            return
+        self.follow_epoch()
+        leaders = learned["rows"][:, 0].astype(np.int64)
+        limits = self._table.idle_limits(leaders, learned["generations"][:, 0].astype(np.int64))
+        learned = learned[(limits > 0) & (self.book.flags[leaders] & B.LEAVING == 0)]
+        touched = []
+        for d in range(2):
+            mine = learned[learned["turned"] & 1 == d]
+            if len(mine):
+                leaders = mine["rows"][:, 0].astype(np.int64)
+                mine = mine[self.book.last_of_each(leaders)]
+                touched.append(self._note(d, mine))
+        if touched:
+            self._pair(np.unique(np.concatenate(touched)))
+
+    def _note(self, d: int, learned: np.ndarray) -> np.ndarray:
+        """Records of direction d, each leader once. Returns the leaders whose path may be taken."""
+        others = ~self.book.same_way(learned)
+        if others.any():
+            self._begin(learned[others])
+        unfit = learned["unfit"] != 0
+        if unfit.any():
+            self._note_unfit(d, learned[unfit])
+            learned = learned[~unfit]
+        if len(learned) == 0:
+            return np.zeros(0, np.int64)
+        leaders: np.ndarray = learned["rows"][:, 0].astype(np.int64)
+        free = self.book.flags[leaders] & B.LEAVING == 0
+        leaders, learned = leaders[free], learned[free]
+        held = leaders[self.book.flags[leaders] & B.HELD != 0]
+        if len(held):
+            self.accounting.before_chains_change(held, d, learned)
+        if len(leaders):
+            self.book.note(d, learned)
+            self._tell(_PATH_KINDS[d], leaders, self.book.generations(leaders))
+        return leaders
+
+    def _begin(self, learned: np.ndarray) -> None:
+        """Other connections on the way than before, or none known before."""
+        leaders = learned["rows"][:, 0].astype(np.int64)
+        known = leaders[self.book.flags[leaders] != 0]
+        busy = self.book.flags[known] & B.BUSY != 0
+        self.withdraw(known[busy], R.PATH_CHANGED)
+        self.book.forget(known[~busy])
+        self.book.begin(learned[self.book.flags[leaders] == 0])
+
+    def _note_unfit(self, d: int, learned: np.ndarray) -> None:
+        reasons = _REASON_OF_UNFIT[np.minimum(learned["unfit"], len(UNFIT) - 1)]
+        varying = reasons == R.number_of("varying-match")
+        reasons = np.where(varying, reasons | learned["parameter"].astype(np.uint16) << R.PARAMETER_SHIFT, reasons)
+        reasons = reasons.astype(np.uint16)
+        for attachment in self._caller.forwarders():
+            for zone in range(int(learned["n_zones"].max())):
+                there = learned["n_zones"] > zone
+                attachment.note(learned["rows"][there, zone].astype(np.int64), reasons[there])
+        leaders = learned["rows"][:, 0].astype(np.int64)
+        self._tell("unfit", leaders, learned["generations"][:, 0], "", reasons)
+        busy = self.book.flags[leaders] & B.BUSY != 0
+        if busy.any():
+            self._withdraw_each(leaders[busy], reasons[busy])
+        idle = leaders[~busy]
+        self.book.drop(idle, d)
+
+    def _withdraw_each(self, leaders: np.ndarray, reasons: np.ndarray) -> None:
+        for reason in np.unique(reasons).tolist():
+            self.withdraw(leaders[reasons == reason], reason, again=False)
+
+    def _pair(self, leaders: np.ndarray) -> None:
+        """Offer, replace or renew those of which both directions are known in one epoch."""
+        flags = self.book.flags[leaders]
+        leaders = leaders[(flags & _BOTH_FIT == _BOTH_FIT) & (flags & B.LEAVING == 0)]
+        entries = self.book.entries[leaders]
+        everyone = (1 << entries["n_zones"].astype(np.int64)) - 1
+        paired = entries["epochs"][:, 0] == entries["epochs"][:, 1]
+        paired &= entries["turned"][:, 0] ^ entries["turned"][:, 1] == everyone
+        leaders = leaders[paired]
+        flags = self.book.flags[leaders]
+        held, waits = flags & (B.HELD | B.ASKED) != 0, flags & _BOTH_WAIT
+        self._renew(leaders[held & (waits == 0)])
+        self.withdraw(leaders[held & (waits != 0) & (waits != _BOTH_WAIT)], R.PATH_CHANGED)
+        both = leaders[waits == _BOTH_WAIT]
+        if len(both):
+            self._make_offers(both)
+
+    def _renew(self, leaders: np.ndarray) -> None:
+        epochs = self.book.entries["epochs"][leaders, 0]
+        for attachment, mine in self._by_holder(leaders):
+            for epoch in np.unique(epochs[mine]).tolist():
+                those = leaders[mine][epochs[mine] == epoch]
+                rows, generations = those.astype(np.uint32), self.book.generations(those)
+                attachment.counters["renewed"] += len(those)
+                self._call(attachment, F.RENEW, (rows, generations, epoch), must=True)
+                self._tell("renewed", those, generations, attachment.name)
+
+    # --- offering -----------------------------------------------------------------------------------------------------
+
+    def _make_offers(self, leaders: np.ndarray) -> None:
+        leaders = self._without_conflicts(leaders)
+        limits = self._limits(leaders)
+        fit = limits > 0
+        self.book.stop_waiting(leaders[~fit])
+        leaders, limits = leaders[fit], limits[fit]
+        if len(leaders) == 0:
+            return
+        flows = self._flows(leaders, limits)
+        self.book.stop_waiting(leaders)
+        held = self.book.flags[leaders] & B.BUSY != 0
+        for attachment, mine in self._by_holder(leaders, held):
+            self._ask(attachment, leaders[mine], flows[mine])
+        self._offer(leaders[~held], flows[~held])
+
+    def _without_conflicts(self, leaders: np.ndarray) -> np.ndarray:
+        """Flows on whose way no connection is of another flow; one that was another's is taken from that."""
+        if self.book.entries["n_zones"][leaders].max(initial=1) == 1 and not self.book.owner[leaders].any():
+            return leaders
+        for attempt in range(2):
+            clean = np.ones(len(leaders), bool)
+            others: list[np.ndarray] = []
+            for part in self.book.members(leaders):
+                owners = self.book.owner[part.rows].astype(np.int64)
+                strange = (owners != 0) & (owners != leaders[part.which] + 1)
+                strange |= ~self.book.last_of_each(part.rows)
+                clean[part.which[strange]] = False
+                others.append(owners[strange & (owners != 0)] - 1)
+            if clean.all() or attempt:
+                break
+            self.withdraw(np.unique(np.concatenate(others)), R.PATH_CHANGED)
+        self.book.stop_waiting(leaders[~clean])
+        return leaders[clean]
+
+    def _limits(self, leaders: np.ndarray) -> np.ndarray:
+        """How long each flow may be silent; 0: some connection on its way is not established, or closing."""
+        limits: np.ndarray = np.full(len(leaders), MAX_IDLE_MS, np.int64)
+        for part in self.book.members(leaders):
+            own = self._table.idle_limits(part.rows, part.generations)
+            limits[part.which] = np.minimum(limits[part.which], own)
+        return limits
+
+    def _flows(self, leaders: np.ndarray, limits: np.ndarray) -> np.ndarray:
+        flows = np.zeros(len(leaders), FLOW)
+        entries = self.book.entries[leaders]
+        flows["now_ms"] = self._caller.now_ms
+        flows["epoch"] = entries["epochs"][:, 0]
+        flows["paths"] = self.book.waiting_paths(leaders)
+        flows["rows"], flows["generations"] = self.book.identities(leaders)
+        flows["max_idle_ms"] = limits
+        flows["ct_state"] = entries["ct_states"]
+        flows["n_zones"] = entries["n_zones"]
+        return flows
+
+    def _offer(self, leaders: np.ndarray, flows: np.ndarray, after: Attachment | None = None) -> None:
+        """Offer flows that nobody holds to the forwarders, in order; `after`: to those that come after it."""
+        order = self._caller.forwarders()
+        if after is not None:
+            order = order[order.index(after) + 1 :] if after in order else []
+        for attachment in order:
+            if len(leaders) == 0:
+                return
+            state = attachment.state[leaders]
+            needed = A.TAKEN | (A.ESTABLISHED if attachment.takes_established else 0)
+            ready = state & needed == needed
+            self._ask(attachment, leaders[ready], flows[ready])
+            leaders, flows = leaders[~ready], flows[~ready]
+
+    def _ask(self, attachment: Attachment, leaders: np.ndarray, flows: np.ndarray) -> None:
+        """Offer flows to one forwarder, which may hold them already. A worker may begin before we hear of it."""
+        if len(leaders) == 0:
+            return
+        generations = self.book.generations(leaders)
+        attachment.counters["offered"] += len(leaders)
+        self._tell("offered", leaders, generations, attachment.name)
+        for part in self.book.members(leaders):
+            self._caller.holder[part.rows] = attachment.number
+            self.book.owner[part.rows] = leaders[part.which] + 1
+            if isinstance(attachment.runner, Worker):
+                self._table.hold(part.rows, part.generations)
+        self.book.flags[leaders] |= B.ASKED
+        self.book.entries["n_asked"][leaders] += 1
+        asked = _Asked(leaders, generations, flows)
+        if not self._call(attachment, F.INSTALL, (flows.copy(),), keep=asked):
+            errors = np.ones(len(leaders), np.int32)
+            attachment.counters["queue-full"] += len(leaders)
+            self._installed(attachment, asked, errors, np.full(len(leaders), R.QUEUE_FULL, np.uint16))
+
+    def _installed(self, attachment: Attachment, asked: _Asked, errors: np.ndarray, reasons: np.ndarray) -> None:
+        """The answer to `_ask`."""
+        leaders, book = asked.leaders, self.book
+        current = (book.generations(leaders) == asked.generations) & (book.flags[leaders] & B.ASKED != 0)
+        current &= self._caller.holder[leaders] == attachment.number
+        book.entries["n_asked"][leaders[current]] -= 1
+        last = current & (book.entries["n_asked"][leaders] == 0)
+        book.flags[leaders[last]] &= 0xFF & ~B.ASKED
+        taken, refused = leaders[last & (errors == 0)], last & (errors != 0)
+        if len(taken):
+            self._take(attachment, taken)
+        if refused.any():
+            self._refuse(attachment, asked, refused, reasons)
+
+    def _take(self, attachment: Attachment, leaders: np.ndarray) -> None:
+        book = self.book
+        attachment.counters["installed"] += len(leaders)
+        book.flags[leaders] |= B.HELD
+        for part in book.members(leaders):
+            attachment.reason[part.rows] = R.NONE
+            self._table.hold(part.rows, part.generations)
+            self._caller.publish(part.rows, part.generations)
+        self._tell("taken", leaders, book.generations(leaders), attachment.name)
+
+    def _refuse(self, attachment: Attachment, asked: _Asked, refused: np.ndarray, reasons: np.ndarray) -> None:
+        """What the provider refused is offered to the next one; what it held with other paths is taken from it."""
+        leaders, why = asked.leaders[refused], reasons[refused]
+        attachment.refuse(leaders, why)
+        self._tell("refused", leaders, self.book.generations(leaders), attachment.name, why)
+        held = self.book.flags[leaders] & B.HELD != 0
+        self._withdraw_each(leaders[held], why[held])
+        free = leaders[~held]
+        self._let_go(free, isinstance(attachment.runner, Worker))
+        self._offer(free, asked.flows[refused][~held], after=attachment)
+
+    def _let_go(self, leaders: np.ndarray, was_held: bool = True) -> None:
+        """Nobody holds these flows any more. Rows that belong to others by now are left alone."""
+        for part in self.book.members(leaders):
+            mine = self.book.owner[part.rows] == leaders[part.which] + 1
+            rows, generations = part.rows[mine], part.generations[mine]
+            self.book.owner[rows] = 0
+            self._caller.holder[rows] = 0
+            if was_held:
+                self._table.release(rows, generations)
+                self._caller.publish(rows, generations)
+
+    # --- withdrawing --------------------------------------------------------------------------------------------------
+
+    def withdraw(
+        self, leaders: np.ndarray, reason: int = R.NONE, *, again: bool = True, why: str = "withdrawn"
+    ) -> None:
+        """Take flows from their holders, each once. `again`: they may be offered as soon as their paths are told."""
+        leaders = leaders[(self.book.flags[leaders] & (B.HELD | B.ASKED) != 0)]
+        for first in range(0, len(leaders), WITHDRAW_AT_ONCE):
+            some = leaders[first : first + WITHDRAW_AT_ONCE]
+            for attachment, mine in self._by_holder(some):
+                self._withdraw_from(attachment, some[mine], reason, again, why)
+
+    def _withdraw_from(self, attachment: Attachment, leaders: np.ndarray, reason: int, again: bool, why: str) -> None:
+        ledger = self.accounting.ledger(leaders)
+        self.book.stop_waiting(leaders)
+        self.book.flags[leaders] = B.LEAVING
+        attachment.counters["withdrawn"] += len(leaders)
+        for part in ledger.members:
+            attachment.reason[part.rows] = reason
+        self._tell(why, leaders, ledger.generations, attachment.name, reason)
+        rows = leaders.astype(np.uint32), ledger.generations.astype(np.uint32)
+        self._call(attachment, F.WITHDRAW, rows, keep=_Leaving(ledger, again), must=True)
+
+    def _withdrawn(self, attachment: Attachment, leaving: _Leaving, usage: np.ndarray) -> None:
+        ledger = leaving.ledger
+        self.accounting.add(attachment, ledger, usage)
+        leaders = ledger.leaders
+        current = self.book.flags[leaders] & B.LEAVING != 0
+        current &= self.book.generations(leaders) == ledger.generations
+        self._end_of_hold(leaders[current], leaving.again)
+
+    def _end_of_hold(self, leaders: np.ndarray, again: bool) -> None:
+        if len(leaders) == 0:
+            return
+        rows, _ = self.book.all_rows(leaders)
+        self._let_go(leaders)
+        self.book.forget(leaders)
+        if again:
+            self._paths.forget(rows)
+
+    def abandon(self, attachment: Attachment) -> None:
+        """Withdraw all from a provider that is switched off."""
+        for leaders in self._held_by(attachment):
+            self.withdraw(leaders, R.NONE)
+
+    def abandon_now(self, attachment: Attachment) -> None:
+        """Let go of what a provider has not answered about, which never will."""
+        mine = np.flatnonzero(self._caller.holder == attachment.number)
+        leaders = mine[self.book.owner[mine] == mine + 1]
+        self.book.flags[leaders] = B.LEAVING
+        self._end_of_hold(leaders, again=True)
+
+    def _held_by(self, attachment: Attachment) -> Iterator[np.ndarray]:
+        for first in range(0, self.book.top, WITHDRAW_AT_ONCE):
+            part = slice(first, first + WITHDRAW_AT_ONCE)
+            held = self.book.flags[part] & (B.HELD | B.ASKED) != 0
+            yield first + np.flatnonzero(held & (self._caller.holder[part] == attachment.number))
+
+    # --- the tracker's events -----------------------------------------------------------------------------------------
+
+    def on_events(self, events: np.ndarray) -> None:
+        """Flows end with any of their connections, and when one of them closes or gets another mark."""
+        if self.journal is not None:
+            self._journal_events(events)
+        kinds, rows = events["kind"], events["row"]
+        changed = (kinds == C.EVENT_STATE) | (kinds == C.EVENT_MARK)
+        ended = kinds == C.EVENT_DESTROYED
+        concerned = (changed | ended) & ((self.book.owner[rows] != 0) | (self.book.flags[rows] != 0))
+        if not concerned.any():
+            return
+        rows, ended = rows[concerned].astype(np.int64), ended[concerned]
+        generations = events["generation"][concerned]
+        self._withdraw_ended(rows, ended)
+        self._forget_ended(rows[ended], generations[ended])
+
+    def _withdraw_ended(self, rows: np.ndarray, ended: np.ndarray) -> None:
+        """All flows that these rows belong to; at most one connection of a row can be held, the one that ended."""
+        owners = self.book.owner[rows].astype(np.int64)
+        for those in (ended, ~ended):
+            leaders = np.unique(owners[those & (owners != 0)]) - 1
+            if len(leaders) == 0:
+                continue
+            over = self._limits(leaders) == 0
+            why = "withdrawn" if those is ended else "closed"
+            self.withdraw(leaders[over], R.NOT_ESTABLISHED, again=False, why=why)
+            self.withdraw(leaders[~over], R.PATH_CHANGED)
+
+    def _forget_ended(self, rows: np.ndarray, generations: np.ndarray) -> None:
+        known = (self.book.flags[rows] != 0) & (self.book.flags[rows] & B.BUSY == 0)
+        known &= self.book.generations(rows) == generations
+        self.book.forget(np.unique(rows[known]))
+
+    def _journal_events(self, events: np.ndarray) -> None:
+        assert self.journal is not None
+        for kind, name in _EVENT_KINDS.items():
+            some = events[events["kind"] == kind]
+            if len(some):
+                identity = some["row"].astype(np.int64), some["generation"].astype(np.int64)
+                self.journal(name, *identity, int(some["time_ms"][-1]), "", R.NONE)
+
+    # --- periodic work ------------------------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Once per batch: new epochs, what providers gave up, and a slice of the counters."""
+        forwarders = self._caller.forwarders()
+        if not forwarders:
+            return
+        self.follow_epoch()
+        for attachment in forwarders:
+            if attachment.has_collected:
+                attachment.has_collected = not isinstance(attachment.runner, Worker)
+                self._call(attachment, F.HANDED_BACK, (self._caller.now_ms,), must=True)
+        self.accounting.poll(self._caller.now_ms)
+
+    def follow_epoch(self) -> None:
+        """Tell forwarders of a new epoch, if there is one."""
+        epoch = self._paths.epoch
+        if epoch != self._epoch:
+            self._epoch = epoch
+            for attachment in self._caller.forwarders():
+                self._call(attachment, F.BEGIN_EPOCH, (epoch,), must=True)
+
+    def on_answer(self, attachment: Attachment, answer: F.Answer) -> None:
+        """A forwarder's answer, from this thread or another."""
+        call = answer.call
+        if answer.error:
+            attachment.counters["errors"] += 1
+        if call.name == F.INSTALL:
+            self._installed(attachment, call.keep, *answer.value)
+        elif call.name == F.WITHDRAW:
+            self._withdrawn(attachment, call.keep, answer.value)
+        elif call.name == F.STATISTICS:
+            self.accounting.on_statistics(attachment, call.keep, answer.value)
+        elif call.name == F.HANDED_BACK:
+            attachment.has_collected = True
+            self._given_up(attachment, *answer.value)
+
+    def _given_up(
+        self, attachment: Attachment, rows: np.ndarray, generations: np.ndarray, reasons: np.ndarray, usage: np.ndarray
+    ) -> None:
+        """What a provider gave up by itself; what it does not hold is not looked at."""
+        if len(rows) == 0:
+            return
+        book = self.book
+        inside = (rows >= 0) & (rows < book.capacity)
+        leaders = np.where(inside, rows, 0)
+        mine = inside & (book.generations(leaders) == generations) & (book.flags[leaders] & B.BUSY == B.HELD)
+        mine &= (self._caller.holder[leaders] == attachment.number) & book.last_of_each(leaders)
+        leaders, reasons = leaders[mine], reasons[mine]
+        if len(leaders) == 0:
+            return
+        attachment.counters["handed-back"] += len(leaders)
+        ledger = self.accounting.ledger(leaders)
+        self.accounting.add(attachment, ledger, usage[mine])
+        for part in ledger.members:
+            attachment.reason[part.rows] = reasons[part.which]
+        self._tell("handed-back", leaders, ledger.generations, attachment.name, reasons)
+        self._end_of_hold(leaders, again=True)
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def holds(self, rows: np.ndarray) -> np.ndarray:
+        """Whether a flow that is held, or asked about, passes these connections: bool (n,)."""
+        held: np.ndarray = self.book.owner[rows] != 0
+        return held
+
+    def names(self, rows: np.ndarray) -> Sequence[str | None]:
+        """How listings mark the connections in these rows; see `conntrack.table.Keeper`."""
+        marks: dict[int, str | None] = {0: None}
+        for number in np.unique(self._caller.holder[rows]).tolist():
+            attachment = self._caller.attachment_of(number) if number else None
+            marks[number] = None if attachment is None else attachment.mark
+        return [marks[number] for number in self._caller.holder[rows].tolist()]
+
+    def refresh(self, first: int, last: int) -> None:
+        """Bring counters up to date; see `conntrack.table.Keeper`."""
+        self.accounting.refresh(first, last)
+
+    def _by_holder(
+        self, leaders: np.ndarray, which: np.ndarray | None = None
+    ) -> Iterator[tuple[Attachment, np.ndarray]]:
+        """Attachments and which of the leaders they hold, bool (n,)."""
+        numbers = self._caller.holder[leaders]
+        if which is not None:
+            numbers = np.where(which, numbers, 0)
+        for number in np.unique(numbers).tolist():
+            attachment = self._caller.attachment_of(number) if number else None
+            if attachment is not None:
+                yield attachment, numbers == number
+
+    def _call(
+        self,
+        attachment: Attachment,
+        name: str,
+        arguments: tuple[object, ...],
+        keep: object = None,
+        *,
+        must: bool = False,
+    ) -> bool:
+        call = F.Call(name, arguments, self._caller.now_ms, attachment.epoch, keep)
+        return self._caller.call(attachment, call, must=must)
+
+    def _tell(
+        self,
+        kind: str,
+        rows: np.ndarray,
+        generations: np.ndarray,
+        provider: str = "",
+        reason: np.ndarray | int = R.NONE,
+    ) -> None:
+        if self.journal is not None and len(rows):
+            now_ms = self._caller.now_ms
+            self.journal(kind, rows.astype(np.int64), generations.astype(np.int64), now_ms, provider, reason)
