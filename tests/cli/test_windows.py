@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.fakes import make_batch
 from flowshunt.cli.replay.windows import Windowed
 from flowshunt.packet.schema import Batch
+from tests.cli.fakes import make_batch
 
 
 class _Source:

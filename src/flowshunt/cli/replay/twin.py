@@ -119,6 +119,7 @@ def conversation(batch: Batch, place: int) -> Conversation | None:
 def _frames_differ(batch: Batch, result: Result, other: Result) -> np.ndarray:
     """Which packets left otherwise, bool (n,): on other ports, in another order, or in other bytes."""
     n = len(batch.packets)
+    differs: np.ndarray
     differs = np.bincount(result.tx["packet"], minlength=n) != np.bincount(other.tx["packet"], minlength=n)
     ours, theirs = _comparable(result.tx, differs), _comparable(other.tx, differs)
     same = (ours["port"] == theirs["port"]) & (ours["length"] == theirs["length"])
@@ -132,7 +133,8 @@ def _frames_differ(batch: Batch, result: Result, other: Result) -> np.ndarray:
 def _comparable(tx: np.ndarray, differs: np.ndarray) -> np.ndarray:
     """Frames by packet, without those whose number differs already."""
     ordered = tx[np.argsort(tx["packet"], kind="stable")]
-    return ordered[~differs[ordered["packet"]]]
+    comparable: np.ndarray = ordered[~differs[ordered["packet"]]]
+    return comparable
 
 
 def _frame(batch: Batch, result: Result, frame: np.void) -> bytes:
