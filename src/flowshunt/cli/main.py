@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 import click
 
@@ -23,7 +23,6 @@ from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
 from flowshunt.cli.failures import reported
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
-from flowshunt.cli.replay.options import Given, PortFile, Profile, ReplayOptions, TableStyle, Timeout, ZoneLimit
 
 _HELP = """
 A stateful virtual switch: OpenFlow tables, connection tracking, and captures to try them on.
@@ -149,67 +148,12 @@ _config = Group("config", help=_CONFIG_HELP)
 
 
 @app.command(help=_REPLAY_HELP, params=list(arguments.PARAMETERS))
-def replay(
-    capture: str | None,
-    ports: tuple[PortFile, ...],
-    inside: tuple[IPv4Network | IPv6Network, ...],
-    sides: str | None,
-    limit: int | None,
-    flow_files: tuple[str, ...],
-    flows: tuple[str, ...],
-    config_file: str | None,
-    profile: Profile | None,
-    no_checksum: bool,
-    no_sequence_check: bool,
-    helpers: bool,
-    max_connections: int | None,
-    zone_limits: tuple[ZoneLimit, ...],
-    timeouts: tuple[Timeout, ...],
-    batch_size: int,
-    load_table: str | None,
-    table: TableStyle | None,
-    states: str | None,
-    json: str | None,
-    write: str | None,
-    write_ports: tuple[PortFile, ...],
-    quiet: bool,
-) -> None:
+def replay(**parameters: Any) -> None:
     """Run a capture through the switch."""
-    given = Given(
-        profile=profile,
-        no_checksum=no_checksum,
-        no_sequence_check=no_sequence_check,
-        helpers=helpers,
-        max_connections=max_connections,
-        zone_limits=zone_limits,
-        timeouts=timeouts,
-    )
     with reported():
-        from flowshunt.cli.replay import settings
-        from flowshunt.config import Config, read_config
+        from flowshunt.cli.replay.gathering import gather
 
-        config = settings.overlay(read_config(config_file) if config_file is not None else Config(), given)
-        has_rules = bool(flow_files or flows)
-        options = ReplayOptions(
-            capture=capture,
-            ports=ports,
-            inside=inside or (() if ports else settings.inside(config)),
-            sides=settings.sides(config, sides),
-            flow_files=flow_files if has_rules else settings.flow_files(config, config_file),
-            flows=flows if has_rules else config.switch.flows,
-            flows_source="--set-flow" if has_rules else f"{config_file}: [switch] flows",
-            config=config,
-            config_file=config_file,
-            batch_size=batch_size,
-            limit=limit,
-            load_table=load_table,
-            table=table,
-            states=states,
-            json=json,
-            write_directory=write,
-            write_ports=write_ports,
-            quiet=quiet,
-        )
+        options = gather(**parameters)
         options.check()
         from flowshunt.cli.replay.command import execute
 
