@@ -32,7 +32,7 @@ from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.offload.framework import Offload
-from flowshunt.offload.providers import register_available
+from flowshunt.offload.providers import make, register_available
 from flowshunt.offload.registry import Settings
 from flowshunt.offload.sharing import Shares
 from flowshunt.packet.schema import Batch
@@ -295,6 +295,20 @@ class Switch:
         if settings.enabled:
             register_available(self.offload, settings, self._shares)
         self.offload.configure(settings)
+
+    def offload_to(self, providers: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        """Offload to these providers, the first one asked first, instead of to those before; none: offload no more.
+
+        Each is a name (`flowtable`, `eswitch`, an installed one's, or `module:class`) with its options as text. Raises
+        UsageError for one that there is not or that cannot be registered, and for its options; OSError for a file that
+        an option names. Then nothing is offloaded.
+        """
+        for name in [provider.name for provider in self.offload.registry]:
+            self.offload.unregister(name)
+        made = [make(name, options, self._shares) for name, options in providers]
+        for provider in made:
+            self.offload.register(provider)
+        self.offload.configure(Settings(bool(made), tuple(provider.name for provider in made)))
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

@@ -34,6 +34,8 @@ def gather(
     zone_limits: tuple[ZoneLimit, ...] = (),
     timeouts: tuple[Timeout, ...] = (),
     offloads: tuple[Offload, ...] = (),
+    compare: bool = False,
+    unchecked: str | None = None,
     write: str | None = None,
     **as_they_are: Any,
 ) -> ReplayOptions:
@@ -62,6 +64,8 @@ def gather(
         config=config,
         config_file=config_file,
         offloads=offloads,
+        compare=compare or unchecked is not None,
+        unchecked=unchecked,
         write_directory=write,
         **as_they_are,
     )

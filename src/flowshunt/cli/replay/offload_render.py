@@ -13,20 +13,22 @@ _FACTS = (Column(""), Column(""))
 
 MISSES = {
     "absent": "no entry: not offloaded, or not yet",
+    "not-fit": "neither TCP nor UDP, a fragment, or malformed",
+    "dead": "the connection is ending, or was changed",
     "epoch": "rules, ports or stations have changed since; the way is learned anew",
-    "dead": "the connection has ended or was changed",
+    "link": "other MAC addresses, VLAN or port than before",
     "tcp-flags": "SYN, FIN or RST, or no ACK",
-    "fragment": "a fragment",
-    "options": "IP options or extension headers",
-    "vlan": "a second VLAN tag",
     "ttl": "the TTL would become zero",
-    "tos": "another TOS than the rules on the way ask for",
     "size": "too big for the output port",
+    "options": "IP options or extension headers",
+    "tos": "another TOS than before, which a rule asks for",
+    "tags": "a second VLAN tag, or one of another type",
     "idle": "silent for so long that the tracker is asked",
-    "check": "checksum or window found wrong (check=true)",
-    "malformed": "could not be parsed to its end",
+    "stream": "the tracker notes that the connection is a stream",
+    "no-port": "its output port is gone",
+    "checked": "checksum or window not plainly right (check=true)",
 }
-"""Why a packet took the long way, by the names of `Shunt.misses`."""
+"""Why a packet took the long way, by the names of `datapath.shunt.schema.CAUSES`."""
 
 
 def sections(report: OffloadReport) -> list[Section]:
@@ -66,7 +68,13 @@ def _compared(report: OffloadReport) -> list[str]:
 
 
 def _providers(report: OffloadReport) -> Section:
-    columns = Column("provider"), Column("mark"), Column("taken", True), Column("refused", True), Column("handed back", True)
+    columns = (
+        Column("provider"),
+        Column("mark"),
+        Column("taken", True),
+        Column("refused", True),
+        Column("handed back", True),
+    )
     rows = tuple(
         (
             provider.name,

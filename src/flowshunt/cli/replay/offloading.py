@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowshunt.base.errors import UsageError
+from flowshunt.cli.replay.reasons import split
 from flowshunt.cli.replay.series import Series, Step
 from flowshunt.conntrack.memory import reserve
 from flowshunt.offload import reasons as R
 
 if TYPE_CHECKING:
     from flowshunt.app import Switch
-    from flowshunt.cli.replay.options import Offload
     from flowshunt.conntrack.connection import Connection
     from flowshunt.datapath.tables import Result
     from flowshunt.packet.schema import Batch
@@ -81,14 +80,6 @@ class OffloadReport:
     """In the order of the report's listing, if there is one."""
 
 
-def register(switch: Switch, offloads: Iterable[Offload]) -> None:
-    """Have the switch offload to these providers, in this order. Raises UsageError for one that there is not."""
-    names = []
-    for offload in offloads:
-        names.append(switch.register_provider(offload.name, dict(offload.options)))
-    switch.configure_offload({"hw-offload": "true", "hw-offload-priority": ",".join(names)}, only=names)
-
-
 class OffloadWatch:
     """Sees every batch, and every step of every connection, of a run with offload."""
 
@@ -106,7 +97,7 @@ class OffloadWatch:
         self._second, self._in_second, self._peak_taken = -1, 0, 0
         self._step = Step()
         self._peak_flows = 0
-        switch.offload.journal = self.note
+        switch.offload.keep_journal(self.note)
 
     def note(
         self,
@@ -114,7 +105,7 @@ class OffloadWatch:
         rows: np.ndarray,
         generations: np.ndarray,
         now_ms: int,
-        provider: str | None,
+        provider: str,
         reason: np.ndarray | int,
     ) -> None:
         """A step of some connections (see `offload.installer`): rows int (n,), reasons of refusals uint16 (n,)."""
@@ -159,11 +150,12 @@ class OffloadWatch:
         if not len(packets):
             return
         n_bytes = int(np.maximum(packets["length"], packets["wire_length"]).sum())
-        shunted = self._switch.datapath.shunt.shunted()
+        counters = self._switch.datapath.shunt.statistics()
+        shunted = counters["hits"], counters["hit_bytes"]
         step = self._step
         step.packets, step.bytes = len(packets), n_bytes
         step.shunted_packets, step.shunted_bytes = (now - was for now, was in zip(shunted, self._shunted, strict=True))
-        step.flows = self._switch.datapath.shunt.n_flows
+        step.flows = counters["flows"]
         self._peak_flows = max(self._peak_flows, step.flows)
         self._packets += len(packets)
         self._bytes += n_bytes
@@ -173,7 +165,7 @@ class OffloadWatch:
 
     def report(self, listing: Iterable[Connection] = (), comparison: Comparison | None = None) -> OffloadReport:
         """All of it. `listing`: the living connections, as the tracker snapped them."""
-        offload = self._switch.offload
+        offload, shunt = self._switch.offload, self._switch.datapath.shunt
         return OffloadReport(
             providers=tuple(_provider_report(provider, counters) for provider, counters in offload.providers()),
             packets=self._packets,
@@ -187,7 +179,7 @@ class OffloadWatch:
             peak_wanted=self._peak_wanted,
             peak_taken=self._peak_taken,
             refused=_by_code(self._refused),
-            misses=self._switch.datapath.shunt.misses(),
+            misses=split(shunt.statistics(), "long-way."),
             series=self._series,
             comparison=comparison,
             connections=[self._connection(connection) for connection in listing],
@@ -211,11 +203,3 @@ def _by_code(counts: Mapping[int, int]) -> dict[str, int]:
     for reason, n in counts.items():
         found[R.reason(reason).code] += n
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
-def check_names(offloads: Iterable[Offload], known: Iterable[str]) -> None:
-    """Raise UsageError for a provider that is neither known nor a place in Python."""
-    names = tuple(known)
-    for offload in offloads:
-        if offload.name not in names and ":" not in offload.name:
-            raise UsageError(f"no offload provider {offload.name!r}", hint=f"there are {', '.join(names)}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from flowshunt.cli.replay.offloading import Comparison
 from flowshunt.conntrack.connection import Tuple
 from flowshunt.conntrack.states import CS_HELD, CS_INVALID, ct_state_text
 from flowshunt.datapath.schema import SOURCE_BATCH
@@ -72,6 +73,11 @@ class Twin:
             self._count_difference(batch, place)
         self._n_packets += len(batch.packets)
         return result
+
+    @property
+    def comparison(self) -> Comparison:
+        """The counts."""
+        return Comparison(self.unchecked, self.after, self.different, self.first_different)
 
     def _count_difference(self, batch: Batch, place: int) -> None:
         if conversation(batch, place) in self._suspects:
