@@ -36,9 +36,9 @@ from flowshunt.datapath.paths.learn import (
     begin_noting,
     note_connection,
     note_end,
-    note_fields,
     note_label,
     note_lookup,
+    note_mark,
 )
 from flowshunt.datapath.program import (
     COUNT_WORDS,
@@ -313,7 +313,7 @@ def _commit_fields(w: Any, c: Any, t: Any, pc: Any, row: Any, mark: Any, high: A
     now = t.state["now_ms"][0]
     mask = c.pool[pc + 2]
     if mask:
-        note_fields(w, t, row, mark, mask)
+        note_mark(w, t, row, mark, mask)
         set_mark(t, row, mark, mask, now)
         keys[0, W_PORT] = keys[0, W_PORT] & ~mask | mark & mask
     mask = c.pool[pc + 3]

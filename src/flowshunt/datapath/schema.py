@@ -343,7 +343,6 @@ class WorkArrays(NamedTuple):
     lookup_keys: np.ndarray
     final_key: np.ndarray
     passed: np.ndarray
-    relabelled: np.ndarray
     learned: np.ndarray
     told: np.ndarray
     chains: np.ndarray

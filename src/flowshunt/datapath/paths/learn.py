@@ -18,7 +18,6 @@ from flowshunt.datapath.paths.schema import (
     E_GENERATION,
     E_RULE,
     MAX_CHAIN,
-    MAX_RELABELLED,
     MISS,
     NOTED_FLOOD,
     NOTED_NORMAL,
@@ -98,7 +97,7 @@ def note_end(w: Any, p: Any, o: Any, t: Any, packet: Any) -> Any:
 
 
 @kernel
-def note_fields(w: Any, t: Any, row: Any, mark: Any, mask: Any) -> Any:
+def note_mark(w: Any, t: Any, row: Any, mark: Any, mask: Any) -> Any:
     """A ct action is about to set bits of a connection's mark. What changes it is not what later packets would do."""
     if w.paths["noting"][0] and (np.int64(t.conns["mark"][row]) ^ mark) & mask:
         w.paths["noting"][0] = 0
@@ -106,15 +105,10 @@ def note_fields(w: Any, t: Any, row: Any, mark: Any, mask: Any) -> Any:
 
 @kernel
 def note_label(w: Any, t: Any, row: Any, high: Any, low: Any, mask: Any, mask_low: Any) -> Any:
-    """A ct action is about to set bits of a connection's label; a row whose label changes is listed in `relabelled`."""
-    if w.paths["on"][0] == 0:
-        return
-    if (t.conns["label"][row, 0] ^ high) & mask | (t.conns["label"][row, 1] ^ low) & mask_low:
+    """The same for bits of a connection's label."""
+    labels = t.conns["label"]
+    if w.paths["noting"][0] and (labels[row, 0] ^ high) & mask | (labels[row, 1] ^ low) & mask_low:
         w.paths["noting"][0] = 0
-        n = w.paths["n_relabelled"][0]
-        if n < MAX_RELABELLED:
-            w.relabelled[n] = row
-            w.paths["n_relabelled"][0] = n + 1
 
 
 @kernel
@@ -145,7 +139,6 @@ def _is_told(w: Any, t: Any, row: Any) -> Any:
 def _begin_noting(w: Any, t: Any, packets: Any, i: Any) -> Any:
     s = w.paths
     s["noting"][0] = 0
-    s["n_relabelled"][0] = 0
     if not _is_plain(w, packets, i):
         return
     if _is_told(w, t, t.candidates[0]):

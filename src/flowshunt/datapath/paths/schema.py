@@ -25,8 +25,6 @@ N_LEARNED = 4096
 N_CANDIDATE_WORDS = 1 << 20
 TELL_AGAIN_MS = 4000
 """A path that is still the same is told again after this time, so that changes that begin no epoch are noticed."""
-MAX_RELABELLED = 128
-"""As many as one packet can pass the tracker (`datapath.schema.MAX_TRACKS`)."""
 
 UNFIT_HELPER = UNFIT.index("helper")
 UNFIT_FRAGMENTS = UNFIT.index("fragments")
@@ -56,7 +54,6 @@ PATH_STATE = np.dtype(
         ("outputs", np.int64),  # output actions that caused frames
         ("noted", np.int64),  # NOTED_*
         ("out_port", np.int64),
-        ("n_relabelled", np.int64),
         # of what is kept
         ("n_learned", np.int64),
         ("stop", np.int64),  # tell.STOP_*: what Python must do before another packet runs
@@ -90,8 +87,10 @@ CHAIN = np.dtype(
         ("mix", np.int64),  # 0: free
         ("epoch", np.int64),  # in which it was judged; 0: never
         ("used_ms", np.int64),
-        ("entries", np.int64),  # first of its `chain_entries`
-        ("candidates", np.int64),  # first word of what might match in place of its rules
+        ("new_eth_src", np.int64),  # what its rules make of the sender before `normal` learns it; -1: as it came
+        ("new_vid", np.int32),  # likewise the VLAN
+        ("entries", np.int32),  # first of its `chain_entries`
+        ("candidates", np.int32),  # first word of what might match in place of its rules
         ("n_entries", np.uint16),
         ("n_candidates", np.uint16),
         ("life", np.uint16),  # counts the chains that had this place
@@ -131,10 +130,9 @@ class PathArrays(NamedTuple):
 
     `paths`: PATH_STATE (1,). `lookups`: int64 (MAX_CHAIN, ENTRY_WORDS) and `lookup_keys`: int64 (MAX_CHAIN, KEY_WORDS),
     the packet's entries and its key at each. `final_key`: int64 (1, HEADER_WORDS), its headers as they left. `passed`:
-    int64 (N_ZONES, 3), connections passed: R_*. `relabelled`: int64 (MAX_RELABELLED,), rows whose label the packet
-    changed. `learned`: LEARNED (n,). `told`: TOLD (capacity of the tracker, 2). `chains`: CHAIN (n,), `chain_slots`:
-    int32 (power of two > n,), place + 1 by mix. `chain_free`: int32 (n,), a stack. `chain_entries`: int64 (n,
-    ENTRY_WORDS). `candidates`: int64 (n,).
+    int64 (N_ZONES, 3), connections passed: R_*. `learned`: LEARNED (n,). `told`: TOLD (capacity of the tracker, 2).
+    `chains`: CHAIN (n,), `chain_slots`: int32 (power of two > n,), place + 1 by mix. `chain_free`: int32 (n,), a stack.
+    `chain_entries`: int64 (n, ENTRY_WORDS). `candidates`: int64 (n,).
     """
 
     paths: np.ndarray
@@ -142,7 +140,6 @@ class PathArrays(NamedTuple):
     lookup_keys: np.ndarray
     final_key: np.ndarray
     passed: np.ndarray
-    relabelled: np.ndarray
     learned: np.ndarray
     told: np.ndarray
     chains: np.ndarray
@@ -173,7 +170,6 @@ def make_paths(
         np.zeros((MAX_CHAIN, KEY_WORDS), np.int64),
         np.zeros((1, HEADER_WORDS), np.int64),
         np.zeros((N_ZONES, 3), np.int64),
-        np.zeros(MAX_RELABELLED, np.int64),
         reserve(LEARNED, n_learned),
         reserve(TOLD, n_rows, 2),
         reserve(CHAIN, n_chains),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.datapath.paths.accounting import add_usage
 from flowshunt.datapath.paths.chains import Chains
 from flowshunt.datapath.paths.records import UNFIT
 from flowshunt.datapath.paths.schema import NEVER_MS
@@ -41,6 +42,7 @@ class Paths:
         self._bumps: Counter[str] = Counter()
         self._unfit: Counter[str] = Counter()
         self._n_collected = 0
+        self._n_forgotten = 0
         self.watch("rules", lambda: rules.version)
         self.watch("ports", lambda: ports.version)
 
@@ -150,6 +152,28 @@ class Paths:
             if rule is not None and self._rules.has(rule) and int(generations[rule]) == generation
         ]
 
+    # --- what was forwarded ----------------------------------------------------------------------------------------
+
+    def account(
+        self, chains: np.ndarray, in_ports: np.ndarray, packets: np.ndarray, frame_bytes: np.ndarray,
+        last_used_ms: np.ndarray, eth_srcs: np.ndarray, vlans: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Count forwarded packets for the rules and tables of chains, and keep rules and stations in use.
+
+        All are integers (n,): of each direction of a flow the chain and what its PATH says of input port, eth_src and
+        vlan_tci, and of its USAGE what came since the last call. Rules that went in the meantime are left out; so are
+        those of a chain that is forgotten, which `statistics` counts (`forgotten`).
+        """
+        columns = (chains, in_ports, packets, frame_bytes, last_used_ms, eth_srcs, vlans)
+        self._n_forgotten += int(
+            add_usage(
+                self._work,
+                self._rules.arrays,
+                self._ports.arrays,
+                *(np.ascontiguousarray(column, np.int64) for column in columns),
+            )
+        )
+
     def statistics(self) -> dict[str, int]:
         """Counters by name: packets noted, records told by verdict, chains, epochs by what began them."""
         state = self._state[0]
@@ -159,6 +183,7 @@ class Paths:
             "chains": len(self._chains),
             "chains.added": int(state["chains_added"]),
             "chains.collected": self._n_collected,
+            "forgotten": self._n_forgotten,
             "epoch": int(state["epoch"]),
             "epoch.stations-moved": int(state["disturbed"]),
         }

@@ -104,10 +104,7 @@ def when_told(w: Any, row: Any, d: Any, generation: Any, now: Any) -> Any:
 
 @kernel
 def is_settled(t: Any, row: Any) -> Any:
-    """Whether plain packets of a connection change its state no more: handshake done, or answered, and not closing.
-
-    Profile linux: UDP is settled when it is assured, since packets make it so.
-    """
+    """Whether plain packets of a connection change its state no more: handshake done, or answered, and not closing."""
     flags = np.int64(t.conns["flags"][row])
     if flags & (S.F_LIVE | S.F_SEEN_REPLY | S.F_DYING) != S.F_LIVE | S.F_SEEN_REPLY:
         return False
@@ -116,9 +113,7 @@ def is_settled(t: Any, row: Any) -> Any:
             return t.conns["state"][row] == _LINUX_ESTABLISHED
         both = t.conns["peer"][row, 0] == S.PEER_ESTABLISHED
         return both and t.conns["peer"][row, 1] == S.PEER_ESTABLISHED
-    if t.state["linux"][0]:
-        return flags & S.F_ASSURED != 0
-    return t.conns["state"][row] == S.OTHER_BIDIRECTIONAL
+    return t.state["linux"][0] != 0 or t.conns["state"][row] == S.OTHER_BIDIRECTIONAL
 
 
 @kernel(inline=False)
@@ -190,6 +185,8 @@ def _find_chain(w: Any) -> Any:
             w.chain_entries[first + lookup, word] = w.lookups[lookup, word]
     w.chains["mix"][chain] = mixed
     w.chains["epoch"][chain] = 0
+    w.chains["new_eth_src"][chain] = -1
+    w.chains["new_vid"][chain] = -1
     w.chains["entries"][chain] = first
     w.chains["n_entries"][chain] = n
     w.chains["uses_normal"][chain] = 1 if by_normal else 0
@@ -281,7 +278,7 @@ def _settle(w: Any, p: Any) -> Any:
         if unfit == 0:
             unfit = _write_path(w, n, np.int64(w.chains["decrements"][chain]), verdict >> 16)
         if unfit == 0 and s["noted"][0] & NOTED_NORMAL:
-            _mark_stations(w, p)
+            _mark_stations(w, p, chain)
     w.learned["unfit"][n] = unfit
     w.learned["parameter"][n] = parameter
     for z in range(s["n_rows"][0]):
@@ -304,7 +301,7 @@ def _judge(w: Any, chain: Any) -> Any:
     if w.paths["outputs"][0] != 1 or np.int64(w.chains["normals"][chain]) != by_normal:
         return np.int64(UNFIT_OUTPUTS)
     tos = np.int64(w.chains["flags"][chain]) & CHAIN_TOS
-    at = w.chains["candidates"][chain]
+    at = np.int64(w.chains["candidates"][chain])
     for _ in range(np.int64(w.chains["n_candidates"][chain])):
         if _fits(w, at):
             differs = w.lookup_keys[w.candidates[at + C_POSITION], W_L4] ^ w.candidates[at + C_TOS_VALUE]
@@ -386,13 +383,19 @@ def _write_path(w: Any, n: Any, ttl_decrements: Any, tos_matters: Any) -> Any:
 
 
 @kernel
-def _mark_stations(w: Any, p: Any) -> Any:
+def _mark_stations(w: Any, p: Any, chain: Any) -> Any:
     """The path depends on where `normal` found the destination, and on nobody else claiming to be its source."""
-    vlan = w.final_key[0, W_ETH_SRC] & 0xFFF if w.final_key[0, W_ETH_SRC] & VLAN_PRESENT else np.int64(0)
-    source = find_station(p, ((w.final_key[0, W_ETH_SRC] >> 16) & _MAC) << 12 | vlan)
+    was, now = w.lookup_keys, w.final_key
+    vlan = now[0, W_ETH_SRC] & 0xFFF if now[0, W_ETH_SRC] & VLAN_PRESENT else np.int64(0)
+    sender = (now[0, W_ETH_SRC] >> 16) & _MAC
+    if sender != (was[0, W_ETH_SRC] >> 16) & _MAC:
+        w.chains["new_eth_src"][chain] = sender
+    if (now[0, W_ETH_SRC] ^ was[0, W_ETH_SRC]) & 0xFFFF:
+        w.chains["new_vid"][chain] = vlan
+    source = find_station(p, sender << 12 | vlan)
     if source >= 0:
         p.stations["flags"][source] = STATION_ON_PATH
-    destination = find_station(p, ((w.final_key[0, W_ETH_DST] >> 16) & _MAC) << 12 | vlan)
+    destination = find_station(p, ((now[0, W_ETH_DST] >> 16) & _MAC) << 12 | vlan)
     if destination >= 0:
         p.stations["flags"][destination] = STATION_ON_PATH
         due = p.stations["used_ms"][destination] + p.state["age_ms"][0]
