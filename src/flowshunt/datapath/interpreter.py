@@ -230,14 +230,21 @@ def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> An
 
 @kernel
 def _pop(w: Any, t: Any, sp: Any) -> Any:
-    """Go on with frame sp: `(pc, table, depth)`. A fragment whose clone was put together is a fragment again."""
+    """Go on with frame sp: `(pc, table, depth)`.
+
+    A fragment whose clone was put together is a fragment again, and behind a clone are the bytes of before.
+    """
     frames = w.frames
     snapshot = frames[sp, F_SNAPSHOT]
     if snapshot >= 0:
-        if w.machine["mru"][0] != 0 and frames[sp, F_OWN] == 0:
-            w.machine["own"][0] = 0
-            w.machine["mru"][0] = 0
-            w.machine["size"][0] = frames[sp, F_SIZE]
+        if w.machine["own"][0] != 0 and frames[sp, F_OWN] == 0:
+            is_clone = frames[sp, F_TX_MARK] < 0  # behind ct, what its action did to the packet stays
+            if is_clone:
+                w.machine["helped"][0] = 0
+            if is_clone or w.machine["mru"][0] != 0:
+                w.machine["own"][0] = 0
+                w.machine["mru"][0] = 0
+                w.machine["size"][0] = frames[sp, F_SIZE]
         w.machine["snapshots"][0] = snapshot
         t.tracked[0] = w.kept[snapshot]
         for word in range(KEY_WORDS):
