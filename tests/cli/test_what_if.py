@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -222,6 +223,13 @@ def test_outputs_are_checked_before_the_first_replay(tmp_path):
 
 
 # --- the chart -------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_library_a_chart_is_wrong_usage_that_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygal", None)
+    with pytest.raises(UsageError, match="needs pygal") as caught:
+        execute(points([ESWITCH], []), FakeRun(), wanted(chart="a.svg"))
+    assert "flowshunt[chart]" in str(caught.value.hint)
 
 
 @pytest.fixture

@@ -229,16 +229,22 @@ class Eswitch(ArrayProvider):
 
     def statistics(self, rows: np.ndarray, generations: np.ndarray, now_ms: int, /) -> np.ndarray:
         """See Forwarder. Counters rest for `statistics_delay_ms` after they were told, last uses do not."""
+        if self._share is None:
+            return np.zeros(len(rows), USAGE)
+        inserted = self.model.states(rows, generations) == INSERTED
+        if inserted.all():
+            return self._read(self._share, rows, generations, now_ms)
         usage = np.zeros(len(rows), USAGE)
-        inserted = np.flatnonzero(self.model.states(rows, generations) == INSERTED)
-        if len(inserted) and self._share is not None:
-            mine, delay_ms = rows[inserted], self.settings.statistics_delay_ms
-            read = self._share.usage(mine, generations[inserted], now_ms)
-            if delay_ms:
-                self._remainders.keep(mine, read)
-                read = self._remainders.tell(mine, now_ms, delay_ms)
-            usage[inserted] = read
+        if inserted.any():
+            usage[inserted] = self._read(self._share, rows[inserted], generations[inserted], now_ms)
         return usage
+
+    def _read(self, share: Share, rows: np.ndarray, generations: np.ndarray, now_ms: int) -> np.ndarray:
+        usage, delay_ms = share.usage(rows, generations, now_ms), self.settings.statistics_delay_ms
+        if not delay_ms:
+            return usage
+        self._remainders.keep(rows, usage)
+        return self._remainders.tell(rows, now_ms, delay_ms)
 
     def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """See Forwarder: those that have aged, and those whose turn came when the shared table was full."""
