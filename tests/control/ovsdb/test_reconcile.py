@@ -28,8 +28,8 @@ def test_names_are_free_before_they_are_taken() -> None:
         R.DelBridge("old"),
         R.DelPort("br0", "p1"),
         R.AddBridge(after.bridges["new"]),
-        R.AddPort("new", Interface("p1", "dummy")),
-        R.AddPort("new", Interface("p3", "dummy")),
+        R.AddPort("new", Interface("p1", "dummy"), "dummy"),
+        R.AddPort("new", Interface("p3", "dummy"), "dummy"),
     ]
 
 
@@ -58,7 +58,7 @@ def test_what_becomes_a_bond_loses_its_number_and_gets_it_back() -> None:
     assert [action.refusal for action in came if isinstance(action, R.AddPort)] == [
         "port bond: bonds are not supported"
     ] * 2
-    assert R.AddPort("br0", Interface("a", "dummy")) in R.plan(bond, alone)
+    assert R.AddPort("br0", Interface("a", "dummy"), "dummy") in R.plan(bond, alone)
 
 
 def test_vlans_are_set_without_reopening_the_port() -> None:

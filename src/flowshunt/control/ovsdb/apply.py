@@ -133,11 +133,10 @@ class Applier:
         if action.refusal is not None:
             self._refuse(action.bridge, one.name, action.refusal)
             return
-        kind = "internal" if one.name == action.bridge else one.kind
         try:
             info = bridge.add_port(
                 one.name,
-                kind,
+                action.kind,
                 ofport_request=one.ofport_request or one.last_ofport,
                 options=dict(one.options),
                 mtu_request=one.mtu_request,

@@ -56,6 +56,7 @@ class Bridge:
 
     name: str
     ports: tuple[Port, ...] = ()
+    datapath_type: str = ""
     fail_mode: str = "standalone"
     protocols: frozenset[str] = frozenset()
     """Versions of OpenFlow; empty: all."""
@@ -133,6 +134,7 @@ def _bridge(row: Any) -> Bridge:
     return Bridge(
         name=row.name,
         ports=tuple(sorted((_port(port) for port in row.ports), key=lambda port: port.name)),
+        datapath_type=row.datapath_type,
         fail_mode=first(row.fail_mode) or "standalone",
         protocols=frozenset(row.protocols),
         other_config=_sorted(row.other_config),

@@ -47,10 +47,11 @@ class DelPort:
 
 @dataclass(frozen=True, slots=True)
 class AddPort:
-    """Add an interface to a bridge. `refusal`: why it gets no number, if so."""
+    """Add an interface to a bridge. `kind`: what to open. `refusal`: why it gets no number, if so."""
 
     bridge: str
     interface: Interface
+    kind: str
     refusal: str | None = None
 
 
@@ -137,6 +138,12 @@ def _refusal(port: Port, interface: Interface) -> str | None:
     return None
 
 
+def _kind(bridge: Bridge, interface: Interface) -> str:
+    """The type that a port is opened as; bridges of the type for tests have no devices of their own."""
+    kind = "internal" if interface.name == bridge.name else interface.kind
+    return "dummy" if kind == "internal" and bridge.datapath_type == "dummy" else kind
+
+
 def _same(one: tuple[Port, Interface], other: tuple[Port, Interface]) -> bool:
     """Whether a port can stay open."""
     return one[1] == other[1] and _refusal(*one) == _refusal(*other)
@@ -156,7 +163,7 @@ def _come(old: Bridge, new: Bridge) -> Iterator[Action]:
     entries = new.interfaces()
     fresh = [entry for name, entry in entries.items() if name not in there or not _same(entry, there[name])]
     for port, one in sorted(fresh, key=lambda entry: (entry[1].ofport_request is None, entry[1].last_ofport is None)):
-        yield AddPort(new.name, one, _refusal(port, one))
+        yield AddPort(new.name, one, _kind(new, one), _refusal(port, one))
     for name, (port, _) in entries.items():
         known = there.get(name)
         if port.vlans != (known[0].vlans if known is not None and _same(known, entries[name]) else None):
