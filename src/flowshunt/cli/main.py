@@ -76,6 +76,15 @@ flowshunt config show prints everything that can be set. Exit status: 0 after a 
 configuration.
 """
 
+_VSWITCHD_HELP = """
+Stand in for ovs-vswitchd: bridges and ports come from ovsdb-server, ovs-appctl and ovs-ofctl talk to it.
+
+DATABASE is unix:$OVS_RUNDIR/db.sock unless it is given. The flags are those of ovs-vswitchd(8), `flowshunt vswitchd
+--help` lists them. With a script named ovs-vswitchd on PATH, what starts Open vSwitch's daemon starts this one:
+
+    printf '#!/bin/sh\\nexec flowshunt vswitchd "$@"\\n' > /usr/local/sbin/ovs-vswitchd
+"""
+
 _WARMUP_HELP = """
 Compile all kernels now, so that no later command has to.
 
@@ -177,6 +186,18 @@ def run(config_file: str, rundir: str | None, pid_file: str | None, busy_poll: b
         from flowshunt.cli.run import execute
 
         execute(config_file, rundir=rundir, pid_file=pid_file, busy_poll=busy_poll)
+
+
+@app.command(
+    help=_VSWITCHD_HELP,
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, metavar="[DATABASE] [FLAG]...")],
+)
+def vswitchd(words: tuple[str, ...]) -> None:
+    """Stand in for ovs-vswitchd."""
+    from flowshunt.cli.vswitchd.main import run
+
+    raise SystemExit(run(list(words)))
 
 
 @app.command(help=_WARMUP_HELP)

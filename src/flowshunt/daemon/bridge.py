@@ -21,6 +21,7 @@ from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.api import PortError
+from flowshunt.ports.devices import set_address
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
@@ -160,6 +161,18 @@ class Bridge:
         if info.admin_up != up:
             info.admin_up = info.link_up = up
             info.link_resets += 1
+            self._tell(info, REASON_CHANGED)
+
+    def set_mac(self, name: str, mac: bytes) -> None:
+        """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
+        info = self._info(name)
+        if info.ifindex:
+            try:
+                set_address(name, mac)
+            except OSError as problem:
+                raise UsageError(f"{name} cannot have the address {mac.hex(':')}: {problem.strerror}") from None
+        if info.mac != mac:
+            info.mac = mac
             self._tell(info, REASON_CHANGED)
 
     def port_changed(self, name: str) -> None:

@@ -67,6 +67,8 @@ class Node:
         self.fragments = self.core.fragments
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
+        self.is_holding = False
+        """Packets that come in are dropped: flows are being restored."""
         self._open_port = open_port
         self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,7 +78,7 @@ class Node:
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_posted = 0
-        self._counters = {"posts-dropped": 0, "patch-depth": 0}
+        self._counters = {"posts-dropped": 0, "patch-depth": 0, "dropped-while-holding": 0}
 
     # --- life, and the two threads ---------------------------------------------------------------------------------
 
@@ -275,7 +277,10 @@ class Node:
         if received is None:
             return
         try:
-            self.forward(bridge, received)
+            if self.is_holding:
+                self._counters["dropped-while-holding"] += len(received.batch.packets)
+            else:
+                self.forward(bridge, received)
         finally:
             device.release()
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 # linux/sockios.h, linux/if.h
 _GET_FLAGS, _SET_FLAGS, _GET_MTU, _SET_MTU, _GET_ADDRESS, _GET_INDEX = 0x8913, 0x8914, 0x8921, 0x8922, 0x8927, 0x8933
+_SET_ADDRESS = 0x8924
+_ETHERNET = 1
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _REQUEST_SIZE = 40
@@ -50,3 +52,10 @@ def set_up(name: str, mtu: int | None = None) -> None:
         flags = struct.unpack_from("@H", _ask(control, _GET_FLAGS, name))[0]
         request = (start + struct.pack("@H", flags | _IFF_UP)).ljust(_REQUEST_SIZE, b"\0")
         fcntl.ioctl(control.fileno(), _SET_FLAGS, request)
+
+
+def set_address(name: str, mac: bytes) -> None:
+    """Give an Ethernet device another address. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = name.encode().ljust(_NAME_SIZE, b"\0") + struct.pack("@H", _ETHERNET) + mac
+        fcntl.ioctl(control.fileno(), _SET_ADDRESS, request.ljust(_REQUEST_SIZE, b"\0"))

@@ -278,7 +278,7 @@ def test_the_socket_is_private_and_goes_with_the_server(tmp_path: Path) -> None:
 def test_a_directory_that_others_can_use_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / "open"
     directory.mkdir()
-    directory.chmod(0o755)
+    directory.chmod(0o775)
     server = Server(Service(Switch(max_connections=10)), SystemClock())
     with pytest.raises(UsageError, match="open to others"):
         asyncio.run(server.listen(directory / "br0.mgmt"))
