@@ -9,20 +9,11 @@ from flowshunt.base.errors import UsageError
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.wire import NO_BUFFER, OF12
-from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.linking import MissingError
+from flowshunt.datapath.program import CompiledRule, GroupNumber
 from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
-
-_REFUSED: Mapping[type, str] = {
-    F.Controller: "OFPBAC_BAD_OUT_PORT",
-    F.Group: "OFPBAC_BAD_OUT_GROUP",
-    F.Meter: "OFPMMFC_INVALID_METER",
-    F.Enqueue: "OFPBAC_BAD_QUEUE",
-    F.SetQueue: "OFPBAC_BAD_QUEUE",
-    F.Exit: "OFPBAC_BAD_VENDOR_TYPE",
-}
-"""What the datapath cannot do yet, and the error that says so."""
 
 _RESET_COUNTS = frozenset(("reset_counts",))
 
@@ -161,14 +152,8 @@ class FlowChanges:
 
 def _check(mod: FlowMod) -> None:
     """Refuse what the datapath cannot do."""
-    flow = mod.flow
     if mod.buffer_id != NO_BUFFER:
         raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
-    if mod.command.startswith("del"):
-        return
-    name = refused(flow.actions)
-    if name:
-        raise OpenFlowError(name, "not supported yet")
 
 
 def _run_of_adds(mods: Sequence[FlowMod], rules: Sequence[CompiledRule | None], at: int) -> list[CompiledRule]:
@@ -182,17 +167,11 @@ def _run_of_adds(mods: Sequence[FlowMod], rules: Sequence[CompiledRule | None], 
     return run
 
 
-def refused(actions: tuple[F.Action, ...]) -> str:
-    """The error for a list that has an action which the datapath cannot do, empty for none."""
-    for action in actions:
-        name = refused(action.actions) if isinstance(action, F.Clone) else _REFUSED.get(type(action), "")
-        if name:
-            return name
-    return ""
-
-
 def refusal(problem: UsageError) -> OpenFlowError:
     """The error for a flow that the compiler or the tables refused."""
+    if isinstance(problem, MissingError):
+        is_group = isinstance(problem.thing, GroupNumber)
+        return OpenFlowError("OFPBAC_BAD_OUT_GROUP" if is_group else "OFPMMFC_INVALID_METER", str(problem))
     for kind, name in _REFUSALS.items():
         if isinstance(problem, kind):
             return OpenFlowError(name, str(problem))

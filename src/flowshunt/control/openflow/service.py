@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.base.version import VERSION
 from flowshunt.conntrack.table import Tracker
@@ -24,18 +25,20 @@ from flowshunt.control.openflow import (
     switch,
     tables,
 )
-from flowshunt.control.openflow.changes import BundleError, FlowChanges, selects_all
+from flowshunt.control.openflow.actions import Actions
+from flowshunt.control.openflow.changes import BundleError, FlowChanges, refusal, selects_all
 from flowshunt.control.openflow.connection import Commit, Connection, Request
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import Event, Events
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.flow_removed import REASON_DELETE, REASON_HARD, REASON_IDLE, FlowRemoved
 from flowshunt.control.openflow.flushing import flush
-from flowshunt.control.openflow.packets import PacketOut, Resume
+from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume
 from flowshunt.control.openflow.roles import Roles
-from flowshunt.control.openflow.wire import PORT_LOCAL, TABLE_ALL
+from flowshunt.control.openflow.wire import NO_BUFFER, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
 from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
+from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
 
 N_TABLES = 254
 """Tables that controllers see; Open vSwitch keeps table 254 to itself, and so do we."""
@@ -50,9 +53,14 @@ class Bridge(Protocol):
     tracker: Tracker
     datapath: Datapath
 
+    executor: Executor
+
     @property
     def ports(self) -> Mapping[str, int]:
         """OpenFlow port numbers by name."""
+
+    def packet_out(self, frame: bytes, in_port: int, actions: Actions, now_ns: int, metadata: Triples = ()) -> object:
+        """Take a frame through actions, and send what leaves. Raises UsageError."""
 
 
 def describe_port(name: str, number: int) -> ports.PortDescription:
@@ -85,6 +93,7 @@ class Service:
         self.events = Events()
         self._changes = FlowChanges(bridge.datapath, self._flow_removed)
         bridge.datapath.on_expired = self._flow_expired
+        bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
         self._tlv: dict[int, extensions.TlvMap] = {}
         self._fragments = 0
@@ -315,6 +324,36 @@ class Service:
     def _tlv_mod(self, connection: Connection, request: Request) -> None:
         self._tlv = extensions.changed_table(self._tlv, request.message)
 
+    # --- packets ---------------------------------------------------------------------------------------------------
+
+    def _packet_out(self, connection: Connection, request: Request) -> None:
+        out: PacketOut = request.message
+        if out.buffer_id != NO_BUFFER:
+            raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
+        if out.in_port > PORT_MAX and out.in_port not in (PORT_LOCAL, PORT_NONE, PORT_CONTROLLER):
+            raise OpenFlowError("OFPBRC_BAD_PORT", f"a packet can't come in on port {out.in_port}")
+        metadata = tuple(triple for triple in out.metadata if triple[0] != "in_port")
+        try:
+            self._bridge.packet_out(out.data, out.in_port, out.actions, self._now_ns, metadata)
+        except UsageError as problem:
+            raise refusal(problem) from None
+
+    def _to_controllers(self, packet: ToController) -> None:
+        action = packet.action
+        reason = REASON_MISS if packet.is_miss else action.reason
+        message = PacketIn(
+            packet.frame[:MAX_DATA],
+            len(packet.frame),
+            reason,
+            packet.table,
+            packet.cookie,
+            packet.metadata,
+            action.userdata,
+            packet.continuation,
+            is_miss_flow=packet.is_miss,
+        )
+        self.events.put(Event("packet_in", reason, message, action.controller))
+
     def _resume(self, connection: Connection, request: Request) -> None:
         raise OpenFlowError("NXR_NOT_SUPPORTED", "no packet is paused here")
 
@@ -323,9 +362,14 @@ class Service:
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def tell(self, event: str, reason: int, message: Any) -> None:
-        """Send an event to the connections that want it: "packet_in", "port_status" or "flow_removed"."""
+    def tell(self, event: str, reason: int, message: Any, controller: int | None = None) -> None:
+        """Send an event to the connections that want it: "packet_in", "port_status" or "flow_removed".
+
+        `controller`: only to those that have this number.
+        """
         for connection, quiet in list(self.connections.items()):
+            if controller is not None and connection.controller_id != controller:
+                continue
             if connection.is_told(event, reason) and not (quiet and not connection.miss_send_len):
                 connection.notify(message)
 
@@ -333,7 +377,7 @@ class Service:
         """Tell connections what waits in `events`; returns how many news. The caller sends what they have to send."""
         waiting = self.events.take()
         for event in waiting:
-            self.tell(event.kind, event.reason, event.message)
+            self.tell(event.kind, event.reason, event.message, event.controller)
         return len(waiting)
 
     def tell_port(self, reason: int, name: str, number: int) -> None:
@@ -389,6 +433,7 @@ _HANDLERS: Mapping[type, _Handler] = {
     extensions.TlvTableMod: Service._tlv_mod,
     monitor.MonitorRequest: Service._monitor,
     Resume: Service._resume,
+    PacketOut: Service._packet_out,
 }
 
 _CHANGES = (
