@@ -100,7 +100,8 @@ class Twins:
     def compare(self) -> None:
         """Connections with counters and timers, rules with counters and uses, ports: all must be equal."""
         plain, other = (
-            {(c.zone, c.original): _story(c) for c in switch.tracker.connections(self.now_ms)} for switch in self.switches
+            {(c.zone, c.original): _story(c) for c in switch.tracker.connections(self.now_ms)}
+            for switch in self.switches
         )
         differences = [(plain.get(key), other.get(key)) for key in plain | other if plain.get(key) != other.get(key)]
         assert not differences

@@ -248,7 +248,6 @@ def test_what_the_switch_lacks_is_refused_and_said(running: Running) -> None:
          "OFPBAC_BAD_VENDOR_TYPE"),
         (("-OOpenFlow13", "add-flow", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
         (("-OOpenFlow13", "add-flow", "actions=meter:1,output:1"), "OFPMMFC_INVALID_METER"),
-        (("-OOpenFlow13", "add-group", "group_id=1,type=select,bucket=output:1"), "OFPGMFC_OUT_OF_GROUPS"),
         (("-OOpenFlow13", "add-meter", "meter=1,kbps,band=type=drop,rate=1"), "OFPMMFC_OUT_OF_METERS"),
         (("-OOpenFlow13", "add-flow", "actions=write_actions(output:1)"), "OFPBIC_UNSUP_INST"),
     ):  # fmt: skip

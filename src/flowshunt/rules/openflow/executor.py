@@ -6,6 +6,7 @@ Compiled programs punt a packet for them (`datapath.punts`) with the action and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flowshunt.datapath.program import PUNT_ACTION
@@ -75,17 +76,19 @@ class Executor:
             _HANDLERS[type(handled.action)](self, punt, handled.action, handled.flow)
 
     def _controller(self, punt: Punt, action: F.Controller, flow: F.Flow) -> None:
-        outside = flow.table == OUTSIDE_TABLE
+        outside, in_group = flow.table == OUTSIDE_TABLE, flow.table == F.ALL_TABLES
         if self.to_controllers is not None:
-            is_miss = not outside and not flow.priority and not flow.match and action.reason == REASON_ACTION
-            if outside and action.reason == REASON_ACTION:
-                action = action.__class__(action.max_len, action.controller, REASON_PACKET_OUT, action.userdata)
+            is_miss = (
+                not (outside or in_group) and not flow.priority and not flow.match and action.reason == REASON_ACTION
+            )
+            if action.reason == REASON_ACTION and (outside or in_group):
+                action = replace(action, reason=REASON_PACKET_OUT if outside else REASON_GROUP)
             self.to_controllers(
                 ToController(
                     action,
                     punt.frame_now,
                     0 if outside else punt.table,
-                    NO_COOKIE if outside else flow.cookie,
+                    NO_COOKIE if outside or in_group else flow.cookie,
                     metadata_of(punt.key),
                     is_miss,
                 )
