@@ -103,6 +103,9 @@ def _prepare_shunt(w: Any, t: Any, s: Any, packets: Any) -> Any:
     for i in range(n):
         judge(s, t, packets, w.original, i)
         t.candidates[i] = -1
+        if s.found[i] >= 0 and s.why[i] != CAUSE_NONE:
+            prefetch_bucket(t, t.hashes[i])
+    for i in range(n):
         if s.why[i] != CAUSE_NONE:
             suggest(t, w.original, i)
 
