@@ -105,8 +105,23 @@ def _instructions(program: Sequence[int], pc: int, end: int) -> Iterator[tuple[i
 
 _WORDS = {P.OP_SET: P.SET_WORDS, P.OP_RESUBMIT: P.RESUBMIT_WORDS}
 _HARMLESS = frozenset(
-    (P.OP_END, P.OP_FIX_VLAN, P.OP_PUSH_VLAN, P.OP_POP_VLAN, P.OP_RESUBMIT, P.OP_GOTO, P.OP_CT_CLEAR, P.OP_CLONE)
+    (
+        P.OP_END,
+        P.OP_FIX_VLAN,
+        P.OP_PUSH_VLAN,
+        P.OP_POP_VLAN,
+        P.OP_RESUBMIT,
+        P.OP_GOTO,
+        P.OP_CT_CLEAR,
+        P.OP_CLONE,
+        P.OP_EXIT,
+    )
 )
+_REFUSED = {
+    P.OP_PUNT: UNFIT.index("controller"),
+    P.OP_GROUP: UNFIT.index("group"),
+    P.OP_METER: UNFIT.index("policer"),
+}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -139,7 +154,7 @@ def _add_effect(found: Effects, program: Sequence[int], op: int, pc: int) -> Eff
         return _read(found, program[pc + 1]) if (instruction >> 8) & P.CT_ZONE_FIELD else found
     if op == P.OP_DEC_TTL:
         return found._replace(decrements=found.decrements + 1)
-    return found._replace(unfit=UNFIT.index("controller") if op == P.OP_PUNT else UNFIT_REWRITE)
+    return found._replace(unfit=_REFUSED.get(op, UNFIT_REWRITE))
 
 
 def _output(found: Effects, number: int) -> Effects:
