@@ -139,6 +139,8 @@ class Switch:
         actions = changes(self._config, config)
         for action in actions:
             self._carry_out_setting(action)
+        if actions:
+            self.datapath.paths.bump("settings")
         self._config = config
         return actions
 
