@@ -92,11 +92,11 @@ def test_a_fin_brings_the_connection_back_for_good() -> None:
 def test_random_conversations_come_out_the_same(rules: str, profile: str) -> None:
     twins = Twins(rules, profile=profile)
     changes = [
-        "table=5,priority=7,ip,actions=drop",
         "table=0,priority=40000,ip,nw_ttl=3,actions=drop",
+        "delete_strict table=0,priority=40000,ip,nw_ttl=3",
+        "table=5,priority=7,ip,actions=drop",
         "table=0,priority=3,ip,tcp_dst=81,actions=drop",
         "delete table=5",
-        "delete_strict table=0,priority=40000,ip,nw_ttl=3",
     ]
     wander(twins, 60, seed=len(rules), changes=changes)
     assert twins.hits > 40

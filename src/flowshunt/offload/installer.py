@@ -304,7 +304,7 @@ class Installer:
             self.book.owner[rows] = 0
             self._caller.holder[rows] = 0
             if was_held:
-                self._table.release(rows, generations)
+                self._table.release(rows, generations, is_settled=True)
                 self._caller.publish(rows, generations)
 
     # --- withdrawing --------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Stage:
         """See `Table`. There are no windows here."""
         self.held[rows[self.generation[rows] == generations]] = True
 
-    def release(self, rows: np.ndarray, generations: np.ndarray) -> None:
+    def release(self, rows: np.ndarray, generations: np.ndarray, *, is_settled: bool = False) -> None:
         """See `Table`."""
         self.held[rows[self.generation[rows] == generations]] = False
 
