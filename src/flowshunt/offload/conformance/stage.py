@@ -74,6 +74,7 @@ class Stage:
             if moves_on:
                 self.generation[part] += 1
                 self._slots[part] = 0
+                self.held[part] = False
             if len(events):
                 for observer in list(self._observers):
                     observer(events)
