@@ -27,15 +27,19 @@ from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.fragments.schema import PROFILES, FragmentSettings
+from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import FlowStatistics
+from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.offload.framework import Offload
-from flowshunt.offload.providers import register_available
+from flowshunt.offload.providers import make, register_available
 from flowshunt.offload.registry import Settings
 from flowshunt.offload.sharing import Shares
 from flowshunt.packet.schema import Batch
-from flowshunt.rules.openflow.compile import FlowCompiler, compile_flow
+from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.compile import FlowCompiler, compile_actions, compile_flow, compile_match
 from flowshunt.rules.openflow.errors import FlowWarning
+from flowshunt.rules.openflow.executor import Executor, Triples
 from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
 from flowshunt.rules.openflow.parse import Command, parse_flows
 
@@ -51,6 +55,7 @@ class Switch:
     """A stateful switch: OpenFlow tables and a connection tracker over numbered ports.
 
     One thread uses a switch. Packets go in as batches, each carrying its own time; nothing here reads a clock.
+    `on_output(result, batch)`, where it is set, gets what leaves without having come in (packet-outs).
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class Switch:
             fragments = beside.datapath.fragments
         self.datapath: Datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler(), fragments=fragments)
         self.datapath.inspect_with(self._inspector)
+        self.executor = Executor(self.datapath)
+        self.on_output: Callable[[Result, Batch], None] | None = None
         if beside is None:
             self.offload = Offload(Holding(self.tracker), devices=self._port_names.get, paths=self.datapath.paths)
             self._shares: Shares = self.datapath.shunt
@@ -257,6 +264,21 @@ class Switch:
         self.expire_flows(now_ms)
         self.offload.poll(now_ms)
 
+    def packet_out(
+        self, frame: bytes, in_port: int, actions: tuple[F.Action, ...], now_ns: int, metadata: Triples = ()
+    ) -> Result:
+        """Take a frame through actions, as if it came in on a port, with some fields of the pipeline set.
+
+        What leaves goes to `on_output` as the result of a batch of one, too. Raises UsageError for a frame that is none
+        or too long, for actions that cannot be compiled, and for a group or meter that is not there.
+        """
+        program, late = compile_actions(actions)
+        rule = CompiledRule(OUTSIDE_TABLE, 0, (), program, late=late)
+        result, batch = self.datapath.send_out(frame, in_port, rule, now_ns, compile_match(metadata))
+        if self.on_output is not None:
+            self.on_output(result, batch)
+        return result
+
     def expire_flows(self, now_ms: int) -> int:
         """Remove flows whose timeouts ran out, a bounded number per call; returns how many.
 
@@ -273,6 +295,20 @@ class Switch:
         if settings.enabled:
             register_available(self.offload, settings, self._shares)
         self.offload.configure(settings)
+
+    def offload_to(self, providers: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        """Offload to these providers, the first one asked first, instead of to those before; none: offload no more.
+
+        Each is a name (`flowtable`, `eswitch`, an installed one's, or `module:class`) with its options as text. Raises
+        UsageError for one that there is not or that cannot be registered, and for its options; OSError for a file that
+        an option names. Then nothing is offloaded.
+        """
+        for name in [provider.name for provider in self.offload.registry]:
+            self.offload.unregister(name)
+        made = [make(name, options, self._shares) for name, options in providers]
+        for provider in made:
+            self.offload.register(provider)
+        self.offload.configure(Settings(bool(made), tuple(provider.name for provider in made)))
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

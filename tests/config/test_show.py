@@ -10,7 +10,10 @@ from flowshunt.config import model, show
 from flowshunt.config.model import Config, ZoneSection
 from flowshunt.config.read import parse_config, settings_of
 
-SECTIONS = (model.TrackerSection, model.ZoneSection, model.SwitchSection, model.ReplaySection)
+SECTIONS = (
+    model.TrackerSection, model.ZoneSection, model.SwitchSection, model.ReplaySection, model.OffloadSection,
+    model.RunSection, model.BridgeSection, model.PortSection,
+)  # fmt: skip
 
 
 def test_what_is_shown_reads_back_as_the_defaults() -> None:

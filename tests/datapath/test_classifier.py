@@ -228,8 +228,8 @@ def test_a_replaced_rule_counts_from_zero_and_a_changed_one_goes_on() -> None:
     number = rules.find(rule)
     rules.arrays.rules["packets"][number] = 7
     rules.change(number, rule._replace(source="second", program=(1, 2, 3, 4, 5, 0)))
-    assert rules.statistics_of(number) == ("second", 7, 0, 5, 5)
+    assert rules.statistics_of(number)[:5] == ("second", 7, 0, 5, 5)
     program = int(rules.arrays.rules["program"][number])
     assert rules.arrays.pool[program : program + 6].tolist() == [1, 2, 3, 4, 5, 0]
     rules.add([rule._replace(source="third")], now_ms=9)
-    assert list(rules.statistics()) == [("third", 0, 0, 9, 9)]
+    assert [entry[:5] for entry in rules.statistics()] == [("third", 0, 0, 9, 9)]

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import Host, Packet, read_segment
+from flowshunt.datapath.schema import SOURCE_BATCH
+from tests.builders import Host, Packet, batch_of, read_segment
 from tests.datapath.test_helpers import Net
 
 CASES = ["snat", "dnat", "both", "none"]
@@ -396,3 +397,39 @@ def test_both_streams_stay_whole_whatever_is_announced_and_repeated(steps: list[
         said += text.replace(b"10,0,0,1", b"192,168,100,200")
     assert ftp.server.received == said
     assert ftp.client.received == replies
+
+
+@pytest.mark.parametrize("translated", [False, True])
+def test_a_command_that_a_clone_translates_is_as_it_was_behind_it(translated: bool) -> None:
+    """The clone's payload is not that of the packet which goes on, nor is it kept from being translated there."""
+    ends = Ends(4, "snat")
+    net = Net(flows_of(ends).replace("table=0,ip,actions=ct(table=1,nat)", f"""
+        table=0,in_port=1,ip,actions=clone(ct(table=1,nat)),{"ct(table=8,nat)" if translated else "3"}
+        table=0,in_port=2,ip,actions=ct(table=1,nat)
+        table=8,actions=3"""))  # fmt: skip
+    net.switch.add_port("copy", 3)
+    client = Host(ends.client, 40000, ends.virtual, 21, next_seq=100)
+    server = Host(ends.server, 21, ends.public, 40000, next_seq=900)
+
+    def sent(host: Host, port: int, payload: bytes = b"", **flags: bool) -> dict[int, bytes]:
+        net.time_ms += 1
+        batch = batch_of([host.segment(payload, **flags)], in_port=port, time_ns=net.time_ms * 1_000_000)
+        result = net.switch.process(batch)
+        frames = {}
+        for frame in result.tx:
+            source = batch.data if frame["source"] == SOURCE_BATCH else result.tx_data
+            start = int(frame["data"])
+            frames[int(frame["port"])] = source[start : start + int(frame["length"])].tobytes()
+        return frames
+
+    server.receive(sent(client, 1, syn=True, ack=False)[2])
+    client.receive(sent(server, 2, syn=True)[1])
+    server.receive(sent(client, 1)[2])
+    client.receive(sent(server, 2, b"220 ready\r\n")[1])
+    server.receive(sent(client, 1, b"NOOP\r\n")[2])
+    frames = sent(client, 1, f"PORT {six(ends.client, 5001)}\r\n".encode())
+    outside = f"PORT {six(ends.public, 5001)}\r\n".encode()
+    assert read_segment(frames[2]).payload == outside
+    copy = read_segment(frames[3])
+    assert copy.payload == (outside if translated else f"PORT {six(ends.client, 5001)}\r\n".encode())
+    assert copy.source == (ends.public if translated else ends.client)

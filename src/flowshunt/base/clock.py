@@ -57,3 +57,27 @@ class ManualClock:
 def milliseconds(time_ns: int) -> int:
     """Whole milliseconds of a time in nanoseconds, rounded down: the unit of `now`."""
     return time_ns // 1_000_000
+
+
+class SteppedClock:
+    """The machine's clock until it is stopped; from then on it moves only when it is told to. For tests of a daemon."""
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self._ahead_ns = 0
+        self._stopped_ns: int | None = None
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch; never less than the answer before."""
+        return self._clock.now_ns() + self._ahead_ns if self._stopped_ns is None else self._stopped_ns
+
+    def stop(self) -> None:
+        """Stand still from now on. From any thread, as the next."""
+        self._stopped_ns = self.now_ns()
+
+    def warp(self, by_ms: int) -> None:
+        """Go on by so many milliseconds at once."""
+        if self._stopped_ns is None:
+            self._ahead_ns += by_ms * 1_000_000
+        else:
+            self._stopped_ns += by_ms * 1_000_000

@@ -20,11 +20,12 @@ class RateLimit(logging.Filter):
     """Lets each message through `burst` times per interval; the next one after that says how many were left out.
 
     A message is told by its logger, level and text before formatting, so the same event with other arguments counts as
-    the same.
+    the same. `is_on` may be cleared: then everything passes.
     """
 
     def __init__(self, clock: Clock, *, burst: int = BURST, interval_ns: int = INTERVAL_NS) -> None:
         super().__init__()
+        self.is_on = True
         self._clock = clock
         self._burst = burst
         self._interval_ns = interval_ns
@@ -32,6 +33,8 @@ class RateLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record passes; one that ends a silence gets the number of those left out appended."""
+        if not self.is_on:
+            return True
         now = self._clock.now_ns()
         key = (record.name, record.levelno, str(record.msg))
         start, count = self._windows.get(key, (now, 0))

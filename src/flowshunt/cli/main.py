@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 import click
 
@@ -23,7 +23,6 @@ from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
 from flowshunt.cli.failures import reported
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
-from flowshunt.cli.replay.options import Given, PortFile, Profile, ReplayOptions, TableStyle, Timeout, ZoneLimit
 
 _HELP = """
 A stateful virtual switch: OpenFlow tables, connection tracking, and captures to try them on.
@@ -60,6 +59,30 @@ Examples:
 
 Exit status: 0 when the capture was read whole, 1 when it was damaged or entries of --load-table were refused (after
 reporting what was read), 2 for wrong usage, rules or configuration, 130 after Ctrl-C (after reporting what was done).
+"""
+
+_RUN_HELP = """
+Run a switch on network devices until SIGTERM or Ctrl-C.
+
+The file says which bridges there are, their ports and rules, and how connections are tracked:
+
+    [bridge.br0]
+    ports = ["eth1", "eth2"]
+    flows = ["arp,actions=normal", "ip,ct_state=-trk,actions=ct(table=1)", "table=1,actions=ct(commit),normal"]
+
+It listens for OpenFlow on a socket per bridge: ovs-ofctl dump-flows unix:/run/flowshunt/br0.mgmt
+
+flowshunt config show prints everything that can be set. Exit status: 0 after a signal, 2 for wrong usage, rules or
+configuration.
+"""
+
+_VSWITCHD_HELP = """
+Stand in for ovs-vswitchd: bridges and ports come from ovsdb-server, ovs-appctl and ovs-ofctl talk to it.
+
+DATABASE is unix:$OVS_RUNDIR/db.sock unless it is given. The flags are those of ovs-vswitchd(8), `flowshunt vswitchd
+--help` lists them. With a script named ovs-vswitchd on PATH, what starts Open vSwitch's daemon starts this one:
+
+    printf '#!/bin/sh\\nexec flowshunt vswitchd "$@"\\n' > /usr/local/sbin/ovs-vswitchd
 """
 
 _WARMUP_HELP = """
@@ -134,71 +157,47 @@ _config = Group("config", help=_CONFIG_HELP)
 
 
 @app.command(help=_REPLAY_HELP, params=list(arguments.PARAMETERS))
-def replay(
-    capture: str | None,
-    ports: tuple[PortFile, ...],
-    inside: tuple[IPv4Network | IPv6Network, ...],
-    sides: str | None,
-    limit: int | None,
-    flow_files: tuple[str, ...],
-    flows: tuple[str, ...],
-    config_file: str | None,
-    profile: Profile | None,
-    no_checksum: bool,
-    no_sequence_check: bool,
-    helpers: bool,
-    max_connections: int | None,
-    zone_limits: tuple[ZoneLimit, ...],
-    timeouts: tuple[Timeout, ...],
-    batch_size: int,
-    load_table: str | None,
-    table: TableStyle | None,
-    states: str | None,
-    json: str | None,
-    write: str | None,
-    write_ports: tuple[PortFile, ...],
-    quiet: bool,
-) -> None:
+def replay(**parameters: Any) -> None:
     """Run a capture through the switch."""
-    given = Given(
-        profile=profile,
-        no_checksum=no_checksum,
-        no_sequence_check=no_sequence_check,
-        helpers=helpers,
-        max_connections=max_connections,
-        zone_limits=zone_limits,
-        timeouts=timeouts,
-    )
     with reported():
-        from flowshunt.cli.replay import settings
-        from flowshunt.config import Config, read_config
+        from flowshunt.cli.replay.gathering import gather
 
-        config = settings.overlay(read_config(config_file) if config_file is not None else Config(), given)
-        has_rules = bool(flow_files or flows)
-        options = ReplayOptions(
-            capture=capture,
-            ports=ports,
-            inside=inside or (() if ports else settings.inside(config)),
-            sides=settings.sides(config, sides),
-            flow_files=flow_files if has_rules else settings.flow_files(config, config_file),
-            flows=flows if has_rules else config.switch.flows,
-            flows_source="--set-flow" if has_rules else f"{config_file}: [switch] flows",
-            config=config,
-            config_file=config_file,
-            batch_size=batch_size,
-            limit=limit,
-            load_table=load_table,
-            table=table,
-            states=states,
-            json=json,
-            write_directory=write,
-            write_ports=write_ports,
-            quiet=quiet,
-        )
+        options = gather(**parameters)
         options.check()
         from flowshunt.cli.replay.command import execute
 
         raise SystemExit(execute(options))
+
+
+@app.command(
+    help=_RUN_HELP,
+    params=[
+        Option(
+            ["--config", "config_file"], type=FILE, required=True, metavar="FILE", help="What to make, as a TOML file."
+        ),
+        Option(["--rundir"], metavar="DIR", help="Directory of the sockets."),
+        Option(["--pidfile", "pid_file"], metavar="FILE", help="Write the process number here."),
+        Option(["--busy-poll"], is_flag=True, help="Never sleep while no packets come."),
+    ],
+)
+def run(config_file: str, rundir: str | None, pid_file: str | None, busy_poll: bool) -> None:
+    """Run a switch on network devices."""
+    with reported():
+        from flowshunt.cli.run import execute
+
+        execute(config_file, rundir=rundir, pid_file=pid_file, busy_poll=busy_poll)
+
+
+@app.command(
+    help=_VSWITCHD_HELP,
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, metavar="[DATABASE] [FLAG]...")],
+)
+def vswitchd(words: tuple[str, ...]) -> None:
+    """Stand in for ovs-vswitchd."""
+    from flowshunt.cli.vswitchd.main import run
+
+    raise SystemExit(run(list(words)))
 
 
 @app.command(help=_WARMUP_HELP)

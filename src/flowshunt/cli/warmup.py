@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import flowshunt.ports.receiving
+import flowshunt.ports.sending  # noqa: F401  (both for their entry points)
 from flowshunt.cli import kernels
 from flowshunt.jit import JIT
 

@@ -118,6 +118,58 @@ class ReplaySection:
 
 
 @dataclass(frozen=True, slots=True)
+class BridgeSection:
+    """A bridge of the running switch (flowshunt run)."""
+
+    ports: tuple[str, ...] = ()
+    """Network devices of the bridge, numbered from 1 in this order unless their [bridge.NAME.port.DEVICE] says more."""
+    local_port: bool = True
+    """Make a device named as the bridge, by which this machine takes part in it."""
+    datapath_id: str | None = None
+    """What controllers know the bridge by: 16 hexadecimal digits. Absent: one that is made up."""
+    flow_files: tuple[str, ...] = ()
+    """Files of rules, as in [switch]. A bridge that names no rules at all has those of [switch]."""
+    flows: tuple[str, ...] = ()
+    """Rules, after those of the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortSection:
+    """A port of a bridge; it need not be listed in the bridge's ports."""
+
+    type: Annotated[str, Choice(("system", "internal", "patch", "dummy"))] = "system"
+    """A network device that is there; one that is made; one end of a patch between two bridges; or one in memory."""
+    number: Annotated[int, Range(1, 65279)] | None = None
+    """OpenFlow port number. Absent: the lowest that is free."""
+    peer: str | None = None
+    """The port that a patch port leads to, which names this one as its peer."""
+    mtu: Annotated[int, Range(68, 65521)] | None = None
+    """MTU of a device that is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadSection:
+    """Offloading of established connections."""
+
+    enabled: bool = False
+    """Tell offload providers of connections, as other_config:hw-offload does."""
+    priority: tuple[str, ...] = ()
+    """Names of providers, first asked first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSection:
+    """The program (flowshunt run)."""
+
+    rundir: str | None = None
+    """Directory of the sockets, open to this user alone. Absent: /run/flowshunt, or in the user's own run directory."""
+    pid_file: str | None = None
+    """File to write the process number to, locked while the switch runs."""
+    busy_poll: bool = False
+    """Never sleep while there are no packets: a whole processor for a lower latency."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration."""
 
@@ -129,3 +181,8 @@ class Config:
     fragments: FragmentsSection = field(default_factory=FragmentsSection)
     switch: SwitchSection = field(default_factory=SwitchSection)
     replay: ReplaySection = field(default_factory=ReplaySection)
+    offload: OffloadSection = field(default_factory=OffloadSection)
+    run: RunSection = field(default_factory=RunSection)
+    bridges: Mapping[str, BridgeSection] = field(default_factory=dict)
+    ports: Mapping[str, Mapping[str, PortSection]] = field(default_factory=dict)
+    """By bridge and name, those that a bridge lists included, in the order in which they are numbered."""

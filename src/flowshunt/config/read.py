@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,7 +20,8 @@ from flowshunt.conntrack.schema import N_ZONES
 MAX_SIZE = 1 << 20
 """Bytes of a file that is still read."""
 
-_SECTIONS = ("tracker", "zone", "timeout", "fragments", "switch", "replay")
+_SECTIONS = ("tracker", "zone", "timeout", "fragments", "switch", "replay", "offload", "run", "bridge")
+_DATAPATH_ID = re.compile(r"[0-9A-Fa-f]{16}")
 _NAMES = {bool: "true or false", int: "a whole number", str: "a text", tuple: "a list of texts"}
 
 
@@ -97,6 +99,7 @@ class _Reader:
             if name not in _SECTIONS:
                 self.refuse((name,), f"there is no section [{name}]", _nearest(name, _SECTIONS))
         timeouts = self.timeouts(document.get("timeout", {}))
+        bridges, ports = self.bridges(document.get("bridge", {}))
         config = Config(
             tracker=self.section(model.TrackerSection, document.get("tracker", {}), ("tracker",)),
             zones=self.zones(document.get("zone", {})),
@@ -104,6 +107,10 @@ class _Reader:
             fragments=self.section(model.FragmentsSection, document.get("fragments", {}), ("fragments",)),
             switch=self.section(model.SwitchSection, document.get("switch", {}), ("switch",)),
             replay=self.section(model.ReplaySection, document.get("replay", {}), ("replay",)),
+            offload=self.section(model.OffloadSection, document.get("offload", {}), ("offload",)),
+            run=self.section(model.RunSection, document.get("run", {}), ("run",)),
+            bridges=bridges,
+            ports=ports,
         )
         self.check_whole(config)
         return config
@@ -139,6 +146,26 @@ class _Reader:
                 hint = "zones are 0 to 65535 without leading zeros, and default"
                 self.refuse(("zone", name), f"[zone.{name}]: {name} is no zone", hint)
         return zones
+
+    def bridges(self, tables: Any) -> tuple[dict[str, model.BridgeSection], dict[str, dict[str, model.PortSection]]]:
+        """The bridges, and the ports of each, by name."""
+        bridges: dict[str, model.BridgeSection] = {}
+        ports: dict[str, dict[str, model.PortSection]] = {}
+        for name, table in self.table(tables, ("bridge",)).items():
+            path = ("bridge", name)
+            settings = dict(self.table(table, path))
+            details = self.table(settings.pop("port", {}), (*path, "port"))
+            bridges[name] = bridge = self.section(model.BridgeSection, settings, path)
+            ports[name] = dict.fromkeys(bridge.ports, model.PortSection())
+            for port, section in details.items():
+                ports[name][port] = self.section(model.PortSection, section, (*path, "port", port))
+                if ports[name][port].type == "patch" and not ports[name][port].peer:
+                    self.refuse((*path, "port", port), f"[{'.'.join((*path, 'port', port))}]: a patch port has a peer")
+            identity = bridge.datapath_id
+            if identity is not None and not _DATAPATH_ID.fullmatch(identity):
+                what = f"[bridge.{name}] datapath_id: {_text(identity)} is not 16 hexadecimal digits"
+                self.refuse((*path, "datapath_id"), what)
+        return bridges, ports
 
     def timeouts(self, tables: Any) -> dict[str, dict[str, int]]:
         policies: dict[str, dict[str, int]] = {}

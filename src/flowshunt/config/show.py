@@ -25,6 +25,10 @@ def text() -> str:
         _section("fragments", model.FragmentsSection),
         _section("switch", model.SwitchSection),
         _section("replay", model.ReplaySection),
+        _section("offload", model.OffloadSection),
+        _section("run", model.RunSection),
+        _unnamed("bridge.NAME", model.BridgeSection),
+        _unnamed("bridge.NAME.port.DEVICE", model.PortSection),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -48,6 +52,12 @@ def _section(name: str, kind: type[Any], note: str | None = None) -> str:
         lines += _comment(described[field.name] + _limits(types[field.name]))
         lines.append(f"# {field.name} =" if field.default is None else f"{field.name} = {_value(field.default)}")
     return "\n".join(lines)
+
+
+def _unnamed(name: str, kind: type[Any]) -> str:
+    """A section that there is any number of, and none at first."""
+    first, *rest = _section(name, kind).splitlines()
+    return "\n".join([first, *(line if line.startswith("#") else f"# {line}" for line in rest)])
 
 
 def _timeouts() -> str:

@@ -186,6 +186,15 @@ class Policies:
         """
         self.arrays.state["loose"] = on
 
+    @property
+    def check_sequence(self) -> bool:
+        """See `set_check_sequence`."""
+        return bool(self.arrays.state["check_sequence"][0])
+
+    def set_check_sequence(self, on: bool) -> None:
+        """Whether TCP segments must lie within their windows (`dpctl/ct-disable-tcp-seq-chk` of Open vSwitch)."""
+        self.arrays.state["check_sequence"] = on
+
     def set_zone_liberal(self, zone: int | None, on: bool | None) -> None:
         """Whether to judge TCP liberally in a zone, with None in all zones that say nothing; off from the start.
 

@@ -21,6 +21,7 @@ from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.api import PortError
+from flowshunt.ports.devices import set_address
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
@@ -37,8 +38,9 @@ class PortInfo:
     """A port of a bridge, as it is now.
 
     `ofport`: OpenFlow port number, -1 while the port cannot be opened; `error` says why then. `type`: system, internal,
-    patch or dummy. `mtu`: bytes, None: not known. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`: how often that
-    changed. `statistics`: counters by name, filled in by `Bridge.port_info`.
+    patch or dummy. `mtu`: bytes, None: not known. `mtu_request`: what an internal port is to
+    get. `number`: the last number that it had, and gets again. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`:
+    how often that changed. `statistics`: counters by name, filled in by `Bridge.port_info`.
     """
 
     name: str
@@ -47,6 +49,8 @@ class PortInfo:
     options: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     mtu: int | None = None
+    mtu_request: int | None = None
+    number: int = 0
     mac: bytes = bytes(6)
     ifindex: int = 0
     admin_up: bool = True
@@ -91,6 +95,7 @@ class Bridge:
         *,
         ofport_request: int | None = None,
         options: Mapping[str, str] | None = None,
+        mtu_request: int | None = None,
     ) -> PortInfo:
         """Add a port and open its device. A device that cannot be opened is no error of the caller's.
 
@@ -99,7 +104,9 @@ class Bridge:
         """
         if name in self.ports:
             raise UsageError(f"{self.name} has a port {name!r} already")
-        info = PortInfo(name, type_, -1, dict(options or {}), mac=_made_up_mac(self.name, name))
+        info = PortInfo(
+            name, type_, -1, dict(options or {}), mac=_made_up_mac(self.name, name), mtu_request=mtu_request
+        )
         self.ports[name] = info
         self.open_port(name, ofport_request)
         return self.port_info(name)
@@ -107,7 +114,7 @@ class Bridge:
     def open_port(self, name: str, ofport_request: int | None = None) -> bool:
         """Try to open the device of a port that has none; returns whether it has one now."""
         info = self.ports[name]
-        number = self._free_number(name, ofport_request)
+        number = self._free_number(name, ofport_request or info.number or None)
         info.ofport = number
         try:
             device = self._host.open_port(self, info)
@@ -115,7 +122,7 @@ class Bridge:
             info.ofport, info.error = -1, str(problem)
             _LOG.warning("bridge %s: %s", self.name, problem)
             return False
-        info.error = None
+        info.error, info.number = None, number
         self.switch.add_port(name, number)
         self._devices[number] = device
         self._host.watch(self, device)
@@ -156,6 +163,18 @@ class Bridge:
             info.link_resets += 1
             self._tell(info, REASON_CHANGED)
 
+    def set_mac(self, name: str, mac: bytes) -> None:
+        """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
+        info = self._info(name)
+        if info.ifindex:
+            try:
+                set_address(name, mac)
+            except OSError as problem:
+                raise UsageError(f"{name} cannot have the address {mac.hex(':')}: {problem.strerror}") from None
+        if info.mac != mac:
+            info.mac = mac
+            self._tell(info, REASON_CHANGED)
+
     def port_changed(self, name: str) -> None:
         """Tell those who listen that what is known of a port has changed."""
         self._tell(self._info(name), REASON_CHANGED)
@@ -179,7 +198,7 @@ class Bridge:
     def _free_number(self, name: str, request: int | None) -> int:
         if name == self.name:
             return PORT_LOCAL
-        taken = {info.ofport for info in self.ports.values()}
+        taken = {info.ofport if info.ofport > 0 else info.number for info in self.ports.values() if info.name != name}
         if request is not None and 1 <= request <= _LAST_PORT and request not in taken:
             return request
         return next(number for number in range(1, _LAST_PORT + 1) if number not in taken)

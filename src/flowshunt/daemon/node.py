@@ -18,7 +18,8 @@ from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
-from flowshunt.daemon.ports import open_device
+from flowshunt.daemon.links import follow_links
+from flowshunt.daemon.ports import describe, has_device, open_device
 from flowshunt.daemon.worker import Worker
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
@@ -66,15 +67,18 @@ class Node:
         self.fragments = self.core.fragments
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
+        self.is_holding = False
+        """Packets that come in are dropped: flows are being restored."""
         self._open_port = open_port
         self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_posted = 0
-        self._counters = {"posts-dropped": 0, "patch-depth": 0}
+        self._counters = {"posts-dropped": 0, "patch-depth": 0, "dropped-while-holding": 0}
 
     # --- life, and the two threads ---------------------------------------------------------------------------------
 
@@ -82,9 +86,14 @@ class Node:
         """Begin. The loop that this runs in is the thread of control."""
         self._loop = asyncio.get_running_loop()
         self._worker.start()
+        if self._open_port is open_device:
+            self._follower = asyncio.create_task(follow_links(self._link_changed))
 
     async def stop(self) -> None:
         """Close sockets and devices, and end the packet thread."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
         await self.settled()
@@ -213,6 +222,33 @@ class Node:
             return PatchPort(info.ofport, partial(self._deliver, info.name, info.options["peer"]))
         return self._open_port(info)
 
+    def _link_changed(self, name: str | None) -> None:
+        """On the thread of control: something happened to a device, or perhaps to all."""
+        self._worker.submit(partial(self._check_links, name))
+
+    def _check_links(self, name: str | None) -> None:
+        for bridge in self.bridges.values():
+            for info in list(bridge.ports.values()):
+                if has_device(info) and name in (None, info.name):
+                    self._check_link(bridge, info)
+
+    def _check_link(self, bridge: Bridge, info: PortInfo) -> None:
+        """See what became of a port's device: gone, back, another one of the same name, or changed."""
+        if info.ofport < 0:
+            bridge.open_port(info.name)
+            return
+        before = info.ifindex
+        try:
+            has_changed = describe(info)
+        except PortError as problem:
+            bridge.lose_port(info.ofport, str(problem))
+            return
+        if info.ifindex != before:
+            bridge.lose_port(info.ofport, f"{info.name}: the device is another one")
+            bridge.open_port(info.name)
+        elif has_changed:
+            bridge.port_changed(info.name)
+
     def watch(self, bridge: Bridge, device: LivePort) -> None:
         """Receive from a device."""
         if device.fileno() >= 0:
@@ -241,7 +277,10 @@ class Node:
         if received is None:
             return
         try:
-            self.forward(bridge, received)
+            if self.is_holding:
+                self._counters["dropped-while-holding"] += len(received.batch.packets)
+            else:
+                self.forward(bridge, received)
         finally:
             device.release()
 

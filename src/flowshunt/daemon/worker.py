@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -15,6 +16,8 @@ from flowshunt.base.log import logger
 
 TICK_MS = 200
 """How often idle time is told."""
+PRIORITY = -10
+"""The thread's nice value, where it may have it: packets wait for no one else's work."""
 MAX_COMMANDS = 64
 """Commands between two batches."""
 
@@ -82,6 +85,8 @@ class Worker:
             self._epoll.unregister(fd)
 
     def _run(self) -> None:
+        with contextlib.suppress(OSError):  # without the privilege packets wait for their turn like everyone
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         next_tick_ns = 0
         while not self._stopping:
             now_ns = self._clock.now_ns()

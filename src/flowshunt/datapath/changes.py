@@ -145,3 +145,15 @@ def select_rules(c: Any, table: Any, triples: Any, n_found: Any, found: Any) -> 
 def find_match(c: Any, table: Any, keys: Any, k: Any) -> Any:
     """`classifier.lookup` for Python: the rule of `table` that keys[k] matches, or -1. Counts nothing."""
     return classifier.lookup(c, table, keys, k)
+
+
+@kernel(example=lambda: (make_tables(1, 1, 8), np.zeros(1, np.int64)))
+def store_words(c: Any, words: Any) -> Any:
+    """A copy of words in the pool, for whom it belongs to: its offset, or 0 when memory ran out."""
+    return _store_program(c, words, np.int64(0), np.int64(len(words)))
+
+
+@kernel(example=lambda: (make_tables(1, 1, 8), 0, 0))
+def free_words(c: Any, at: Any, n: Any) -> Any:
+    """Give back n words that `store_words` stored; offset 0 is none."""
+    release(c, at, size_class(n))

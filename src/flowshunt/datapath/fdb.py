@@ -24,6 +24,8 @@ from flowshunt.jit import kernel, mix
 from flowshunt.packet.schema import VLAN_PRESENT, W_ETH_DST, W_ETH_SRC
 
 _K = np.int64(0x1E3779B97F4A7C15)
+STATIC_MS = 1 << 62
+"""When a station was heard that stays where it was put: it never ages, and what it sends does not move it."""
 _GROUP = 0x010000000000
 _BROADCAST = 0xFFFFFFFFFFFF
 _CANDIDATES = 16
@@ -149,6 +151,8 @@ def _learn(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
     if station < 0:
         _add(p, key, port, now_ms)
         return
+    if p.stations["used_ms"][station] == STATIC_MS:
+        return
     if p.stations["port"][station] != port:
         _count_station(p, np.int64(p.stations["port"][station]), -1)
         _count_station(p, port, 1)
@@ -212,3 +216,37 @@ def flush(p: Any, port: Any) -> Any:
     p.state["n_stations"][0] = kept
     p.state["hand"][0] = 0
     return n - kept
+
+
+@kernel(example=lambda: (make_ports(1, 1), 0, 0))
+def put(p: Any, key: Any, port: Any) -> Any:
+    """Put a station (MAC << 12 | VLAN) behind `port`, where it stays."""
+    station = np.int64(p.slots[_find(p, key)]) - 1
+    if station < 0:
+        _add(p, key, port, np.int64(STATIC_MS))
+        p.state["learned"][0] -= 1
+        return
+    _count_station(p, np.int64(p.stations["port"][station]), -1)
+    _count_station(p, port, 1)
+    p.stations["port"][station] = port
+    p.stations["used_ms"][station] = STATIC_MS
+
+
+@kernel(example=_example)
+def take(p: Any, key: Any) -> Any:
+    """Take away a station that was put. Returns whether there was one."""
+    place = _find(p, key)
+    station = np.int64(p.slots[place]) - 1
+    if station < 0 or p.stations["used_ms"][station] != STATIC_MS:
+        return False
+    _unlink(p, place)
+    _count_station(p, np.int64(p.stations["port"][station]), -1)
+    last = p.state["n_stations"][0] - 1
+    if station != last:
+        p.slots[_find(p, p.stations["key"][last])] = station + 1
+        p.stations["key"][station] = p.stations["key"][last]
+        p.stations["port"][station] = p.stations["port"][last]
+        p.stations["used_ms"][station] = p.stations["used_ms"][last]
+    p.stations["key"][last] = -1
+    p.state["n_stations"][0] = last
+    return True

@@ -27,6 +27,7 @@ from flowshunt.conntrack.kernels.step import (
     track,
 )
 from flowshunt.conntrack.schema import NAT_WORDS
+from flowshunt.datapath.choosing import choose, pass_meter
 from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.fields import change, decrement_ttl
 from flowshunt.datapath.helping import attend, concerns_helper
@@ -40,6 +41,7 @@ from flowshunt.datapath.paths.learn import (
     note_mark,
 )
 from flowshunt.datapath.program import (
+    COUNT_WORDS,
     CT_COMMIT,
     CT_EXEC,
     CT_FORCE,
@@ -47,15 +49,20 @@ from flowshunt.datapath.program import (
     CT_WORDS,
     NO_TABLE,
     OP_CLONE,
+    OP_COUNT,
     OP_CT,
     OP_CT_CLEAR,
     OP_DEC_TTL,
     OP_END,
+    OP_EXIT,
     OP_GOTO,
+    OP_GROUP,
     OP_LAST_CHANGE,
+    OP_METER,
     OP_OUTPUT_FIELD,
     OP_PUNT,
     OP_RESUBMIT,
+    OP_SELECT,
     RESUBMIT_PORT,
     RESUBMIT_WORDS,
 )
@@ -71,6 +78,7 @@ from flowshunt.datapath.schema import (
     F_TX_MARK,
     FATE_ACTION,
     FATE_DEPTH,
+    FATE_METER,
     FATE_NO_MATCH,
     FATE_OUTPUT,
     FATE_RESUBMITS,
@@ -107,7 +115,7 @@ from flowshunt.packet.schema import (
 _U32 = 0xFFFFFFFF
 _NONE = np.int64(-1)
 _HELD = -1
-"""In place of a limit that is broken: the packet is a fragment that waits, or is refused."""
+"""In place of a limit that is broken: the packet is a fragment that waits, is refused, or is done by its own wish."""
 
 
 @kernel
@@ -198,7 +206,7 @@ def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
     c.tables["lookups"][table] += 1
     if rule < 0:
         w.machine["fate"][0] = FATE_NO_MATCH
-        return np.int64(0)
+        return c.state["miss"][0] if w.machine["resubmits"][0] == 1 else np.int64(0)
     c.tables["matches"][table] += 1
     c.rules["packets"][rule] += 1
     c.rules["bytes"][rule] += w.machine["size"][0]
@@ -222,14 +230,21 @@ def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> An
 
 @kernel
 def _pop(w: Any, t: Any, sp: Any) -> Any:
-    """Go on with frame sp: `(pc, table, depth)`. A fragment whose clone was put together is a fragment again."""
+    """Go on with frame sp: `(pc, table, depth)`.
+
+    A fragment whose clone was put together is a fragment again, and behind a clone are the bytes of before.
+    """
     frames = w.frames
     snapshot = frames[sp, F_SNAPSHOT]
     if snapshot >= 0:
-        if w.machine["mru"][0] != 0 and frames[sp, F_OWN] == 0:
-            w.machine["own"][0] = 0
-            w.machine["mru"][0] = 0
-            w.machine["size"][0] = frames[sp, F_SIZE]
+        if w.machine["own"][0] != 0 and frames[sp, F_OWN] == 0:
+            is_clone = frames[sp, F_TX_MARK] < 0  # behind ct, what its action did to the packet stays
+            if is_clone:
+                w.machine["helped"][0] = 0
+            if is_clone or w.machine["mru"][0] != 0:
+                w.machine["own"][0] = 0
+                w.machine["mru"][0] = 0
+                w.machine["size"][0] = frames[sp, F_SIZE]
         w.machine["snapshots"][0] = snapshot
         t.tracked[0] = w.kept[snapshot]
         for word in range(KEY_WORDS):
@@ -376,6 +391,21 @@ def _lookup_fate(w: Any, depth: Any) -> Any:
     if depth > MAX_DEPTH:
         return np.int64(FATE_DEPTH)
     return np.int64(FATE_RESUBMITS if w.machine["resubmits"][0] > MAX_RESUBMITS else 0)
+
+
+@kernel(inline=False)
+def _enter_group(w: Any, c: Any, t: Any, pc: Any, table: Any, depth: Any, sp: Any) -> Any:
+    """The group action at `pc`: `(limit that is broken or 0, sp)`; what follows waits in a frame with a copy.
+
+    It counts as a lookup, so that groups that lead to groups end like tables that lead to tables.
+    """
+    failed = _lookup_fate(w, depth + 1)
+    if failed == 0 and (sp > 0 or c.pool[pc + 1] != OP_END):
+        if w.machine["snapshots"][0] >= MAX_SNAPSHOTS:
+            return np.int64(FATE_SNAPSHOTS), sp
+        sp = _push(w, sp, pc + 1, table, depth, _save(w, t))
+    w.machine["resubmits"][0] += 1
+    return failed, sp
 
 
 @kernel
@@ -531,6 +561,23 @@ def run_packet(
                     return
                 w.machine["fate"][0] = FATE_TOO_LONG
                 pc = np.int64(0)
+            elif op == OP_EXIT:
+                failed = np.int64(_HELD)
+            elif op == OP_GROUP:
+                failed, sp = _enter_group(w, c, t, pc, table, depth, sp)
+                depth += 1
+                pc = c.pool[instruction >> 8]
+            elif op == OP_COUNT:
+                c.pool[pc + 1] += 1
+                c.pool[pc + 2] += w.machine["size"][0]
+                pc += COUNT_WORDS
+            elif op == OP_SELECT:
+                pc = choose(c.pool, pc, w.keys)
+            elif op == OP_METER:
+                pc += 1
+                if not pass_meter(c.pool, c.pool[instruction >> 8], w.machine["size"][0], w.machine["now_ms"][0]):
+                    w.machine["fate"][0] = FATE_METER
+                    failed = np.int64(_HELD)
             else:
                 pc = np.int64(0)  # no program has such an instruction; a broken one ends here
         if failed != 0:

@@ -14,12 +14,16 @@ _LAST_PORT = 0xFEFF
 
 
 class Station(NamedTuple):
-    """A learned address: the port that it is behind, its VLAN, MAC address as text, and how long it was silent."""
+    """An address: the port that it is behind, its VLAN, MAC address as text, and how long it was silent.
+
+    `is_static`: it was not learned but put there, and its age is 0.
+    """
 
     port: int
     vlan: int
     mac: str
     age_ms: int
+    is_static: bool = False
 
 
 class Ports:
@@ -78,15 +82,12 @@ class Ports:
     def stations(self, now_ms: int) -> list[Station]:
         """Stations that are remembered at `now_ms`, those heard last first."""
         known = self.arrays.stations[: int(self.arrays.state["n_stations"][0])]
-        found = [
-            Station(
-                int(record["port"]),
-                int(record["key"]) & 0xFFF,
-                (int(record["key"]) >> 12).to_bytes(6, "big").hex(":"),
-                now_ms - int(record["used_ms"]),
-            )
-            for record in known
-        ]
+        found = []
+        for record in known:
+            key, used_ms = int(record["key"]), int(record["used_ms"])
+            mac, is_static = (key >> 12).to_bytes(6, "big").hex(":"), used_ms == fdb.STATIC_MS
+            age_ms = 0 if is_static else now_ms - used_ms
+            found.append(Station(int(record["port"]), key & 0xFFF, mac, age_ms, is_static))
         limit = int(self.arrays.state["age_ms"][0])
         return sorted((s for s in found if s.age_ms <= limit), key=lambda s: (s.age_ms, s.vlan, s.mac))
 
@@ -94,6 +95,16 @@ class Ports:
         """Forget the stations behind a port, or all. Returns how many."""
         self.version += 1
         return int(fdb.flush(self.arrays, -1 if port is None else port))
+
+    def add_station(self, mac: int, vlan: int, port: int) -> None:
+        """Put an address behind a port for good. Raises UsageError when there is no such port."""
+        if port not in self:
+            raise UsageError(f"there is no port number {port}")
+        fdb.put(self.arrays, mac << 12 | vlan, port)
+
+    def del_station(self, mac: int, vlan: int) -> bool:
+        """Take away what `add_station` put. Returns whether there was such an address."""
+        return bool(fdb.take(self.arrays, mac << 12 | vlan))
 
     def station_statistics(self) -> dict[str, int]:
         """Counters of learning: learned, moved, evicted for want of space, expired (noticed as such)."""

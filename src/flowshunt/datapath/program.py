@@ -7,6 +7,7 @@ assembler method takes places, not names; what names and texts mean is the compi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from flowshunt.datapath.schema import ALL_TABLES
@@ -29,10 +30,26 @@ OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
 OP_DEC_TTL = 13
 OP_PUNT = 14  # reason << 8 | argument << 16
+OP_EXIT = 15
+OP_GROUP = 16  # cell << 8; the cell in the pool holds the pool offset of the group's program
+OP_COUNT = 17  # packets; bytes: counted here, in the program itself
+# fields << 8 | buckets << 16; basis; word and mask per field; per bucket id << 16 | weight and the distance of its
+# program from the operation
+OP_SELECT = 18
+OP_METER = 19  # cell << 8; the cell in the pool holds the pool offset of the meter (METER_*)
 
 SET_WORDS = 3
 RESUBMIT_WORDS = 2
 CT_WORDS = 5
+COUNT_WORDS = 3
+
+METER_WORDS = 5
+METER_PACKET_UNITS, METER_BANDS, METER_LAST_MS, METER_PACKETS, METER_BYTES = range(METER_WORDS)
+BAND_WORDS = 5
+BAND_RATE, BAND_MOST, BAND_TOKENS, BAND_PACKETS, BAND_BYTES = range(BAND_WORDS)
+"""A meter in the pool: METER_WORDS (units per packet, 0: it counts bits; number of bands; time; counters), then
+BAND_WORDS per band: units per millisecond, the most that are saved up, those that are, counters of what was too much.
+"""
 
 CT_COMMIT = 1
 CT_FORCE = 2
@@ -84,6 +101,36 @@ class Place(NamedTuple):
         return self.word | self.shift << 8 | self.width << 16
 
 
+class Late(NamedTuple):
+    """A number that is known only when a program is stored: it goes into word `at`, `shift` bits up.
+
+    `thing` says which: a Handled, a GroupNumber or a MeterNumber.
+    """
+
+    at: int
+    shift: int
+    thing: Any
+
+
+class Handled(NamedTuple):
+    """What the handler of punted packets gets for an action that Python carries out."""
+
+    action: Any
+    flow: Any
+
+
+class GroupNumber(NamedTuple):
+    """The group of this number; it must exist."""
+
+    number: int
+
+
+class MeterNumber(NamedTuple):
+    """The meter of this number; it must exist."""
+
+    number: int
+
+
 class CompiledRule(NamedTuple):
     """A rule as the datapath takes it.
 
@@ -91,7 +138,7 @@ class CompiledRule(NamedTuple):
     `program`: int64 words. `source`: what it was compiled from, kept for listings. It goes when no packet used it for
     `idle_ms`, and `hard_ms` after it came or changed; 0: never. In place of an equal rule it counts from zero, unless
     `keeps_counters` is set. With `checks_overlap` it is refused where a packet could match it and another rule of its
-    table and priority.
+    table and priority. `late`: what is filled into the program when it is stored.
     """
 
     table: int
@@ -103,6 +150,7 @@ class CompiledRule(NamedTuple):
     hard_ms: int = 0
     keeps_counters: bool = False
     checks_overlap: bool = False
+    late: tuple[Late, ...] = ()
 
 
 class Assembler:
@@ -110,6 +158,7 @@ class Assembler:
 
     def __init__(self) -> None:
         self.words: list[int] = []
+        self.late: list[Late] = []
 
     def finish(self) -> tuple[int, ...]:
         """The program, ended."""
@@ -201,6 +250,60 @@ class Assembler:
         """Hand the packet to Python with an argument in [0, 2**32), and go on with what it makes of it."""
         self.words.append(OP_PUNT | PUNT_ACTION << 8 | argument << 16)
 
-    def clone(self, body: tuple[int, ...]) -> None:
-        """Run a finished program on a copy of packet and metadata."""
-        self.words += (OP_CLONE | len(body) << 8, *body)
+    def clone(self, body: tuple[int, ...], late: Iterable[Late] = ()) -> None:
+        """Run a finished program on a copy of packet and metadata. `late`: what is to be filled into it."""
+        self.words.append(OP_CLONE | len(body) << 8)
+        self.append(body, late)
+
+    def append(self, program: Iterable[int], late: Iterable[Late]) -> None:
+        """Add the words of another program, with what is to be filled into them."""
+        self.late += [each._replace(at=each.at + len(self.words)) for each in late]
+        self.words += program
+
+    def handled(self, thing: Handled) -> None:
+        """Hand the packet to Python, which carries out an action."""
+        self.late.append(Late(len(self.words), 16, thing))
+        self.words.append(OP_PUNT | PUNT_ACTION << 8)
+
+    def exit(self) -> None:
+        """End the list with those that it was resubmitted from."""
+        self.words.append(OP_EXIT)
+
+    def group(self, number: int) -> None:
+        """Go through a group with a copy of packet and metadata."""
+        self.late.append(Late(len(self.words), 8, GroupNumber(number)))
+        self.words.append(OP_GROUP)
+
+    def meter(self, number: int) -> None:
+        """Go through a meter, or end as by `exit`."""
+        self.late.append(Late(len(self.words), 8, MeterNumber(number)))
+        self.words.append(OP_METER)
+
+    def count(self) -> int:
+        """Count packets and bytes; returns the place of the counters in the program."""
+        self.words += (OP_COUNT, 0, 0)
+        return len(self.words) - 2
+
+    def select(
+        self,
+        basis: int,
+        fields: Sequence[tuple[int, int]],
+        buckets: Sequence[tuple[int, int, tuple[int, ...], Sequence[Late]]],
+    ) -> list[int]:
+        """Go on with one of several finished programs, chosen by a hash of fields (word, mask); nothing follows.
+
+        `buckets`: id, weight, program and what is to be filled into it. Returns where the programs begin.
+        """
+        start = len(self.words)
+        at = 2 + 2 * len(fields) + 2 * len(buckets)
+        self.words += (OP_SELECT | len(fields) << 8 | len(buckets) << 16, as_int64(basis))
+        for word, mask in fields:
+            self.words += (word, as_int64(mask))
+        places = []
+        for number, weight, program, _ in buckets:
+            self.words += (number << 16 | weight, at)
+            places.append(start + at)
+            at += len(program)
+        for _, _, program, late in buckets:
+            self.append(program, late)
+        return places

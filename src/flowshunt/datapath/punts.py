@@ -9,7 +9,8 @@ import numpy as np
 
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.states import CS_INVALID, CS_TRACKED
-from flowshunt.datapath.schema import OWN_SIZE, PacketArrays
+from flowshunt.datapath.schema import HEADER_GROWTH, OWN_SIZE, PacketArrays
+from flowshunt.packet.emit import rewrite_one
 from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.schema import W_CT
 
@@ -19,7 +20,8 @@ class Punt(NamedTuple):
 
     `reason`: program.PUNT_*. `argument`: what the action said. `own`: the packet, with its headers as they came.
     `key`: int64 (KEY_WORDS,), the packet's key as the tables left it; a handler may change it. `tracked`: TRACKED, the
-    connection that the packet was tracked in last. `doubts`: see `invalidate`.
+    connection that the packet was tracked in last. `doubts`: see `invalidate`. `table`: whose actions run. `halts`: see
+    `halt`.
     """
 
     reason: int
@@ -28,11 +30,25 @@ class Punt(NamedTuple):
     key: np.ndarray
     tracked: np.void
     doubts: list[bool]
+    table: int
+    halts: list[bool]
 
     @property
     def frame(self) -> bytes:
         """The packet's bytes, headers as they came."""
         return self.own.data[: int(self.own.packets["length"][0])].tobytes()
+
+    @property
+    def frame_now(self) -> bytes:
+        """The packet's bytes as they would leave now, with all that actions wrote into its headers."""
+        data, packets, original = self.own
+        out = np.zeros(int(packets["length"][0]) + HEADER_GROWTH, np.uint8)
+        length = int(rewrite_one(data, packets, 0, self.key.reshape(1, -1), 0, original, out, 0))
+        return out[:length].tobytes()
+
+    def halt(self) -> None:
+        """Let the packet end here."""
+        self.halts.append(True)
 
     def replace(self, frame: bytes) -> None:
         """Let the packet go on with other bytes. What actions wrote into its headers is still to be applied to them.

@@ -6,6 +6,7 @@ Every change costs what it touches: the mask's subtable is found in a dictionary
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,14 @@ import numpy as np
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import changes
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.linking import Linker, Token
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.timers import Timers
 from flowshunt.packet import schema as K
 
 Mask = tuple[tuple[int, int], ...]
+_Linked = tuple[list[int], list[Token]]
+_NOTHING_LINKED: _Linked = ([], [])
 
 _FEED_RULES = 4096
 """Rules handed to the kernel at a time."""
@@ -110,6 +114,8 @@ class Rules:
         self._rules: dict[int, CompiledRule] = {}
         self._per_table = [0] * D.N_TABLES
         self._timers = Timers()
+        self.linker = Linker(self.arrays)
+        self._tokens: dict[int, list[Token]] = {}
         self._modified_ms: dict[int, int] = {}  # of rules that were changed since they came
         self.version = 0
 
@@ -158,20 +164,35 @@ class Rules:
                 raise OverlapError("a flow of the same priority overlaps", hint="give it another priority")
 
     def _feed(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
+        linked = self._link_all(rules)
+        try:
+            return self._feed_linked(rules, linked, now_ms, replaced)
+        finally:
+            self._unlink_all(linked)  # what is left there was not added
+
+    def _feed_linked(
+        self,
+        rules: Sequence[CompiledRule],
+        linked: dict[int, _Linked],
+        now_ms: int,
+        replaced: list[CompiledRule] | None,
+    ) -> int:
         feed: list[int] = []
         fresh: list[int] = []
-        for rule in rules:
+        for index, rule in enumerate(rules):
             match = _ordered(rule)
             subtable = self._subtable(rule.table, tuple((word, mask) for word, mask, _ in match), fresh)
             n_program = len(rule.program) | (changes.KEEPS_COUNTERS if rule.keeps_counters else 0)
             feed += (subtable, rule.priority, len(match), n_program)
             feed.extend(value for _, _, value in match)
-            feed += rule.program
+            feed += linked[index][0] if index in linked else rule.program
         self.version += 1
         results = np.zeros(len(rules), np.int64)
         done = int(changes.insert_rules(self.arrays, np.array(feed, np.int64), 0, len(rules), results, now_ms))
-        for rule, result in zip(rules, results[:done].tolist(), strict=False):
+        for index, (rule, result) in enumerate(zip(rules, results[:done].tolist(), strict=False)):
             number = result & (changes.REPLACED - 1)
+            if linked or self._tokens:
+                self._keep_tokens(number, linked.pop(index, _NOTHING_LINKED)[1])
             if not result & changes.REPLACED:
                 self._per_table[rule.table] += 1
             elif replaced is not None:
@@ -182,6 +203,30 @@ class Rules:
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         return done
+
+    def _link_all(self, rules: Sequence[CompiledRule]) -> dict[int, _Linked]:
+        """The programs that have numbers filled in, by place in `rules`; all of them or MissingError."""
+        linked: dict[int, _Linked] = {}
+        try:
+            for index, rule in enumerate(rules):
+                if rule.late:
+                    linked[index] = self.linker.link(rule.program, rule.late)
+        except UsageError:
+            self._unlink_all(linked)
+            raise
+        return linked
+
+    def _unlink_all(self, linked: Mapping[int, _Linked]) -> None:
+        for _, tokens in linked.values():
+            self.linker.unlink(tokens)
+
+    def _keep_tokens(self, number: int, tokens: list[Token]) -> None:
+        """Remember what the program of a rule has taken, and give back what the one before had."""
+        before = self._tokens.pop(number, None)
+        if before:
+            self.linker.unlink(before)
+        if tokens:
+            self._tokens[number] = tokens
 
     def _note_times(self, number: int, rule: CompiledRule) -> None:
         """Forget when the rule before in this place was changed, and note when this one is due."""
@@ -280,6 +325,8 @@ class Rules:
             self._per_table[rule.table] -= 1
             self._timers.forget(number)
             self._modified_ms.pop(number, None)
+            if self._tokens:
+                self._keep_tokens(number, [])
         return removed
 
     def change(self, number: int, rule: CompiledRule, now_ms: int = 0, *, resets_counters: bool = False) -> None:
@@ -287,19 +334,37 @@ class Rules:
 
         It counts from zero if `resets_counters` is set.
 
-        Raises TablesFullError, and changes nothing, when memory for programs is used up.
+        Raises TablesFullError and MissingError, and changes nothing then.
         """
-        if not changes.set_program(self.arrays, number, np.array(rule.program, np.int64)):
+        words, tokens = self.linker.link(rule.program, rule.late)
+        if not changes.set_program(self.arrays, number, np.array(words, np.int64)):
+            self.linker.unlink(tokens)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         self.version += 1
         self._rules[number] = self._rules[number]._replace(
-            program=rule.program, source=rule.source, idle_ms=rule.idle_ms, hard_ms=rule.hard_ms
+            program=rule.program,
+            source=rule.source,
+            idle_ms=rule.idle_ms,
+            hard_ms=rule.hard_ms,
+            late=rule.late,
         )
         self._modified_ms[number] = now_ms
+        self._keep_tokens(number, tokens)
         if resets_counters:
             for counter in ("packets", "bytes"):
                 self.arrays.rules[counter][number] = 0
         self._watch(number, rule)
+
+    @contextmanager
+    def stored(self, words: Sequence[int]) -> Iterator[int]:
+        """A program of no rule in the pool while it is needed: its offset. Raises TablesFullError."""
+        at = int(changes.store_words(self.arrays, np.array(words, np.int64)))
+        if not at:
+            raise TablesFullError("the flow tables are full", hint="delete flows first")
+        try:
+            yield at
+        finally:
+            changes.free_words(self.arrays, at, len(words))
 
     # --- expiring --------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
 N_TABLES = 255
 """Tables 0 to 254; 255 means "all tables" in OpenFlow, and "none" in instructions."""
 ALL_TABLES = 255
+OUTSIDE_TABLE = N_TABLES - 1
+"""The table that a packet is in whose actions come from no table: every resubmit leads to an earlier one."""
 
 INLINE_WORDS = 4
 """Match words kept in the subtable and the rule themselves; most masks need no more."""
@@ -93,6 +95,7 @@ TABLE_STATE = np.dtype(
         ("free_subtable", np.int64),
         ("n_subtables", np.int64),
         ("live_rules", np.int64),
+        ("miss", np.int64),  # pool offset of the program for packets that the first table has no rule for; 0: drop
     ]
 )
 
@@ -175,6 +178,7 @@ FATES = (
     "drop.too-long",
     "held",
     "drop.fragment",
+    "drop.meter",
 )
 """What became of a packet. A packet that left on any port is "output", a fragment that waits for the others "held";
 otherwise the last reason not to counts.
@@ -197,6 +201,7 @@ otherwise the last reason not to counts.
     FATE_TOO_LONG,
     FATE_HELD,
     FATE_FRAGMENT,
+    FATE_METER,
 ) = range(len(FATES))
 
 MAX_DEPTH = 64

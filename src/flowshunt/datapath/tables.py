@@ -23,7 +23,8 @@ from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
 from flowshunt.datapath.rules import ExpiredRule, FlowStatistics, Rules, TableStatistics
 from flowshunt.datapath.shunt.table import Shunt
-from flowshunt.packet.schema import VERDICTS, Batch
+from flowshunt.packet.parse import parse_batch
+from flowshunt.packet.schema import HEADER_WORDS, PACKET, VERDICT_SHORT_ETHERNET, VERDICTS, W_PORT, Batch
 
 FATES = D.FATES
 
@@ -91,7 +92,8 @@ class Datapath:
 
     `before_expiry()`, where it is set, is called before counters are listed, and before something may be forgotten for
     want of use: whoever counts packets elsewhere brings rules and stations up to date there. `on_expired(rule,
-    now_ms)` gets rules that went.
+    now_ms)` gets rules that went. A handler of punted packets puts into `after_packet` what is to be done when its
+    packet has ended, before the next one.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Datapath:
         self._handlers: dict[int, Handler] = {}
         self._n_failed_handlers = 0
         self._output = D.make_output(0, _FRAMES_AT_ONCE, _SIZE_AT_ONCE)
+        self.after_packet: list[Callable[[], None]] = []
         self.before_expiry: Callable[[], None] | None = None
         self.on_expired: Callable[[ExpiredRule, int], None] | None = None
 
@@ -222,13 +225,19 @@ class Datapath:
         n = len(batch.packets)
         if len(self._output.fate) < n:
             self._output = self._output._replace(fate=np.zeros(n, np.uint8), ct_state=np.zeros(n, np.uint16))
-        output = self._output
-        output.sent[:] = 0
+        self._output.sent[:] = 0
+        return self._run(batch)
+
+    def _run(self, batch: Batch) -> Result:
+        """Run a batch, from the packet that is punted on when there is one."""
+        n = len(batch.packets)
         done = 0
         if n:
             self.paths.expire_stations(int(batch.packets["time_ns"][-1]) // 1_000_000, self.before_expiry)
         while done < n:
             self.paths.refresh()
+            # Flows that a packet's actions learn are there for the next packet, and not before.
+            end = done + 1 if self.after_packet else n
             done = run_batch(
                 self._work,
                 self.rules.arrays,
@@ -241,7 +250,7 @@ class Datapath:
                 batch.data,
                 batch.packets,
                 done,
-                n,
+                end,
                 self.batch_size,
             )
             if self.tracker.arrays.state["n_events"][0]:
@@ -249,13 +258,83 @@ class Datapath:
             self.paths.drain()
             if self._work.machine["punt"][0] == D.PUNT_WAITING:
                 self._answer(done)
-            elif done < n:
+            elif done < end:
                 self._make_room()
+            elif self.after_packet:
+                waiting, self.after_packet = self.after_packet, []
+                for step in waiting:
+                    step()
         output = self._output
         n_frames, _, n_joined = output.sent.tolist()
         return Result(
             output.ct_state[:n], output.fate[:n], output.tx[:n_frames], output.tx_data, output.joined[:n_joined]
         )
+
+    def send_out(
+        self,
+        frame: bytes,
+        in_port: int,
+        program: CompiledRule,
+        now_ns: int,
+        fields: Iterable[tuple[int, int, int]] = (),
+    ) -> tuple[Result, Batch]:
+        """Take a frame through the actions of `program`, as if it came in on a port: what a packet-out does.
+
+        `fields`: words of the key to begin with, (word, mask, value). The result is that of the batch of one packet
+        that comes with it. Raises MissingError for a group or meter that is not there, TablesFullError, and UsageError
+        for a frame of more than OWN_SIZE bytes.
+        """
+        words, tokens = self.rules.linker.link(program.program, program.late)
+        try:
+            with self.rules.stored(words) as at:
+                return self._start_at(at, frame, in_port, now_ns, fields)
+        finally:
+            self.rules.linker.unlink(tokens)
+
+    def _start_at(
+        self, at: int, frame: bytes, in_port: int, now_ns: int, fields: Iterable[tuple[int, int, int]]
+    ) -> tuple[Result, Batch]:
+        batch = self._take_in(frame, in_port, now_ns)
+        machine, work = self._work.machine, self._work
+        machine[0] = np.zeros((), machine.dtype)
+        machine["now_ms"] = now_ns // 1_000_000
+        machine["size"] = len(frame)
+        machine["fate"] = D.FATE_ACTION
+        machine["dirty"] = machine["own"] = machine["resubmits"] = 1
+        machine["pc"] = at
+        machine["target"] = -1
+        machine["table"] = D.OUTSIDE_TABLE
+        machine["punt"] = D.PUNT_ANSWERED
+        work.keys[0] = 0
+        work.keys[0, :HEADER_WORDS] = self._own.original[0, :HEADER_WORDS]
+        work.keys[0, W_PORT] = in_port << 32
+        for word, mask, value in fields:
+            work.keys[0, word] = int(work.keys[0, word]) & ~mask | value
+        self._output.ct_state[0] = 0
+        work.tracked[0] = np.zeros((), work.tracked.dtype)
+        work.tracked["row"] = -1
+        return self._run(batch), batch
+
+    def _take_in(self, frame: bytes, in_port: int, now_ns: int) -> Batch:
+        """A batch of one packet, which is the own one too."""
+        if len(frame) > D.OWN_SIZE:
+            raise UsageError(f"a packet of {len(frame)} bytes does not fit", hint=f"at most {D.OWN_SIZE}")
+        batch = Batch(np.frombuffer(frame, np.uint8).copy(), np.zeros(1, PACKET))
+        packet = batch.packets
+        packet["length"] = packet["wire_length"] = len(frame)
+        packet["in_port"] = in_port
+        packet["time_ns"] = now_ns
+        self.tracker.refuse_observers()
+        if not len(self._output.fate):
+            self._output = self._output._replace(fate=np.zeros(1, np.uint8), ct_state=np.zeros(1, np.uint16))
+        self._output.sent[:] = 0
+        data, packets, original = self._own
+        data[: len(frame)] = batch.data
+        packets[0] = packet[0]
+        parse_batch(data, packets, original, 1)
+        if packets["verdict"][0] == VERDICT_SHORT_ETHERNET:
+            raise UsageError(f"{len(frame)} bytes are no packet", hint="an Ethernet header has 14")
+        return batch
 
     def handle_punts(self, reason: int, handler: Handler) -> None:
         """Have `handler(punt)` called for every packet that is punted for `reason` (program.PUNT_*).
@@ -273,7 +352,17 @@ class Datapath:
         """Ask the handler of the packet that waits, whose index in the batch is `packet`."""
         machine, work = self._work.machine[0], self._work
         doubts: list[bool] = []
-        punt = Punt(int(machine["reason"]), int(machine["argument"]), self._own, work.keys[0], work.tracked[0], doubts)
+        halts: list[bool] = []
+        punt = Punt(
+            int(machine["reason"]),
+            int(machine["argument"]),
+            self._own,
+            work.keys[0],
+            work.tracked[0],
+            doubts,
+            int(machine["table"]),
+            halts,
+        )
         handler = self._handlers.get(punt.reason)
         try:
             if handler is not None:
@@ -284,6 +373,9 @@ class Datapath:
         finally:
             if doubts:
                 self._output.ct_state[packet] |= CS_INVALID
+            if halts:
+                for register, value in (("pc", 0), ("frames", 0), ("target", -1)):
+                    work.machine[register] = value
             self._work.machine["punt"] = D.PUNT_ANSWERED
 
     def _make_room(self) -> None:

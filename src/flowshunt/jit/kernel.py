@@ -23,6 +23,7 @@ BOUNDSCHECK = os.environ.get("FLOWSHUNT_BOUNDSCHECK", "") not in ("", "0")
 
 # _nrt=False: no reference counting of array arguments, which costs 4 to 12 times on inner calls.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "boundscheck": BOUNDSCHECK}
+_KNOWN_TUPLES = 4096
 _ENTRY_POINTS: list[EntryPoint] = []
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -35,19 +36,27 @@ def _check_for(expected: Any) -> Callable[[Any], bool]:
     """A quick test whether a value is of a Numba type."""
     if expected == numba.types.int64:
         return lambda value: type(value) is int or type(value) is np.int64
-    seen: list[Any] = [None, None]
     if isinstance(expected, numba.types.BaseTuple):
+        known: dict[int, weakref.ref[Any]] = {}
 
         def is_tuple(value: Any) -> bool:
-            """One tuple of arrays is passed again and again, and cannot change; its memory is not kept for that."""
-            if id(value) == seen[0] and value[0] is seen[1]():
+            """A few tuples of arrays are passed again and again, and cannot change; their memory is not kept for that.
+
+            There are as many as there are tables or ports, and to look at one takes as long as hundreds of packets.
+            """
+            first = known.get(id(value))
+            if first is not None and value[0] is first():
                 return True
             if typeof(value) != expected:
                 return False
-            seen[:] = id(value), weakref.ref(value[0])
+            if len(known) >= _KNOWN_TUPLES:
+                known.clear()
+            known[id(value)] = weakref.ref(value[0])
             return True
 
         return is_tuple
+
+    seen: list[Any] = [None]
 
     def is_value(value: Any) -> bool:
         """Arrays of one dtype object, which most are, differ in their flags and dimensions only."""

@@ -10,8 +10,13 @@ import numpy as np
 class Share(Protocol):
     """One provider's entries. Rows and generations are uint32 (n,); unknown ones are no error."""
 
-    limit: int
-    """Connections that it may have."""
+    @property
+    def limit(self) -> int:
+        """Connections that it may have."""
+
+    @limit.setter
+    def limit(self, flows: int) -> None: ...
+
     check: bool
     """Judge checksums and TCP windows of connections that come from now on, as the tracker would."""
 
@@ -31,7 +36,7 @@ class Share(Protocol):
         """Whether their entries would be hit in this epoch, bool (n,)."""
 
     def idle(self, now_ms: int, timeout_ms: int, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take out those idle for so long, of the next `budget` entries: rows, generations, USAGE (n,)."""
+        """Take out those idle for so long, of the next `budget` connections: rows, generations, USAGE (n,)."""
 
     def flush(self) -> object:
         """All entries are gone."""

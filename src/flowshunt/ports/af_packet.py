@@ -12,6 +12,7 @@ import numpy as np
 from flowshunt.jit import map_memory, unmap_memory
 from flowshunt.packet.schema import Batch
 from flowshunt.ports.api import PortError
+from flowshunt.ports.devices import look_up
 from flowshunt.ports.live import Frames, LiveBatch
 from flowshunt.ports.receiving import (
     LARGE_SIZE,
@@ -62,7 +63,7 @@ class AfPacketPort:
 
     def _set_up(self) -> None:
         opened = self._socket
-        self._index = index = socket.if_nametoindex(self.device)
+        self._ifindex = look_up(self.device).ifindex
         for option, value in ((_VERSION, _TPACKET_V2), (_VNET_HDR, 1), (_IGNORE_OUTGOING, 1), (_COPY_THRESHOLD, 1)):
             opened.setsockopt(_SOL_PACKET, option, value)
         for option in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
@@ -78,7 +79,7 @@ class AfPacketPort:
             np.ctypeslib.as_array(memory), opened.fileno(), self.in_port, N_SLOTS, N_LARGE
         )
         opened.bind((self.device, _ETH_P_ALL))
-        opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("@iHH8x", index, _MR_PROMISC, 0))
+        opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("@iHH8x", self._ifindex, _MR_PROMISC, 0))
 
     @property
     def counters(self) -> dict[str, int]:
@@ -107,11 +108,11 @@ class AfPacketPort:
     def _check_device(self) -> None:
         """An error may mean that the device is down, which passes, or gone. Raises PortError."""
         try:
-            if socket.if_nametoindex(self.device) == self._index:
-                return
+            is_same = look_up(self.device).ifindex == self._ifindex
         except OSError:
-            pass
-        raise PortError(f"{self.device}: the device is gone")
+            is_same = False
+        if not is_same:
+            raise PortError(f"{self.device}: the device is gone")
 
     def release(self) -> None:
         """Give the slots back."""

@@ -140,7 +140,7 @@ CT_MARK = struct.pack("!I", 0x0001D604)
         (1, struct.pack("!HHI8x", 0xFFFF, 16, 0x1234), "OFPBAC_BAD_VENDOR"),
         (1, nx(16, bytes(22)), "OFPBAC_BAD_VENDOR_TYPE"),
         (1, nx(999, b""), "OFPBAC_BAD_VENDOR_TYPE"),
-        (1, struct.pack("!HHHH", 0, 8, 0xFFF9, 0), "OFPBAC_BAD_OUT_PORT"),
+        (1, struct.pack("!HHHH", 0, 8, 0xFFF0, 0), "OFPBAC_BAD_OUT_PORT"),
         (4, standard(0, struct.pack("!IH6x", 0x10000, 0)), "OFPBAC_BAD_OUT_PORT"),
         (1, standard(1, b"\x10\x00"), "OFPBAC_BAD_ARGUMENT"),
         (1, standard(2, b"\x08"), "OFPBAC_BAD_ARGUMENT"),

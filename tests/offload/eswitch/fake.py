@@ -37,6 +37,7 @@ class FakeShare:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.capacity = 1 << 30
+        self.n_hits = 0
         self.flows: dict[int, tuple[int, int]] = {}  # generation and epoch
         self.counters: dict[int, np.ndarray] = {}
         self.taken_elsewhere: set[int] = set()
@@ -64,6 +65,7 @@ class FakeShare:
         usage["bytes"][direction] += size
         usage["frame_bytes"][direction] += size + 14
         usage["last_used_ms"][direction] = now_ms
+        self.n_hits += 1
         return True
 
     def renew(self, rows, generations, epoch):
@@ -104,7 +106,7 @@ class FakeShare:
         self.counters.clear()
 
     def statistics(self):
-        return {}
+        return {"hits": self.n_hits, "hit_bytes": 0, "limit": self.limit}
 
 
 class FakeShares:

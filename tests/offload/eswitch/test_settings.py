@@ -9,8 +9,8 @@ import pytest
 
 import flowshunt.offload.eswitch as package
 from flowshunt.base.errors import UsageError
-from flowshunt.offload.eswitch.profiles import profile_names, read_profile, settings_of
-from flowshunt.offload.eswitch.settings import RANGES, EswitchSettings, parse_values
+from flowshunt.offload.eswitch.profiles import profile_names, read_profile, settings_from
+from flowshunt.offload.eswitch.settings import RANGES, EswitchSettings, parse_value
 
 PROFILES = Path(package.__file__).parent / "profiles"
 
@@ -22,40 +22,37 @@ def test_the_defaults_are_those_of_the_nics_documentation():
     assert settings.ageing_s == 30
 
 
-def test_text_sets_values_with_thousands_and_millions():
-    assert parse_values("num_of_groups=8, ct_max_offloaded_conns=none,insertion_rate=50k,table_entries=1_000M") == {
-        "num_of_groups": 8,
-        "ct_max_offloaded_conns": None,
-        "insertion_rate": 50_000,
-        "table_entries": 1_000_000_000,
-    }
+@pytest.mark.parametrize(
+    ("text", "value"), [("8", 8), ("50k", 50_000), ("4M", 4_000_000), ("1_000", 1000), ("none", None), (" 7 ", 7)]
+)
+def test_a_value_is_a_number_with_thousands_or_millions(text, value):
+    assert parse_value("insertion_rate", text) == value
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("options", "complaint"),
     [
-        ("num_of_group=8", "no setting 'num_of_group'"),
-        ("num_of_groups=eight", "num_of_groups is 'eight'"),
-        ("num_of_groups=-1", "num_of_groups is '-1'"),
-        ("num_of_groups=", "num_of_groups is ''"),
-        ("num_of_groups=k", "num_of_groups is 'k'"),
-        ("num_of_groups=٣", "num_of_groups is '٣'"),
-        ("num_of_groups=" + "9" * 5000, "num_of_groups is"),
-        ("num_of_groups=0", "num_of_groups is 0"),
-        ("num_of_groups=none", "num_of_groups is None"),
-        ("ageing_s=0", "ageing_s is 0"),
-        ("table_entries=4", "4 table_entries make 4 groups without an entry"),
-        ("x,ageing_s=1", "no profile 'x'"),
-        ("bluefield-2,8", "'8' sets nothing"),
-        ("", None),
+        ({"num_of_group": "8"}, "no setting 'num_of_group'"),
+        ({"num_of_groups": "eight"}, "num_of_groups is 'eight'"),
+        ({"num_of_groups": "-1"}, "num_of_groups is '-1'"),
+        ({"num_of_groups": ""}, "num_of_groups is ''"),
+        ({"num_of_groups": "k"}, "num_of_groups is 'k'"),
+        ({"num_of_groups": "٣"}, "num_of_groups is '٣'"),
+        ({"num_of_groups": "9" * 5000}, "num_of_groups is"),
+        ({"num_of_groups": "0"}, "num_of_groups is 0"),
+        ({"num_of_groups": "none"}, "num_of_groups is None"),
+        ({"ageing_s": "0"}, "ageing_s is 0"),
+        ({"table_entries": "4"}, "4 table_entries make 4 groups without an entry"),
+        ({"profile": "x"}, "no profile 'x'"),
     ],
 )
-def test_what_cannot_be_set_is_said(text, complaint):
-    if complaint is None:
-        assert settings_of(text) == EswitchSettings()
-        return
+def test_what_cannot_be_set_is_said(options, complaint):
     with pytest.raises(UsageError, match=re.escape(complaint)):
-        settings_of(text)
+        settings_from(options)
+
+
+def test_without_options_all_is_at_its_default():
+    assert settings_from({}) == EswitchSettings()
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -90,7 +87,7 @@ def test_the_profiles_of_bluefield_have_what_its_documentation_says():
 def test_a_profile_may_be_a_file_and_be_changed(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[eswitch]\nnum_of_groups = 15\n")
-    settings = settings_of(f"{path},ageing_s=5")
+    settings = settings_from({"profile": str(path), "ageing_s": "5"})
     assert (settings.num_of_groups, settings.ageing_s, settings.ct_max_offloaded_conns) == (15, 5, None)
     assert read_profile(str(path)).title == "mine"
 

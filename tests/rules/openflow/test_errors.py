@@ -44,7 +44,6 @@ def error_of(text: str, **options: object) -> FlowSyntaxError:
         ("actions=outptu:3", "outptu", 'unknown action "outptu"', "did you mean output?"),
         ("actions=drop,1", "drop", "can't be combined", "alone"),
         ("actions=output:65281", "65281", "is not a port to output to", "65279"),
-        ("actions=controller", "controller", "not supported yet: controller", ""),
         ("actions=learn(table=1)", "learn", "not supported yet: learn", ""),
         ("actions=resubmit(,)", ",", "needs a port or a table", "resubmit(PORT,TABLE)"),
         ("table=5,actions=goto_table:4", "4", "a later table", "6 to 254, or resubmit(,4)"),

@@ -8,10 +8,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import click
 
 from flowshunt.cli.commands import FILE, OneOf, Option
-from flowshunt.cli.replay.options import PortFile, Profile, TableStyle, Timeout, ZoneLimit
+from flowshunt.cli.replay.options import Offload, PortFile, Profile, TableStyle, Timeout, ZoneLimit
 
 _FROM = "Packets from"
 _SWITCH = "The switch"
+_OFFLOAD = "Offload"
 _OUTPUT = "Output"
 
 
@@ -76,7 +77,24 @@ def timeout(text: str) -> Timeout:
     return Timeout(number, name, _number(seconds, MAX_TIMEOUT_S, "number of seconds"))
 
 
-PARAMETERS: tuple[click.Parameter, ...] = (
+def offload(text: str) -> Offload:
+    """`NAME`, `NAME:PROFILE`, and options behind commas."""
+    head, *words = text.split(",")
+    name, colon, profile = head.partition(":")
+    options = [("profile", profile)] if colon else []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not (key and separator):
+            raise click.BadParameter(f"{word!r} is not KEY=VALUE, such as flowtable,timeout=60")
+        options.append((key, value))
+    if not name or (colon and not profile):
+        raise click.BadParameter(
+            f"{text!r} is not NAME[:PROFILE][,KEY=VALUE], such as flowtable or eswitch:bluefield-2"
+        )
+    return Offload(name, tuple(options))
+
+
+_SOURCES: tuple[click.Parameter, ...] = (
     click.Argument(["capture"], required=False, type=FILE, help="Capture of both sides; - for standard input."),
     Option(
         ["--port", "ports"],
@@ -102,6 +120,9 @@ PARAMETERS: tuple[click.Parameter, ...] = (
         help="Names of the inner and the outer port of CAPTURE, for rules that name ports; without: inside,outside.",
     ),
     Option(["--limit"], group=_FROM, metavar="N", type=click.IntRange(min=1), help="Stop after N packets."),
+)
+
+_OF_THE_SWITCH: tuple[click.Parameter, ...] = (
     Option(
         ["--flows", "flow_files"],
         group=_SWITCH,
@@ -179,6 +200,38 @@ PARAMETERS: tuple[click.Parameter, ...] = (
         type=FILE,
         help="Begin with the connections of FILE, which --json wrote; entries that cannot be are refused one by one.",
     ),
+)
+
+OFFLOAD: tuple[click.Parameter, ...] = (
+    Option(
+        ["--offload", "offloads"],
+        group=_OFFLOAD,
+        multiple=True,
+        metavar="NAME[:PROFILE][,KEY=VALUE]",
+        type=offload,
+        help="Offload established connections to a provider: flowtable, eswitch, one of `flowshunt provider list`, or "
+        "module:class. Repeat it, the one to be asked first first. `flowshunt provider list` shows their options.",
+    ),
+)
+
+_COMPARISON: tuple[click.Parameter, ...] = (
+    Option(
+        ["--compare"],
+        group=_OFFLOAD,
+        is_flag=True,
+        help="Run the same packets beside it without offload, and fail if any packet is treated differently.",
+    ),
+    Option(
+        ["--unchecked"],
+        group=_OFFLOAD,
+        metavar="FILE",
+        type=FILE,
+        help="With --compare, list the packets that passed unchecked and would have been inv, as lines N: state; "
+        "- for standard output.",
+    ),
+)
+
+_RESULTS: tuple[click.Parameter, ...] = (
     Option(
         ["--table"],
         group=_OUTPUT,
@@ -217,4 +270,8 @@ PARAMETERS: tuple[click.Parameter, ...] = (
     ),
     Option(["--quiet", "-q"], group=_OUTPUT, is_flag=True, help="No summary and no progress."),
 )
+
+SWITCH = (*_SOURCES, *_OF_THE_SWITCH)
+"""What makes a run: packets, and a switch for them."""
+PARAMETERS = (*SWITCH, *OFFLOAD, *_COMPARISON, *_RESULTS)
 """In the order of the help."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from flowshunt.cli.replay.options import TableStyle
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.listing import conntrack8, dpctl, proc
+
+if TYPE_CHECKING:
+    from flowshunt.cli.replay.report import Report
 
 _LINES: dict[TableStyle, Callable[[Connection], str]] = {
     TableStyle.CONNTRACK: lambda connection: conntrack8.line(connection, labels=True),
@@ -41,3 +44,13 @@ def write(connections: Iterable[Connection], style: TableStyle, out: TextIO) -> 
         out.write(f"{line(connection)}\n")
         n += 1
     return n
+
+
+def write_offload(report: Report, out: TextIO) -> int:
+    """One line per connection: who forwards it, or for each provider why not; returns how many."""
+    connections = report.offload.connections if report.offload is not None else ()
+    for connection, offload in zip(report.listing, connections, strict=True):
+        who = f" provider={offload.holder}" if offload.holder else ""
+        why = [f" {name}={reason.code}" for name, reason in offload.reasons.items() if name != offload.holder]
+        out.write(f"{conntrack8.line(connection)}{who}{'' if who else ''.join(why)}\n")
+    return len(report.listing)

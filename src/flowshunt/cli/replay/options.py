@@ -36,6 +36,7 @@ class TableStyle(StrEnum):
     PROC = "proc"
     DPCTL = "dpctl"
     DPCTL_MORE = "dpctl-more"
+    OFFLOAD = "offload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,14 @@ class Timeout:
     zone: int | None
     name: str
     seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """`--offload`: a provider's name, and its options in the order in which they were given."""
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,12 @@ class ReplayOptions:
     """Stop after so many packets."""
     load_table: str | None = None
     """A connection table as JSON, to begin with."""
+    offloads: tuple[Offload, ...] = ()
+    """The one that is asked first is first; none: nothing is offloaded."""
+    compare: bool = False
+    """Run a switch without offload beside it."""
+    unchecked: str | None = None
+    """Where to list what passed unchecked; may be `-`."""
     table: TableStyle | None = None
     states: str | None = None
     """Where to write the state of every packet; may be `-`."""
@@ -128,6 +143,7 @@ class ReplayOptions:
             ("--table", self.table is not None),
             ("--states", self.states == STDOUT),
             ("--json", self.json == STDOUT),
+            ("--unchecked", self.unchecked == STDOUT),
         )
         return tuple(name for name, uses in users if uses)
 
@@ -146,6 +162,17 @@ class ReplayOptions:
         if len(self.stdout_users) > 1:
             users = " and ".join(self.stdout_users)
             raise UsageError(f"{users} cannot share standard output", hint="send all but one to a file")
+        self._check_offload()
         for port in self.write_ports:
             if port.name not in names:
                 raise UsageError(f"--write-port: no port {port.name}", hint=f"the ports are {', '.join(names)}")
+
+    def _check_offload(self) -> None:
+        if (self.compare or self.unchecked is not None) and not self.offloads:
+            raise UsageError("--compare and --unchecked need --offload", hint="for example --offload flowtable")
+        providers = [offload.name for offload in self.offloads]
+        for name in providers:
+            if providers.count(name) > 1:
+                raise UsageError(f"the provider {name} is named twice", hint="each can be there once")
+        if self.table is TableStyle.OFFLOAD and not self.offloads:
+            raise UsageError("--table offload needs --offload", hint="for example --offload flowtable")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from flowshunt.cli.layout import Column, Section
 from flowshunt.cli.numbers import count, duration, moment, share, size
-from flowshunt.cli.replay import reasons
+from flowshunt.cli.replay import offload_render, reasons
 from flowshunt.cli.replay.report import Report
 from flowshunt.cli.replay.run import Ending
 
@@ -22,6 +22,7 @@ def sections(report: Report) -> list[Section]:
     """The summary; sections without content are left out."""
     candidates = [
         _overview(report),
+        *(offload_render.sections(report.offload) if report.offload is not None else ()),
         _connections(report),
         _zones(report),
         _ct_states(report),

@@ -22,6 +22,7 @@ from flowshunt.rules.openflow.format import format_flow
 if TYPE_CHECKING:
     from flowshunt.app import Switch
     from flowshunt.cli.replay.loading import Loaded
+    from flowshunt.cli.replay.offloading import OffloadReport
     from flowshunt.conntrack.statistics import ProtocolStatistics
     from flowshunt.ports.capture.sides import Sides
     from flowshunt.rules.openflow.flow import Flow
@@ -120,6 +121,10 @@ class Report:
     """Most packets first, then by table and priority."""
     loaded: Loaded | None = None
     """The connection table that the run began with."""
+    originals: Sequence[Connection] = ()
+    """Those of `listing` with the tracker's own numbers."""
+    offload: OffloadReport | None = None
+    """What providers did, if there were any."""
 
     @property
     def n_connections(self) -> int:
@@ -172,10 +177,11 @@ def make_report(
     now_ms = max(switch.tracker.now_ms, 0) if tally.last_ns is None else tally.last_ns // 1_000_000
     switch.tracker.sweep(now_ms)
     switch.fragments.expire(now_ms)
+    switch.offload.synchronise()
     counters = {**switch.statistics(), **{f"tracker.{name}": n for name, n in switch.tracker.statistics().items()}}
     verdicts = reasons.split(counters, "verdict.")
     verdicts.pop(VERDICTS[VERDICT_OK], None)
-    listing = in_order(switch.tracker.connections(now_ms)) if with_listing else []
+    originals = sorted(switch.tracker.connections(now_ms), key=lambda entry: entry.sort_key) if with_listing else []
     zones = tuple(
         ZoneReport(zone, switch.tracker.zone_count(zone), protocols)
         for zone, protocols in switch.tracker.zone_statistics().items()
@@ -200,7 +206,8 @@ def make_report(
         n_held=fates["held"],
         connections=count_connections(switch.tracker.census(now_ms)),
         zones=zones,
-        listing=listing,
+        listing=in_order(originals),
+        originals=originals,
         counters=dict(sorted(counters.items())),
         ports=tuple(
             PortReport(name, number, sources.get(name), tally.ports.get(number, PortCount()))

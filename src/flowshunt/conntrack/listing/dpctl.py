@@ -51,25 +51,25 @@ def _rest(connection: Connection, more: bool) -> list[str]:
     if connection.label:
         parts.append(f"labels=0x{connection.label:x}")
     if connection.state is not None and connection.protocol == _TCP:
-        state = _peers(connection) if more else f"state={combined_tcp_state(*_states(connection))}"
+        state = _peers(connection) if more else f"state={combined_tcp_state(*peer_states(connection))}"
         parts.append(f"protoinfo=({state})")
     elif connection.state is not None and (tags := connection.verification_tags) is not None:
         parts.append(f"protoinfo=(state={connection.state},vtag_orig={tags[0]},vtag_reply={tags[1]})")
     if connection.helper is not None:
         parts.append(f"helper={connection.helper}")
     if more and connection.parent_tuple is not None:
-        parts.append(f"parent=({_tuple(connection.parent_tuple)})")
+        parts.append(f"parent=({tuple_text(connection.parent_tuple)})")
     return parts
 
 
-def _states(connection: Connection) -> tuple[str, str]:
+def peer_states(connection: Connection) -> tuple[str, str]:
     """Of the two peers, in Open vSwitch's words. The Linux profile knows one state for both."""
     original, reply = connection.states or (connection.state or "", connection.state or "")
     return _STATES.get(original, original), _STATES.get(reply, reply)
 
 
 def _peers(connection: Connection) -> str:
-    original, reply = _states(connection)
+    original, reply = peer_states(connection)
     words = [f"state_orig={original}", f"state_reply={reply}"]
     shifts = [shift or 0 for shift in connection.wscale]
     if any(shifts):
@@ -88,13 +88,14 @@ def _peer_flags(connection: Connection, d: int) -> str:
 
 
 def _direction(connection: Connection, d: int, statistics: bool) -> str:
-    text = _tuple(connection.reply if d else connection.original)
+    text = tuple_text(connection.reply if d else connection.original)
     if statistics and connection.packets[d]:
         text += f",packets={connection.packets[d]},bytes={connection.bytes[d]}"
     return text
 
 
-def _tuple(way: Tuple) -> str:
+def tuple_text(way: Tuple) -> str:
+    """One direction, without its brackets."""
     text = f"src={address_text(way.source)},dst={address_text(way.destination)}"
     if way.icmp_type is not None:
         return f"{text},id={way.icmp_id},type={way.icmp_type},code={way.icmp_code}"

@@ -17,7 +17,7 @@ them: the switch does not know where a flow came from.
 
 Where to put a line: a field into the table of `fields`; an action into the rows of `action_reader`, `nicira` or `ct`
 and of `action_writer`; a message into its module and the tables of `codec`; an answer into those of `service`; what the
-datapath has learned to do out of `changes._REFUSED`.
+datapath does beyond flows into `service`, `groups` and `meters`.
 
 Everything that comes in is bounded: a message by its length of 16 bits, nested lists of actions, a multipart request,
 the bundles of a connection, what a peer leaves unread. Whatever is malformed raises `OpenFlowError` with the error that

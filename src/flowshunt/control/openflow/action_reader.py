@@ -14,7 +14,7 @@ from flowshunt.conntrack.nat import Nat
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import WireField
 from flowshunt.control.openflow.match import find_field
-from flowshunt.control.openflow.wire import NX, OF10, OF12, OF15, ONF, PORT_CONTROLLER, port_from_32
+from flowshunt.control.openflow.wire import NX, OF10, OF12, OF15, ONF, PORT_CONTROLLER, PORT_TABLE, port_from_32
 from flowshunt.packet.schema import ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, VLAN_PRESENT
 from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.errors import BadValueError
@@ -164,6 +164,8 @@ class ActionReader:
                 return (_PORTS[port],)
             if port == PORT_CONTROLLER:
                 return (F.Controller(max_len),)
+            if port == PORT_TABLE:
+                return (F.Resubmit(None, 0),)
             if port <= _PORT_MAX:
                 return (F.Output(port),)
         raise OpenFlowError("OFPBAC_BAD_OUT_PORT", "not a port to output to")

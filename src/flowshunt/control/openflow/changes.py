@@ -8,21 +8,15 @@ from dataclasses import replace
 from flowshunt.base.errors import UsageError
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.flow_mod import FlowMod
-from flowshunt.control.openflow.wire import NO_BUFFER, OF12
-from flowshunt.datapath.program import CompiledRule
+from flowshunt.control.openflow.flow_removed import REASON_DELETE, REASON_GROUP_DELETE
+from flowshunt.control.openflow.group_table import GroupTable
+from flowshunt.control.openflow.groups import GroupMod
+from flowshunt.control.openflow.wire import GROUP_ALL, NO_BUFFER, OF12
+from flowshunt.datapath.linking import MissingError
+from flowshunt.datapath.program import CompiledRule, GroupNumber
 from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
-
-_REFUSED: Mapping[type, str] = {
-    F.Controller: "OFPBAC_BAD_OUT_PORT",
-    F.Group: "OFPBAC_BAD_OUT_GROUP",
-    F.Meter: "OFPMMFC_INVALID_METER",
-    F.Enqueue: "OFPBAC_BAD_QUEUE",
-    F.SetQueue: "OFPBAC_BAD_QUEUE",
-    F.Exit: "OFPBAC_BAD_VENDOR_TYPE",
-}
-"""What the datapath cannot do yet, and the error that says so."""
 
 _RESET_COUNTS = frozenset(("reset_counts",))
 
@@ -43,8 +37,9 @@ class BundleError(Exception):
 class FlowChanges:
     """Carries out flow-mods. `removed` gets the statistics of deleted flows that asked to be reported."""
 
-    def __init__(self, datapath: Datapath, removed: Callable[[FlowStatistics], None]) -> None:
+    def __init__(self, datapath: Datapath, removed: Callable[[FlowStatistics, int], None], groups: GroupTable) -> None:
         self._datapath = datapath
+        self._groups = groups
         self._removed = removed
         self._reports = False
 
@@ -53,40 +48,78 @@ class FlowChanges:
         try:
             _check(mod)
             for line in self._carry_out(mod, self._compile(mod, version), version, now_ms):
-                self._removed(line)
+                self._removed(line, REASON_DELETE)
         except UsageError as problem:
             raise refusal(problem) from None
 
-    def apply_all(self, mods: Sequence[FlowMod], version: int, now_ms: int) -> None:
-        """Carry out flow-mods in order.
+    def apply_group(self, mod: GroupMod, now_ns: int) -> list[tuple[FlowStatistics, int]]:
+        """Carry out one group-mod. Returns the flows that went with a group and are to be reported, and why.
 
-        Raises BundleError for the first that fails; then the flows are as before, except that those which were
+        Raises OpenFlowError, and then nothing has changed.
+        """
+        try:
+            gone = self._groups.apply(mod, now_ns)
+        except UsageError as problem:
+            raise refusal(problem) from None
+        lines: list[FlowStatistics] = []
+        for number in gone:
+            request = F.Flow(table=F.ALL_TABLES, out_group=number)
+            lines += self._datapath.selected(request) if self._reports else []
+            self._datapath.delete_flows(request)
+        return [(line, REASON_GROUP_DELETE) for line in lines if "send_flow_rem" in line.flow.flags]
+
+    def _way_back_of_group(self, mod: GroupMod, now_ms: int) -> Undo:
+        groups, rules = self._groups, self._datapath.rules
+        before = groups.snapshot()
+        going = []
+        if mod.command == "delete":
+            for number in [number for number in before if mod.group in (GROUP_ALL, number)]:
+                going += self._datapath.selected_rules(F.Flow(table=F.ALL_TABLES, out_group=number))
+
+        def undo() -> None:
+            groups.restore(before)
+            rules.add(going, now_ms, refuses_overlaps=False)
+
+        return undo
+
+    def apply_all(self, mods: Sequence[FlowMod | GroupMod], version: int, now_ns: int) -> None:
+        """Carry out flow-mods and group-mods in order.
+
+        Raises BundleError for the first that fails; then flows and groups are as before, except that those which were
         changed in between count from zero.
         """
+        now_ms = now_ns // 1_000_000
         rules: list[CompiledRule | None] = []
         undo: list[Undo] = []
-        gone: list[FlowStatistics] = []
+        gone: list[tuple[FlowStatistics, int]] = []
         done = 0
         try:
             for mod in mods:
-                _check(mod)
-                rules.append(self._compile(mod, version))
+                if isinstance(mod, FlowMod):
+                    _check(mod)
+                rules.append(self._compile(mod, version) if isinstance(mod, FlowMod) else None)
             while done < len(mods):
+                mod = mods[done]
                 run = _run_of_adds(mods, rules, done)
                 if run:
                     undo.append(self._add_run(run, now_ms))
                     done += len(run)
                     continue
-                undo.append(self._way_back(mods[done], rules[done], now_ms))
-                gone += self._carry_out(mods[done], rules[done], version, now_ms)
+                if isinstance(mod, GroupMod):
+                    undo.append(self._way_back_of_group(mod, now_ms))
+                    gone += self.apply_group(mod, now_ns)
+                else:
+                    undo.append(self._way_back(mod, rules[done], now_ms))
+                    lines = self._carry_out(mod, rules[done], version, now_ms)
+                    gone += [(line, REASON_DELETE) for line in lines]
                 done += 1
         except (UsageError, OpenFlowError) as problem:
             for step in reversed(undo):
                 step()
             place = done if len(rules) == len(mods) else len(rules)
             raise BundleError(place, problem if isinstance(problem, OpenFlowError) else refusal(problem)) from None
-        for line in gone:
-            self._removed(line)
+        for line, reason in gone:
+            self._removed(line, reason)
 
     def _compile(self, mod: FlowMod, version: int) -> CompiledRule | None:
         """The rule that a flow-mod adds or may add; None for a deletion.
@@ -161,38 +194,28 @@ class FlowChanges:
 
 def _check(mod: FlowMod) -> None:
     """Refuse what the datapath cannot do."""
-    flow = mod.flow
     if mod.buffer_id != NO_BUFFER:
         raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
-    if mod.command.startswith("del"):
-        return
-    name = refused(flow.actions)
-    if name:
-        raise OpenFlowError(name, "not supported yet")
 
 
-def _run_of_adds(mods: Sequence[FlowMod], rules: Sequence[CompiledRule | None], at: int) -> list[CompiledRule]:
+def _run_of_adds(
+    mods: Sequence[FlowMod | GroupMod], rules: Sequence[CompiledRule | None], at: int
+) -> list[CompiledRule]:
     """The rules of the additions from `at` on that need not look at the flows there are."""
     run: list[CompiledRule] = []
     for place in range(at, len(mods)):
         mod, rule = mods[place], rules[place]
-        if mod.command != "add" or rule is None or rule.checks_overlap:
+        if isinstance(mod, GroupMod) or mod.command != "add" or rule is None or rule.checks_overlap:
             break
         run.append(rule)
     return run
 
 
-def refused(actions: tuple[F.Action, ...]) -> str:
-    """The error for a list that has an action which the datapath cannot do, empty for none."""
-    for action in actions:
-        name = refused(action.actions) if isinstance(action, F.Clone) else _REFUSED.get(type(action), "")
-        if name:
-            return name
-    return ""
-
-
 def refusal(problem: UsageError) -> OpenFlowError:
     """The error for a flow that the compiler or the tables refused."""
+    if isinstance(problem, MissingError):
+        is_group = isinstance(problem.thing, GroupNumber)
+        return OpenFlowError("OFPBAC_BAD_OUT_GROUP" if is_group else "OFPMMFC_INVALID_METER", str(problem))
     for kind, name in _REFUSALS.items():
         if isinstance(problem, kind):
             return OpenFlowError(name, str(problem))

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from struct import Struct, pack
 from typing import NamedTuple
 
-from flowshunt.control.openflow.actions import Actions, decode_actions, encode_actions
+from flowshunt.control.openflow.actions import decode_actions, encode_actions
 from flowshunt.control.openflow.errors import OpenFlowError
+from flowshunt.control.openflow.match import find_field
 from flowshunt.control.openflow.wire import (
     GROUP_ALL,
     GROUP_ANY,
@@ -18,13 +19,14 @@ from flowshunt.control.openflow.wire import (
     port_from_32,
     port_to_32,
 )
+from flowshunt.rules.openflow.buckets import TYPES, Bucket
 from flowshunt.rules.openflow.match import facts_of
 
 COMMANDS = ("add", "modify", "delete", "insert_bucket", "", "remove_bucket")
 _ADD_OR_MODIFY = 0x8000
-TYPES = ("all", "select", "indirect", "fast_failover")
 MAX_GROUP = 0xFFFFFF00
 MAX_BUCKETS = 1024
+MAX_BUCKET_ID = 0xFFFFFF00
 BUCKET_FIRST, BUCKET_LAST, BUCKET_ALL = 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF
 
 _MOD_11 = Struct("!HBxI")
@@ -36,14 +38,11 @@ _NTR = 0x0000154D
 _NO_FACTS = facts_of({})
 
 
-class Bucket(NamedTuple):
-    """One bucket; None where nothing is watched."""
+class SelectionFields(NamedTuple):
+    """The fields by which a select group chooses: as they came, for listings, and as names and masks."""
 
-    actions: Actions
-    weight: int = 0
-    watch_port: int | None = None
-    watch_group: int | None = None
-    id: int = 0
+    raw: bytes = b""
+    masks: tuple[tuple[str, int], ...] = ()
 
 
 class GroupMod(NamedTuple):
@@ -55,6 +54,7 @@ class GroupMod(NamedTuple):
     buckets: tuple[Bucket, ...]
     bucket_id: int = BUCKET_ALL
     selection: tuple[str, int] = ("", 0)
+    fields: SelectionFields = SelectionFields()
 
 
 class GroupStatsRequest(NamedTuple):
@@ -133,8 +133,9 @@ def decode_group_mod(body: bytes, version: int) -> GroupMod:
     end = _MOD_15.size + size
     if end > len(body):
         raise OpenFlowError("OFPGMFC_BAD_BUCKET", f"{size} bytes of buckets")
-    buckets = tuple(_buckets_15(body, _MOD_15.size, end, version))
-    return _checked(GroupMod(name, TYPES[kind], group, buckets, bucket_id, _selection(body, end)))
+    buckets = tuple(_buckets_15(body, _MOD_15.size, end, version, TYPES[kind]))
+    selection, fields = _selection(body, end)
+    return _checked(GroupMod(name, TYPES[kind], group, buckets, bucket_id, selection, fields))
 
 
 def _checked(mod: GroupMod) -> GroupMod:
@@ -157,6 +158,8 @@ def _watched_group(number: int) -> int | None:
 
 
 def _buckets_11(body: bytes, at: int, version: int) -> Iterator[Bucket]:
+    """Buckets without ids, which they get in order."""
+    number = 0
     while at < len(body):
         if len(body) - at < _BUCKET_11.size:
             raise OpenFlowError("OFPGMFC_BAD_BUCKET", "a bucket is cut off")
@@ -164,11 +167,12 @@ def _buckets_11(body: bytes, at: int, version: int) -> Iterator[Bucket]:
         if size < _BUCKET_11.size or size % 8 or size > len(body) - at:
             raise OpenFlowError("OFPGMFC_BAD_BUCKET", f"a bucket of {size} bytes")
         actions = decode_actions(body[at + _BUCKET_11.size : at + size], version, None)
-        yield Bucket(actions, weight, _watched_port(port), _watched_group(group))
+        yield Bucket(actions, weight, _watched_port(port), _watched_group(group), number)
         at += size
+        number += 1
 
 
-def _buckets_15(body: bytes, at: int, end: int, version: int) -> Iterator[Bucket]:
+def _buckets_15(body: bytes, at: int, end: int, version: int, kind: str) -> Iterator[Bucket]:
     while at < end:
         if end - at < _BUCKET_15.size:
             raise OpenFlowError("OFPGMFC_BAD_BUCKET", "a bucket is cut off")
@@ -177,7 +181,10 @@ def _buckets_15(body: bytes, at: int, end: int, version: int) -> Iterator[Bucket
         if size < _BUCKET_15.size or size % 8 or size > end - at or actions_end > at + size:
             raise OpenFlowError("OFPGMFC_BAD_BUCKET", f"a bucket of {size} bytes with {actions_size} of actions")
         actions = decode_actions(body[at + _BUCKET_15.size : actions_end], version, None)
-        yield _with_properties(Bucket(actions, id=number), body, actions_end, at + size)
+        if number > MAX_BUCKET_ID:
+            raise OpenFlowError("OFPGMFC_BAD_BUCKET", f"{number:#x} is not a bucket")
+        weight = 1 if kind == "select" else 0
+        yield _with_properties(Bucket(actions, weight, id=number), body, actions_end, at + size)
         at += size
 
 
@@ -199,9 +206,9 @@ def _with_properties(bucket: Bucket, body: bytes, at: int, end: int) -> Bucket:
     return bucket
 
 
-def _selection(body: bytes, at: int) -> tuple[str, int]:
-    """The method by which a select group chooses (an experimenter's property), empty for none."""
-    found = ("", 0)
+def _selection(body: bytes, at: int) -> tuple[tuple[str, int], SelectionFields]:
+    """The method by which a select group chooses (an experimenter's property) and its fields, empty for none."""
+    found, fields = ("", 0), SelectionFields()
     while at < len(body):
         kind, size = int.from_bytes(body[at : at + 2], "big"), int.from_bytes(body[at + 2 : at + 4], "big")
         if len(body) - at < 4 or size < 4 or size > len(body) - at:
@@ -212,8 +219,24 @@ def _selection(body: bytes, at: int) -> tuple[str, int]:
             raise OpenFlowError("OFPBPC_BAD_LEN", f"a selection method of {size} bytes")
         name = body[at + 16 : at + 32].split(b"\0", 1)[0].decode("ascii", "replace")
         found = (name, int.from_bytes(body[at + 32 : at + 40], "big"))
+        fields = _selection_fields(body[at + 40 : at + size])
         at += (size + 7) & ~7
-    return found
+    return found, fields
+
+
+def _selection_fields(data: bytes) -> SelectionFields:
+    """Fields, each with a mask where matches have a value."""
+    masks = []
+    at = 0
+    while at < len(data):
+        wire, size, masked, at = find_field(data, at, len(data))
+        if masked or size != wire.size or size > len(data) - at:
+            raise OpenFlowError("OFPBMC_BAD_LEN", f"{wire.field.name} has {size} bytes")
+        mask = int.from_bytes(data[at : at + size], "big") & ((1 << wire.field.high) - (1 << wire.field.low))
+        if mask:
+            masks.append((wire.field.place, mask << wire.field.shift))
+        at += size
+    return SelectionFields(data, tuple(masks))
 
 
 def decode_group_number(body: bytes, version: int) -> int | None:
@@ -233,13 +256,13 @@ def encode_counters(group: GroupCounters, version: int) -> bytes:
     return head + b"".join(pack("!QQ", *bucket) for bucket in group.buckets)
 
 
-def _bucket(bucket: Bucket, version: int) -> bytes:
+def _bucket(bucket: Bucket, version: int, kind: str) -> bytes:
     actions = encode_actions(bucket.actions, version, _NO_FACTS)
     port = port_to_32(PORT_NONE if bucket.watch_port is None else bucket.watch_port)
     group = GROUP_ANY if bucket.watch_group is None else bucket.watch_group
     if version < OF15 and version != OF10:
         return _BUCKET_11.pack(_BUCKET_11.size + len(actions), bucket.weight, port, group) + actions
-    properties = pack("!HHH2x", _WEIGHT, 8, bucket.weight) if bucket.weight else b""
+    properties = pack("!HHH2x", _WEIGHT, 8, bucket.weight) if bucket.weight or kind == "select" else b""
     if bucket.watch_port is not None:
         properties += pack("!HHI", _WATCH_PORT, 8, port)
     if bucket.watch_group is not None:
@@ -250,14 +273,16 @@ def _bucket(bucket: Bucket, version: int) -> bytes:
 
 def encode_description(mod: GroupMod, version: int) -> bytes:
     """One group."""
-    buckets = b"".join(_bucket(bucket, version) for bucket in mod.buckets)
+    buckets = b"".join(_bucket(bucket, version, mod.type) for bucket in mod.buckets)
     kind = TYPES.index(mod.type)
     if version < OF15 and version != OF10:
         return pack("!HBxI", 8 + len(buckets), kind, mod.group) + buckets
     properties = b""
     if mod.selection[0]:
         name = mod.selection[0].encode()[:15].ljust(16, b"\0")
-        properties = padded(pack("!HHII", 0xFFFF, 40, _NTR, 1) + bytes(4) + name + pack("!Q", mod.selection[1]))
+        size = 40 + len(mod.fields.raw)
+        head = pack("!HHII", 0xFFFF, size, _NTR, 1) + bytes(4) + name + pack("!Q", mod.selection[1])
+        properties = padded(head + mod.fields.raw)
     return pack("!HBxIH6x", 16 + len(buckets) + len(properties), kind, mod.group, len(buckets)) + buckets + properties
 
 

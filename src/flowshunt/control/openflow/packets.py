@@ -14,6 +14,7 @@ from flowshunt.control.openflow.wire import (
     OF11,
     OF12,
     OF13,
+    OF14,
     OF15,
     align,
     padded,
@@ -26,6 +27,9 @@ _OUT_10 = Struct("!IHH")
 _OUT_11 = Struct("!IIH6x")
 _OUT_15 = Struct("!IH2x")
 _IN_NX = Struct("!IHBBQH6x")
+
+MAX_DATA = 60_000
+"""Most bytes of a packet in a packet-in: a message has to hold them with all else."""
 
 FORM_STANDARD, FORM_NXM, FORM_PROPERTIES = range(3)
 """The forms of a packet-in by Nicira's numbers: the version's own, NXT_PACKET_IN, NXT_PACKET_IN2."""
@@ -51,7 +55,8 @@ class PacketOut(NamedTuple):
 class PacketIn(NamedTuple):
     """A packet for a controller. `metadata`: in_port, registers and other fields of the pipeline, as a match.
 
-    `full_length` is what the packet had before it was cut; `continuation` lets a paused packet go on.
+    `full_length` is what the packet had before it was cut; `continuation` lets a paused packet go on. `is_miss_flow`:
+    by a flow for what no other matches, which versions before 1.3 have as an action like others.
     """
 
     data: bytes
@@ -63,6 +68,7 @@ class PacketIn(NamedTuple):
     userdata: bytes = b""
     continuation: bytes = b""
     buffer_id: int = NO_BUFFER
+    is_miss_flow: bool = False
 
 
 class Resume(NamedTuple):
@@ -100,15 +106,19 @@ def decode_packet_out(body: bytes, version: int) -> PacketOut:
 
 def encode_packet_in(packet: PacketIn, version: int, form: int) -> tuple[int | None, bytes]:
     """A packet-in: the subtype of Nicira's message (None: the standard one) and the body."""
+    if packet.is_miss_flow and version < OF13:
+        packet = packet._replace(reason=_REASON_ACTION)
+    if version < OF14 and packet.reason > _LAST_OLD_REASON:
+        packet = packet._replace(reason=_REASON_ACTION)
     if form == FORM_PROPERTIES:
         return 30, _encode_properties(packet, version)
     if form == FORM_NXM:
         fields = encode_fields(packet.metadata, OF10)
         head = _IN_NX.pack(
-            packet.buffer_id, packet.full_length, _old_reason(packet), packet.table, packet.cookie, len(fields)
+            packet.buffer_id, packet.full_length, packet.reason, packet.table, packet.cookie, len(fields)
         )  # fmt: skip
         return 17, head + padded(fields) + bytes(2) + packet.data
-    reason = packet.reason if version >= OF15 else _old_reason(packet)
+    reason = packet.reason
     port = next((value for place, value, _ in packet.metadata if place == "in_port"), 0)
     if version == OF10:
         return None, pack("!IHHBx", packet.buffer_id, packet.full_length, port, reason) + packet.data
@@ -121,11 +131,6 @@ def encode_packet_in(packet: PacketIn, version: int, form: int) -> tuple[int | N
     if version >= OF13:
         head += pack("!Q", packet.cookie)
     return None, head + encode_oxm_match(packet.metadata, version) + bytes(2) + packet.data
-
-
-def _old_reason(packet: PacketIn) -> int:
-    """The reasons that OpenFlow 1.4 added are "action" in what came before."""
-    return packet.reason if packet.reason <= _LAST_OLD_REASON else _REASON_ACTION
 
 
 def _property(kind: int, body: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """The server of a bridge's OpenFlow connections: sockets, asyncio, and nothing about OpenFlow.
 
-A management socket is private: its directory belongs to the user alone, and so does the socket. Requests are carried
+A management socket is private: no one else can use it, nor write to its directory. Requests are carried
 out one after the other as they come in; after some of them other connections have their turn. A peer that does not read
 what it asked for is not read from either; one that does not read what it is told is cut off.
 """
@@ -19,6 +19,7 @@ from flowshunt.base.log import logger
 from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Request
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.service import Service
+from flowshunt.control.openflow.wire import VERSIONS
 
 MAX_UNREAD = 1 << 24
 """Bytes that a peer may leave unread of what it is told."""
@@ -47,6 +48,8 @@ class Server:
         self.service = service
         self.clock = clock
         self.run = run
+        self.versions = VERSIONS
+        """Versions of OpenFlow that connections from now on are offered."""
         self.peers: set[Peer] = set()
         self.closing = False
         self._server: asyncio.Server | None = None
@@ -55,7 +58,7 @@ class Server:
     async def listen(self, path: Path) -> None:
         """Serve on a socket at `path`, which no one else may use; a socket left over there is replaced.
 
-        Raises UsageError when the directory is open to others, or something else is at `path`, InputError when the
+        Raises UsageError when others can write to the directory, or something else is at `path`, InputError when the
         system refuses.
         """
         _check_directory(path.parent)
@@ -101,7 +104,7 @@ class Peer(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._connection = Connection()
+        self._connection = Connection(server.versions)
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._blocked = False  # the peer does not read
@@ -242,11 +245,11 @@ class Peer(asyncio.Protocol):
 
 
 def _check_directory(directory: Path) -> None:
-    """Make a directory that belongs to this user alone, or refuse one that does not."""
+    """Make a directory that belongs to this user alone, or refuse one that others can write to."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.stat()
     except OSError as problem:
         raise InputError(f"cannot use {directory}: {problem.strerror or problem}") from None
-    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise UsageError(f"{directory} is open to others", hint=f"chmod 700 {directory}")
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UsageError(f"{directory} is open to others", hint=f"chmod go-w {directory}")

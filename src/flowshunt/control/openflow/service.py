@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.base.version import VERSION
 from flowshunt.conntrack.table import Tracker
@@ -24,18 +25,22 @@ from flowshunt.control.openflow import (
     switch,
     tables,
 )
-from flowshunt.control.openflow.changes import BundleError, FlowChanges, selects_all
+from flowshunt.control.openflow.action_reader import STANDARD
+from flowshunt.control.openflow.actions import Actions
+from flowshunt.control.openflow.changes import BundleError, FlowChanges, refusal, selects_all
 from flowshunt.control.openflow.connection import Commit, Connection, Request
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import Event, Events
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.flow_removed import REASON_DELETE, REASON_HARD, REASON_IDLE, FlowRemoved
 from flowshunt.control.openflow.flushing import flush
-from flowshunt.control.openflow.packets import PacketOut, Resume
+from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
+from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume
 from flowshunt.control.openflow.roles import Roles
-from flowshunt.control.openflow.wire import PORT_LOCAL, TABLE_ALL
+from flowshunt.control.openflow.wire import NO_BUFFER, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
 from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
+from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
 
 N_TABLES = 254
 """Tables that controllers see; Open vSwitch keeps table 254 to itself, and so do we."""
@@ -50,9 +55,14 @@ class Bridge(Protocol):
     tracker: Tracker
     datapath: Datapath
 
+    executor: Executor
+
     @property
     def ports(self) -> Mapping[str, int]:
         """OpenFlow port numbers by name."""
+
+    def packet_out(self, frame: bytes, in_port: int, actions: Actions, now_ns: int, metadata: Triples = ()) -> object:
+        """Take a frame through actions, and send what leaves. Raises UsageError."""
 
 
 def describe_port(name: str, number: int) -> ports.PortDescription:
@@ -83,8 +93,10 @@ class Service:
         self.description = switch.Description("Flowshunt", "Flowshunt", VERSION, "None", "None")
         self.connections: dict[Connection, bool] = {}
         self.events = Events()
-        self._changes = FlowChanges(bridge.datapath, self._flow_removed)
+        self.groups = GroupTable(bridge.datapath, self.is_port_live)
+        self._changes = FlowChanges(bridge.datapath, self._flow_removed, self.groups)
         bridge.datapath.on_expired = self._flow_expired
+        bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
         self._tlv: dict[int, extensions.TlvMap] = {}
         self._fragments = 0
@@ -127,19 +139,28 @@ class Service:
             connection.fail(commit.control, OpenFlowError("OFPBRC_IS_SLAVE"))
             return
         mods = []
+        outs = []
         for request in commit.requests:
-            if not isinstance(request.message, FlowMod):
+            if isinstance(request.message, PacketOut):
+                outs.append(request)
+            elif isinstance(request.message, FlowMod | groups.GroupMod):
+                mods.append(request)
+            else:
                 error = OpenFlowError("OFPBFC_MSG_UNSUP", f"{type(request.message).__name__} in a bundle")
                 connection.commit_failed(commit, request, error)
                 return
-            mods.append(request.message)
         try:
-            self._changes.apply_all(mods, commit.control.version, now_ns // _MILLION)
+            self._changes.apply_all([request.message for request in mods], commit.control.version, now_ns)
         except BundleError as failure:
             _LOG.info("bundle refused: %s", failure)
-            connection.commit_failed(commit, commit.requests[failure.place], failure.error)
-        else:
-            connection.committed(commit)
+            connection.commit_failed(commit, mods[failure.place], failure.error)
+            return
+        for request in outs:
+            try:
+                self._packet_out(connection, request)
+            except OpenFlowError as error:
+                connection.fail(request, error)
+        connection.committed(commit)
 
     def _barrier(self, connection: Connection, request: Request) -> None:
         connection.barrier(request)
@@ -186,8 +207,8 @@ class Service:
         packets, size = sum(line.packets for line in lines), sum(line.bytes for line in lines)
         connection.reply(request, flow_stats.AggregateReply(packets, size, len(lines), request.message.nicira))
 
-    def _flow_removed(self, line: FlowStatistics) -> None:
-        self.tell("flow_removed", REASON_DELETE, FlowRemoved(self._entry(line), REASON_DELETE))
+    def _flow_removed(self, line: FlowStatistics, reason: int = REASON_DELETE) -> None:
+        self.tell("flow_removed", reason, FlowRemoved(self._entry(line), reason))
 
     def _flow_expired(self, rule: ExpiredRule, now_ms: int) -> None:
         if "send_flow_rem" in rule.statistics.flow.flags:
@@ -269,23 +290,34 @@ class Service:
             raise OpenFlowError("OFPQOFC_BAD_QUEUE", f"there is no queue {request.message.queue}")
         connection.reply(request, queues.QueueStatsReply([queues.QueueCounters(number, 0) for number in numbers]))
 
-    # --- groups and meters: there are none -------------------------------------------------------------------------
+    # --- groups ----------------------------------------------------------------------------------------------------
+
+    def is_port_live(self, number: int) -> bool:
+        """Whether a port is there, and neither down nor without a link."""
+        for name, known in self._bridge.ports.items():
+            if known == number:
+                port = self._describe(name, number)
+                return not (port.config & ports.CONFIG_DOWN or port.state & ports.STATE_LINK_DOWN)
+        return False
 
     def _group_mod(self, connection: Connection, request: Request) -> None:
-        mod: groups.GroupMod = request.message
-        if mod.command == "delete":
-            return
-        raise OpenFlowError("OFPGMFC_OUT_OF_GROUPS" if mod.command.startswith("add") else "OFPGMFC_UNKNOWN_GROUP")
+        for entry, reason in self._changes.apply_group(request.message, self._now_ns):
+            self._flow_removed(entry, reason)
 
     def _group_stats(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, groups.GroupStatsReply((), request.message.nicira))
+        found = self.groups.counters(request.message.group, self._now_ns)
+        connection.reply(request, groups.GroupStatsReply(found, request.message.nicira))
 
     def _group_descriptions(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, groups.GroupDescriptionReply((), request.message.nicira))
+        found = self.groups.entries(request.message.group)
+        connection.reply(request, groups.GroupDescriptionReply(found, request.message.nicira))
 
     def _group_features(self, connection: Connection, request: Request) -> None:
-        nothing = (0, 0, 0, 0)
-        connection.reply(request, groups.GroupFeatures(0, 0, nothing, nothing, request.message.nicira))
+        most, actions = (MAX_GROUPS,) * 4, (_STANDARD_ACTIONS,) * 4
+        features = groups.GroupFeatures(0xF, _GROUP_CAPABILITIES, most, actions, request.message.nicira)
+        connection.reply(request, features)
+
+    # --- meters: there are none ------------------------------------------------------------------------------------
 
     def _meter_mod(self, connection: Connection, request: Request) -> None:
         mod: meters.MeterMod = request.message
@@ -315,6 +347,36 @@ class Service:
     def _tlv_mod(self, connection: Connection, request: Request) -> None:
         self._tlv = extensions.changed_table(self._tlv, request.message)
 
+    # --- packets ---------------------------------------------------------------------------------------------------
+
+    def _packet_out(self, connection: Connection, request: Request) -> None:
+        out: PacketOut = request.message
+        if out.buffer_id != NO_BUFFER:
+            raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
+        if out.in_port > PORT_MAX and out.in_port not in (PORT_LOCAL, PORT_NONE, PORT_CONTROLLER):
+            raise OpenFlowError("OFPBRC_BAD_PORT", f"a packet can't come in on port {out.in_port}")
+        metadata = tuple(triple for triple in out.metadata if triple[0] != "in_port")
+        try:
+            self._bridge.packet_out(out.data, out.in_port, out.actions, self._now_ns, metadata)
+        except UsageError as problem:
+            raise refusal(problem) from None
+
+    def _to_controllers(self, packet: ToController) -> None:
+        action = packet.action
+        reason = REASON_MISS if packet.is_miss else action.reason
+        message = PacketIn(
+            packet.frame[:MAX_DATA],
+            len(packet.frame),
+            reason,
+            packet.table,
+            packet.cookie,
+            packet.metadata,
+            action.userdata,
+            packet.continuation,
+            is_miss_flow=packet.is_miss,
+        )
+        self.events.put(Event("packet_in", reason, message, action.controller))
+
     def _resume(self, connection: Connection, request: Request) -> None:
         raise OpenFlowError("NXR_NOT_SUPPORTED", "no packet is paused here")
 
@@ -323,9 +385,14 @@ class Service:
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def tell(self, event: str, reason: int, message: Any) -> None:
-        """Send an event to the connections that want it: "packet_in", "port_status" or "flow_removed"."""
+    def tell(self, event: str, reason: int, message: Any, controller: int | None = None) -> None:
+        """Send an event to the connections that want it: "packet_in", "port_status" or "flow_removed".
+
+        `controller`: only to those that have this number.
+        """
         for connection, quiet in list(self.connections.items()):
+            if controller is not None and connection.controller_id != controller:
+                continue
             if connection.is_told(event, reason) and not (quiet and not connection.miss_send_len):
                 connection.notify(message)
 
@@ -333,11 +400,12 @@ class Service:
         """Tell connections what waits in `events`; returns how many news. The caller sends what they have to send."""
         waiting = self.events.take()
         for event in waiting:
-            self.tell(event.kind, event.reason, event.message)
+            self.tell(event.kind, event.reason, event.message, event.controller)
         return len(waiting)
 
     def tell_port(self, reason: int, name: str, number: int) -> None:
-        """A port came (0), went (1) or changed (2)."""
+        """A port came (0), went (1) or changed (2): tell the connections, and the groups that watch it."""
+        self.groups.refresh()
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
 
 
@@ -355,6 +423,10 @@ def _no_meter(wanted: int | None) -> tuple[()]:
         raise OpenFlowError("OFPMMFC_UNKNOWN_METER", f"there is no meter {wanted}")
     return ()
 
+
+_GROUP_CAPABILITIES = 7
+"""Weights, liveness, and groups that lead to groups."""
+_STANDARD_ACTIONS = sum(1 << number for number in STANDARD)
 
 _Handler = Callable[[Service, Connection, Request], None]
 _HANDLERS: Mapping[type, _Handler] = {
@@ -389,6 +461,7 @@ _HANDLERS: Mapping[type, _Handler] = {
     extensions.TlvTableMod: Service._tlv_mod,
     monitor.MonitorRequest: Service._monitor,
     Resume: Service._resume,
+    PacketOut: Service._packet_out,
 }
 
 _CHANGES = (

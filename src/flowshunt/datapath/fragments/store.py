@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.connection import Address
+from flowshunt.conntrack.snapshot import address_of
 from flowshunt.datapath.fragments import schema as G
 from flowshunt.datapath.fragments.rows import destroy, expire_due, zone_of
 from flowshunt.datapath.fragments.schema import BLOCK_SIZE, BY_FAMILY, PROFILES, FragmentSettings, make_fragments
@@ -38,6 +41,20 @@ def flush(f: Any, zone: Any) -> Any:
                 destroy(f, row, G.N_PURGED)
             row = newer
     return before - f.state["n_fragments"][0]
+
+
+class Datagram(NamedTuple):
+    """A datagram that is not complete. `family` is 4 or 6; `protocol` is 0 for IPv6, where a fragment need not say."""
+
+    source: Address
+    destination: Address
+    family: int
+    zone: int
+    protocol: int
+    identification: int
+    n_fragments: int
+    has_first: bool
+    has_last: bool
 
 
 class Fragments:
@@ -120,6 +137,28 @@ class Fragments:
             if row >= 0:
                 found.append(int(self.arrays.datagrams["packet"][row]))
         return min(found, default=None)
+
+    def datagrams(self) -> Iterator[Datagram]:
+        """The datagrams of which fragments are held, by family, oldest first; those that were refused are left out."""
+        for family in range(2):
+            row = int(self.arrays.families["oldest"][family]) - 1
+            while row >= 0:
+                record = self.arrays.datagrams[row]
+                row = int(record["newer"][BY_FAMILY]) - 1
+                if record["refused"]:
+                    continue
+                key = int(record["key"])
+                yield Datagram(
+                    source=address_of(record["source"], family == 1),
+                    destination=address_of(record["destination"], family == 1),
+                    family=6 if family else 4,
+                    zone=(key >> 48) & 0xFFFF,
+                    protocol=0 if family else (key >> 32) & 0xFF,
+                    identification=key & 0xFFFFFFFF,
+                    n_fragments=int(record["n_fragments"]),
+                    has_first=bool(record["first"]),
+                    has_last=bool(record["total"]),
+                )
 
     def statistics(self) -> dict[str, int]:
         """Fragments by family and what became of them, `held` among them: `ipv4.accepted`, `ipv6.too-small`, …"""

@@ -202,7 +202,7 @@ class Share:
         return self.idle(self._tracker.now_ms, _ALWAYS, everything)
 
     def statistics(self) -> dict[str, int]:
-        """Flows and their limit, hits and their bytes, how many were unchecked, how many packets a check refused."""
+        """Flows and their limit, hits in packets and bytes, those that nobody checked, packets that a check refused."""
         record = self._arrays.owners[self._number]
         return {name: int(record[name]) for name in ("n_flows", "limit", "hits", "hit_bytes", "unchecked", "refused")}
 

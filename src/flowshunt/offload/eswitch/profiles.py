@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowshunt.base.errors import UsageError
-from flowshunt.offload.eswitch.settings import RANGES, EswitchSettings, check_name, parse_values
+from flowshunt.offload.eswitch.settings import RANGES, EswitchSettings, check_name, parse_value
 
 _UNKNOWN: dict[str, int | None] = {name: None for name, limits in RANGES.items() if limits.optional}
 _MAX_SIZE = 1 << 20
@@ -47,13 +47,15 @@ def read_profile(name: str) -> Profile:
     return _parse(name, (_folder() / f"{name}.toml").read_bytes(), name)
 
 
-def settings_of(text: str) -> EswitchSettings:
-    """Settings from `[PROFILE][,name=value...]`; empty: the model's defaults. Raises UsageError, OSError."""
-    first, _, rest = text.partition(",")
-    if "=" in first:
-        first, rest = "", text
-    settings = read_profile(first.strip()).settings if first.strip() else EswitchSettings()
-    return settings.with_values(parse_values(rest))
+def settings_from(options: Mapping[str, str]) -> EswitchSettings:
+    """Settings by their names, over those of the `profile` if there is one, else the model's defaults.
+
+    Raises UsageError for what there is not and for values out of range, OSError for a file that cannot be read.
+    """
+    values = dict(options)
+    profile = values.pop("profile", None)
+    settings = EswitchSettings() if profile is None else read_profile(profile).settings
+    return settings.with_values({name: parse_value(name, text) for name, text in values.items()})
 
 
 def _folder() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,14 +14,16 @@ from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
 from flowshunt.offload.eswitch.groups import FITS, patterns_of
 from flowshunt.offload.eswitch.model import ABSENT, INSERTED, REFUSALS, WAITING, Model
+from flowshunt.offload.eswitch.profiles import settings_from
 from flowshunt.offload.eswitch.remainders import Remainders
 from flowshunt.offload.eswitch.settings import EswitchSettings
 from flowshunt.offload.eswitch.waiting import Waiting
 from flowshunt.offload.sharing import Share, Shares
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
-_SWEEP_BUDGET = 1024
-"""Entries looked at for their age per batch of packets."""
+_SWEEP_MS = 10
+_SWEEP_BUDGET = 4096
+"""Connections looked at for their age, at most so often: a million in two and a half seconds."""
 
 _PROTOCOL = R.number_of("protocol")
 _TABLE_FULL = R.number_of("table-full")
@@ -28,6 +31,10 @@ _IDLE = R.number_of("idle")
 _REASONS = np.array([R.number_of(code) if code else R.NONE for code in REFUSALS], np.uint16)
 _ERRNOS = np.array([0, errno.ENOSPC, errno.ENOSPC, errno.ENOSPC, errno.ENOBUFS], np.int32)
 """By the refusals of `model`."""
+
+_NOBODY = np.zeros(0, np.uint32)
+_NOTHING = np.zeros(0, USAGE)
+_NO_FLOWS = np.zeros(0, FLOW)
 
 
 class Eswitch(ArrayProvider):
@@ -40,6 +47,11 @@ class Eswitch(ArrayProvider):
     mark = "HW_OFFLOAD"
     queue_limit = 0
 
+    @classmethod
+    def from_options(cls, shares: Shares | None, options: Mapping[str, str]) -> Eswitch:
+        """One set by text: `profile`, and the names of EswitchSettings. Raises UsageError, OSError."""
+        return cls(shares, settings_from(options))
+
     def __init__(
         self, shares: Shares | None = None, settings: EswitchSettings | None = None, *, name: str = "eswitch"
     ) -> None:
@@ -49,6 +61,7 @@ class Eswitch(ArrayProvider):
         self._share: Share | None = None if shares is None else shares.share(name, self._limit())
         self._waiting = Waiting()
         self._remainders = Remainders()
+        self._swept_ms = 0
 
     @property
     def settings(self) -> EswitchSettings:
@@ -165,9 +178,8 @@ class Eswitch(ArrayProvider):
     def _insert(self, flows: np.ndarray, places: np.ndarray) -> None:
         """Write entries; what the shared table refuses has left the model, too."""
         assert self._share is not None
-        everything = len(places) == len(flows)
-        mine = flows if everything else flows[places]
-        mine["error"] = 0
+        in_place = len(places) == len(flows) and flows.flags.c_contiguous
+        mine = flows if in_place else flows[places]
         self._share.install(mine)
         failed = mine["error"] != 0
         if failed.any():
@@ -175,8 +187,10 @@ class Eswitch(ArrayProvider):
             errors = mine["error"][failed]
             other = (R.PROVIDER_REFUSED | errors << R.PARAMETER_SHIFT).astype(np.uint16)
             mine["reason"][failed] = np.where(errors == errno.ENOSPC, _TABLE_FULL, other)
-            self.model.remove(mine["rows"][failed, 0])
-        if not everything:
+            rows = mine["rows"][failed, 0]
+            self._remainders.keep(rows, self._share.withdraw(rows, mine["generations"][failed, 0]))
+            self.model.remove(rows)
+        if not in_place:
             flows["error"][places], flows["reason"][places] = mine["error"], mine["reason"]
 
     def renew(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> None:
@@ -215,16 +229,22 @@ class Eswitch(ArrayProvider):
 
     def statistics(self, rows: np.ndarray, generations: np.ndarray, now_ms: int, /) -> np.ndarray:
         """See Forwarder. Counters rest for `statistics_delay_ms` after they were told, last uses do not."""
+        if self._share is None:
+            return np.zeros(len(rows), USAGE)
+        inserted = self.model.states(rows, generations) == INSERTED
+        if inserted.all():
+            return self._read(self._share, rows, generations, now_ms)
         usage = np.zeros(len(rows), USAGE)
-        inserted = np.flatnonzero(self.model.states(rows, generations) == INSERTED)
-        if len(inserted) and self._share is not None:
-            mine, delay_ms = rows[inserted], self.settings.statistics_delay_ms
-            read = self._share.usage(mine, generations[inserted], now_ms)
-            if delay_ms:
-                self._remainders.keep(mine, read)
-                read = self._remainders.tell(mine, now_ms, delay_ms)
-            usage[inserted] = read
+        if inserted.any():
+            usage[inserted] = self._read(self._share, rows[inserted], generations[inserted], now_ms)
         return usage
+
+    def _read(self, share: Share, rows: np.ndarray, generations: np.ndarray, now_ms: int) -> np.ndarray:
+        usage, delay_ms = share.usage(rows, generations, now_ms), self.settings.statistics_delay_ms
+        if not delay_ms:
+            return usage
+        self._remainders.keep(rows, usage)
+        return self._remainders.tell(rows, now_ms, delay_ms)
 
     def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """See Forwarder: those that have aged, and those whose turn came when the shared table was full."""
@@ -244,7 +264,7 @@ class Eswitch(ArrayProvider):
         """Insert those whose turn has come; those that failed, FLOW (n,)."""
         due_ms = self._waiting.next_due_ms()
         if due_ms is None or due_ms > now_ms:
-            return np.zeros(0, FLOW)
+            return _NO_FLOWS
         flows, n_turns = self._waiting.pop_due(now_ms)
         self.model.inserted(flows["rows"][:, 0], n_turns)
         if len(flows):
@@ -255,12 +275,12 @@ class Eswitch(ArrayProvider):
 
     def _aged(self, now_ms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Some of those idle for the ageing time, which have left: rows, generations, USAGE."""
-        nothing = np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, USAGE)
-        if self._share is None or not self.model.n_connections:
-            return nothing
+        if self._share is None or not self.model.n_connections or 0 <= now_ms - self._swept_ms < _SWEEP_MS:
+            return _NOBODY, _NOBODY, _NOTHING
+        self._swept_ms = now_ms
         rows, generations, usage = self._share.idle(now_ms, 1000 * self.settings.ageing_s, _SWEEP_BUDGET)
         if not len(rows):
-            return nothing
+            return _NOBODY, _NOBODY, _NOTHING
         self.counts["aged"] += len(rows)
         self._remainders.keep(rows, usage)
         self.model.remove(rows)
@@ -277,9 +297,10 @@ class Eswitch(ArrayProvider):
     # --- inspection --------------------------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:
-        """What is in the table, how it got there, and what the shared table says of its use, by name."""
+        """What is in the table, how it got there, and its hits, by name."""
         used = {} if self._share is None else self._share.statistics()
-        return {**self.model.statistics(), **{name: self.counts[name] for name in _COUNTS}, **used}
+        hits = {name.replace("_", "-"): used[name] for name in ("hits", "hit_bytes") if name in used}
+        return {**self.model.statistics(), **{name: self.counts[name] for name in _COUNTS}, **hits}
 
 
 _COUNTS = ("insertions", "replaced", "aged", "refused-by-shunt")

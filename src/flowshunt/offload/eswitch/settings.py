@@ -99,14 +99,3 @@ def parse_value(name: str, text: str) -> int | None:
     if not digits.replace("_", "").isdecimal() or not digits.isascii() or len(digits) > 20:
         raise UsageError(f"eswitch: {name} is {text!r}", hint="use a number such as 800000, 800k or 4M")
     return int(digits.replace("_", "")) * scale
-
-
-def parse_values(text: str) -> dict[str, int | None]:
-    """Settings from `name=value,name=value`. Raises UsageError."""
-    values: dict[str, int | None] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise UsageError(f"eswitch: {part!r} sets nothing", hint="write name=value, such as num_of_groups=8")
-        values[name.strip()] = parse_value(name.strip(), value)
-    return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -54,6 +54,25 @@ def register_available(offload: Offload, settings: Settings, shares: Shares | No
             offload.register(provider, is_plugin=entry.is_plugin)
         except UsageError as error:
             _log.warning("offload provider %s is left out: %s", entry.name, error)
+
+
+def make(name: str, options: Mapping[str, str], shares: Shares | None = None) -> Provider:
+    """A provider by its name in `available`, or as `module:class`, with options as text.
+
+    Built-in ones say theirs in `from_options`; any other gets them by its `configure(options)`. Raises UsageError for
+    a provider that there is not, and for options that it does not have; OSError for a file that an option names.
+    """
+    if name in _SHARING:
+        module, _, class_name = _BUILT_IN[name].partition(":")
+        provider: Provider = getattr(import_module(module), class_name).from_options(shares, options)
+        return provider
+    provider = factory_of(name)()
+    if options:
+        configure = getattr(provider, "configure", None)
+        if configure is None:
+            raise UsageError(f"the offload provider {name!r} has no options", hint=f"give just {name}")
+        configure(dict(options))
+    return provider
 
 
 def factory_of(name: str) -> Callable[[], Provider]:

@@ -7,9 +7,12 @@ the table's; what is here is which connections it takes, and when it gives them 
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from difflib import get_close_matches
 
 import numpy as np
 
+from flowshunt.base.errors import UsageError
 from flowshunt.offload import reasons as R
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
@@ -56,6 +59,25 @@ class Flowtable(ArrayProvider):
         self._swept_ms = 0
         if check:
             self.check = True
+
+    @classmethod
+    def from_options(cls, shares: Shares | None, options: Mapping[str, str]) -> Flowtable:
+        """One with options as text: `timeout` in seconds, `limit` in connections, `check` true or false.
+
+        Raises UsageError for others, and for values that they cannot have.
+        """
+        known = {"timeout": None, "limit": None, "check": None}
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+                raise UsageError(f"flowtable has no option {name!r}", hint=hint)
+        return cls(
+            shares,
+            timeout_ms=1000 * _number(options, "timeout", TIMEOUT_MS // 1000),
+            limit=_number(options, "limit", 0) or None,
+            check=_is_true(options, "check"),
+        )
 
     @property
     def limit(self) -> int:
@@ -160,6 +182,24 @@ class Flowtable(ArrayProvider):
     def counters(self) -> dict[str, int]:
         """What the table says of its use, by name: flows, their limit, hits, what passed unchecked."""
         return {} if self._share is None else self._share.statistics()
+
+
+def _number(options: Mapping[str, str], name: str, default: int) -> int:
+    text = options.get(name)
+    if text is None:
+        return default
+    scale = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
+    digits = text[:-1] if scale > 1 else text
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and 0 < int(digits) * scale < 1 << 31):
+        raise UsageError(f"flowtable: {name} is {text!r}", hint="use a number from 1 on, such as 30, 800k or 4M")
+    return int(digits) * scale
+
+
+def _is_true(options: Mapping[str, str], name: str) -> bool:
+    text = options.get(name, "false")
+    if text not in ("true", "false"):
+        raise UsageError(f"flowtable: {name} is {text!r}", hint="use true or false")
+    return text == "true"
 
 
 def _nothing(rows: np.ndarray) -> np.ndarray:

@@ -9,6 +9,13 @@ from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import ETH_IPV4, ETH_IPV6, PROTO_TCP
 from flowshunt.rules.openflow import flow, values
+from flowshunt.rules.openflow.elsewhere import (
+    read_controller,
+    read_enqueue,
+    read_group,
+    read_meter,
+    read_set_queue,
+)
 from flowshunt.rules.openflow.errors import BadValueError, quote
 from flowshunt.rules.openflow.flow import Action, Move, SetField
 from flowshunt.rules.openflow.match import Facts
@@ -22,10 +29,9 @@ MAX_NESTING = 16
 
 _NOT_YET = frozenset(
     (
-        "bundle", "bundle_load", "check_pkt_larger", "clear_actions", "conjunction", "controller", "dec_mpls_ttl",
-        "dec_nsh_ttl", "decap", "delete_field", "encap", "enqueue", "exit", "fin_timeout", "group", "learn",
-        "meter", "multipath", "pop", "pop_mpls", "pop_queue", "push", "push_mpls", "sample", "set_mpls_label",
-        "set_mpls_tc", "set_mpls_ttl", "set_queue", "set_tunnel", "set_tunnel64", "write_actions",
+        "bundle", "bundle_load", "check_pkt_larger", "clear_actions", "conjunction", "dec_mpls_ttl", "dec_nsh_ttl",
+        "decap", "delete_field", "encap", "fin_timeout", "learn", "multipath", "pop", "pop_mpls", "push", "push_mpls",
+        "sample", "set_mpls_label", "set_mpls_tc", "set_mpls_ttl", "set_tunnel", "set_tunnel64", "write_actions",
     )
 )  # fmt: skip
 _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
@@ -57,7 +63,9 @@ def _to_port(port: int) -> Action:
     action = _PORT_ACTIONS.get(port)
     if action is not None:
         return action
-    if port in (values.PORT_TABLE, values.PORT_CONTROLLER):
+    if port == values.PORT_CONTROLLER:
+        return flow.Controller()
+    if port == values.PORT_TABLE:
         raise BadValueError(f"not supported yet: output to {values.write_port(port)}")
     if port > values.PORT_MAX:
         raise BadValueError(f"{values.write_port(port)} is not a port to output to", f"0 to {values.PORT_MAX}")
@@ -357,5 +365,12 @@ _HANDLERS: MappingProxyType[str, Callable[[ActionReader, Item], Action]] = Mappi
         "ct_clear": ActionReader.ct_clear,
         "clone": ActionReader.clone,
         "note": ActionReader.note,
+        "controller": read_controller,
+        "group": read_group,
+        "meter": read_meter,
+        "enqueue": read_enqueue,
+        "set_queue": read_set_queue,
+        "pop_queue": lambda reader, item: flow.SetQueue(None),
+        "exit": lambda reader, item: flow.Exit(),
     }
 )

@@ -10,9 +10,10 @@ from typing import Any
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.datapath import program as P
-from flowshunt.datapath.program import Assembler, CompiledRule, Place, as_int64
+from flowshunt.datapath.program import Assembler, CompiledRule, Handled, Late, Place, as_int64
 from flowshunt.datapath.schema import (
     N_TABLES,
+    OUTSIDE_TABLE,
     PORT_ALL,
     PORT_FLOOD,
     PORT_IN_PORT,
@@ -57,7 +58,7 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
     if not 0 <= flow.table < N_TABLES:
         raise UsageError(f"table {flow.table} is out of range", hint=f"0 to {N_TABLES - 1}")
     match = compile_match(flow.match)
-    program = _Actions(flow).list_of(flow.actions)
+    program, late = _Actions(flow).list_of(flow.actions)
     return CompiledRule(
         flow.table,
         flow.priority,
@@ -67,7 +68,18 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
         1000 * flow.idle_timeout,
         1000 * flow.hard_timeout,
         checks_overlap="check_overlap" in flow.flags,
+        late=late,
     )
+
+
+def compile_actions(
+    actions: tuple[F.Action, ...], flow: F.Flow | None = None
+) -> tuple[tuple[int, ...], tuple[Late, ...]]:
+    """The program of a list that belongs to no table, and what is filled into it.
+
+    `flow` is what handlers of punted packets get to see. Raises UsageError as `compile_flow`.
+    """
+    return _Actions(F.Flow(table=OUTSIDE_TABLE) if flow is None else flow).list_of(actions)
 
 
 class FlowCompiler:
@@ -84,8 +96,10 @@ class FlowCompiler:
         return CompiledRule(request.table, request.priority, compile_match(request.match), (P.OP_END,), request)
 
     def is_selected(self, flow: F.Flow, request: F.Flow) -> bool:
-        """Whether a flow has the cookie that a request wants, and outputs where it wants. There are no groups."""
-        if (flow.cookie ^ request.cookie) & request.cookie_mask or request.out_group is not None:
+        """Whether a flow has the cookie that a request wants, and outputs to the port and the group that it wants."""
+        if (flow.cookie ^ request.cookie) & request.cookie_mask:
+            return False
+        if request.out_group is not None and not leads_to_group(flow.actions, request.out_group):
             return False
         return request.out_port is None or _outputs_to(flow.actions, request.out_port)
 
@@ -103,6 +117,14 @@ def _outputs_to(actions: Iterable[F.Action], port: int) -> bool:
     return any(
         _RESERVED.get(type(action)) == _port(port)
         or (isinstance(action, F.Output) and isinstance(action.port, int) and _port(action.port) == _port(port))
+        for action in actions
+    )
+
+
+def leads_to_group(actions: Iterable[F.Action], group: int) -> bool:
+    """Whether a list goes through a group, be it in a clone."""
+    return any(
+        leads_to_group(action.actions, group) if isinstance(action, F.Clone) else action == F.Group(group)
         for action in actions
     )
 
@@ -192,9 +214,10 @@ class _Actions:
         self._eth_type = exact.get("eth_type")
         self._proto = exact.get("nw_proto")
         self._table = flow.table
+        self._flow = flow
 
-    def list_of(self, actions: tuple[F.Action, ...]) -> tuple[int, ...]:
-        """The program of a list; goto_table comes last, wherever it stands."""
+    def list_of(self, actions: tuple[F.Action, ...]) -> tuple[tuple[int, ...], tuple[Late, ...]]:
+        """The program of a list and what is filled into it; goto_table comes last, wherever it stands."""
         assembler = Assembler()
         last = None
         for action in actions:
@@ -208,7 +231,7 @@ class _Actions:
                     f"goto_table:{last} does not lead to a later table", hint=f"use {self._table + 1} to 254"
                 )
             assembler.goto(last)
-        return assembler.finish()
+        return assembler.finish(), tuple(assembler.late)
 
     def guard(self, subfield: F.Subfield, mask: int = 0) -> int:
         """What the packet must have, so that a field can be read or written."""
@@ -297,7 +320,14 @@ class _Actions:
         out.resubmit(None if port == PORT_IN_PORT else port, action.table)
 
     def clone(self, out: Assembler, action: F.Clone) -> None:
-        out.clone(self.list_of(action.actions))
+        out.clone(*self.list_of(action.actions))
+
+    def handled(self, out: Assembler, action: F.Action) -> None:
+        out.handled(Handled(action, self._flow))
+
+    def enqueue(self, out: Assembler, action: F.Enqueue) -> None:
+        """There are no queues: what would wait in one leaves."""
+        out.output(_port(action.port))
 
 
 def _handler(action: F.Action) -> Callable[[_Actions, Assembler, Any], None]:
@@ -320,4 +350,10 @@ _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.CtClear: lambda _, out, action: out.ct_clear(),
     F.Clone: _Actions.clone,
     F.Note: lambda _, out, action: None,
+    F.Controller: _Actions.handled,
+    F.Group: lambda _, out, action: out.group(action.group),
+    F.Meter: lambda _, out, action: out.meter(action.meter),
+    F.Enqueue: _Actions.enqueue,
+    F.SetQueue: lambda _, out, action: None,
+    F.Exit: lambda _, out, action: out.exit(),
 }

@@ -155,7 +155,8 @@ class Note:
 class Controller:
     """Send to controllers as a packet-in; `pause` stops the packet until a controller resumes it.
 
-    `reason` is a number of OpenFlow's OFPR_*. Not carried out yet, like all actions from here on.
+    `reason` is a number of OpenFlow's OFPR_*. Packets go whole, whatever `max_len` says (as in Open vSwitch 2.7 and
+    later).
     """
 
     max_len: int = 0xFFFF

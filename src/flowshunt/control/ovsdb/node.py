@@ -1,0 +1,102 @@
+"""What OVSDB needs of the switch that runs, as Protocols. All but `call` and `settled` is for the packet thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from flowshunt.conntrack.table import Tracker
+
+T = TypeVar("T")
+
+
+class PortInfo(Protocol):
+    """A port of a bridge as it is now; see `daemon.bridge.PortInfo`."""
+
+    name: str
+    type: str
+    ofport: int
+    error: str | None
+    mtu: int | None
+    mac: bytes
+    ifindex: int
+    admin_up: bool
+    link_up: bool
+    link_resets: int
+    statistics: dict[str, int]
+
+
+class Bridge(Protocol):
+    """A bridge of the node."""
+
+    name: str
+
+    @property
+    def ports(self) -> Mapping[str, PortInfo]:
+        """Its ports by name."""
+
+    @property
+    def switch(self) -> Any:
+        """What forwards: an `app.Switch`."""
+
+    @property
+    def service(self) -> Any:
+        """What answers OpenFlow requests."""
+
+    @property
+    def server(self) -> Any:
+        """The socket for OpenFlow requests."""
+
+    def add_port(
+        self,
+        name: str,
+        type_: str = "system",
+        *,
+        ofport_request: int | None = None,
+        options: Mapping[str, str] | None = None,
+        mtu_request: int | None = None,
+    ) -> PortInfo:
+        """Add a port."""
+
+    def del_port(self, name: str) -> None:
+        """Remove a port."""
+
+    def port_info(self, name: str) -> PortInfo:
+        """A copy of what is known of a port, with its counters."""
+
+    def set_mac(self, name: str, mac: bytes) -> None:
+        """Give a port another address."""
+
+
+class Node(Protocol):
+    """The node."""
+
+    tracker: Tracker
+    is_holding: bool
+
+    @property
+    def bridges(self) -> Mapping[str, Any]:
+        """Bridges by name."""
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the packet thread."""
+
+    async def settled(self) -> None:
+        """Wait until the sockets of all bridges are as they should be."""
+
+    def now_ms(self) -> int:
+        """The time."""
+
+    def add_bridge(
+        self, name: str, *, datapath_id: int | None = None, fail_mode: str = "standalone", local_port: bool = True
+    ) -> Any:
+        """Add a bridge."""
+
+    def del_bridge(self, name: str) -> None:
+        """Remove a bridge."""
+
+    def configure_offload(self, other_config: Mapping[str, str]) -> None:
+        """Apply `hw-offload` and its relatives."""
+
+    def on_port_change(self, observer: Callable[[str, Any, int], None]) -> None:
+        """Have `observer(bridge, port, reason)` called on the thread of control."""

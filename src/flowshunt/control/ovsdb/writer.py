@@ -1,0 +1,142 @@
+"""How things are, written back into the database, `cur_cfg` in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowshunt.base.version import VERSION
+from flowshunt.control.ovsdb.idl import Replica
+from flowshunt.control.ovsdb.node import Node, PortInfo
+
+DATAPATH_VERSION = "<built-in>"
+DATAPATH_TYPES = ("netdev", "system")
+IFACE_TYPES = ("internal", "patch", "system")
+CAPABILITIES = {
+    "max_vlan_headers": "2",
+    "max_mpls_depth": "0",
+    "recirc": "true",
+    "lb_output_action": "false",
+    "ct_state": "true",
+    "ct_zone": "true",
+    "ct_mark": "true",
+    "ct_label": "true",
+    "ct_state_nat": "true",
+    "ct_orig_tuple": "true",
+    "ct_orig_tuple6": "true",
+    "masked_set_action": "true",
+    "tnl_push_pop": "false",
+    "ufid": "false",
+    "trunc": "false",
+    "nd_ext": "false",
+    "clone": "true",
+    "sample_nesting": "10",
+    "ct_eventmask": "true",
+    "ct_clear": "true",
+    "max_hash_alg": "1",
+    "check_pkt_len": "false",
+    "ct_timeout": "true",
+    "explicit_drop_action": "false",
+    "ct_zero_snat": "true",
+    "add_mpls": "false",
+}
+"""What `Datapath.capabilities` says, by Open vSwitch's names (ovs-vswitchd.conf.db(5))."""
+STATISTICS = (
+    "collisions", "rx_bytes", "rx_crc_err", "rx_dropped", "rx_errors", "rx_frame_err", "rx_over_err", "rx_packets",
+    "tx_bytes", "tx_dropped", "tx_errors", "tx_packets",
+)  # fmt: skip
+"""Counters of an interface that have a name in the database."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """How the node stood at one moment."""
+
+    ports: dict[tuple[str, str], PortInfo] = field(default_factory=dict)
+    errors: dict[tuple[str, str], str] = field(default_factory=dict)
+    datapath_ids: dict[str, int] = field(default_factory=dict)
+
+
+def gather(node: Node, errors: Mapping[tuple[str, str], str]) -> Facts:
+    """The facts; runs on the packet thread."""
+    facts = Facts(errors=dict(errors))
+    for name, bridge in node.bridges.items():
+        facts.datapath_ids[name] = bridge.service.datapath_id
+        for port in bridge.ports:
+            facts.ports[name, port] = bridge.port_info(port)
+    return facts
+
+
+def write(
+    replica: Replica,
+    facts: Facts,
+    iface_types: Iterable[str],
+    cur_cfg: int | None,
+    done: Callable[[bool], None],
+) -> None:
+    """Write what differs. `cur_cfg`: the `next_cfg` that all of it is about; None: leave it."""
+    root = replica.root()
+    if root is None:
+        done(False)
+        return
+    transaction = replica.begin()
+    _root(replica, root, iface_types)
+    for bridge in root.bridges:
+        _bridge(bridge, facts)
+        for port in bridge.ports:
+            for interface in port.interfaces:
+                _interface(bridge.name, interface, facts)
+    for row in dict(root.datapaths).values():
+        _set(row, "capabilities", CAPABILITIES)
+        _set(row, "datapath_version", DATAPATH_VERSION)
+    if cur_cfg is not None:
+        _set(root, "cur_cfg", cur_cfg)
+    replica.commit(transaction, done)
+
+
+def _set(row: Any, column: str, value: Any) -> None:
+    """Write a column if it says something else."""
+    if _plain(getattr(row, column)) != _plain(value):
+        setattr(row, column, value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return sorted(value) if isinstance(value, list | tuple | set) else value
+
+
+def _root(replica: Replica, root: Any, iface_types: Iterable[str]) -> None:
+    _set(root, "ovs_version", [VERSION])
+    _set(root, "db_version", [replica.version])
+    _set(root, "iface_types", sorted(iface_types))
+    _set(root, "datapath_types", list(DATAPATH_TYPES))
+    _set(root, "dpdk_initialized", False)
+
+
+def _bridge(row: Any, facts: Facts) -> None:
+    number = facts.datapath_ids.get(row.name)
+    _set(row, "datapath_id", [] if number is None else [f"{number:016x}"])
+    _set(row, "datapath_version", DATAPATH_VERSION if number is not None else "<unknown>")
+
+
+def _interface(bridge: str, row: Any, facts: Facts) -> None:
+    info = facts.ports.get((bridge, row.name))
+    error = facts.errors.get((bridge, row.name)) or (info.error if info is not None else None)
+    if info is None or info.ofport < 0:
+        _set(row, "ofport", [-1])
+        _set(row, "error", [error or "not opened"])
+        for column in ("admin_state", "link_state", "mac_in_use", "mtu", "ifindex"):
+            _set(row, column, [])
+        _set(row, "statistics", {})
+        return
+    _set(row, "ofport", [info.ofport])
+    _set(row, "error", [])
+    _set(row, "admin_state", ["up" if info.admin_up else "down"])
+    _set(row, "link_state", ["up" if info.link_up else "down"])
+    _set(row, "link_resets", [info.link_resets])
+    _set(row, "mac_in_use", [info.mac.hex(":")])
+    _set(row, "mtu", [] if info.mtu is None else [info.mtu])
+    _set(row, "ifindex", [info.ifindex])
+    _set(row, "statistics", {name: info.statistics[name] for name in STATISTICS if name in info.statistics})

@@ -1,0 +1,197 @@
+"""`dpctl/*` and `dpif/*`: the one datapath, its ports, and the flows that it does not cache."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from flowshunt.control.unixctl.commands.dpctl import refusal, split, without_datapath
+from flowshunt.control.unixctl.node import DATAPATH_NAME, Node, PortInfo
+from flowshunt.control.unixctl.registry import CommandError, answers, command, on_worker
+
+_KINDS = {"internal": "tap", "system": ""}
+"""What the types of ports are called on a userspace datapath; the others by their own name."""
+FLOW_TYPES = ("ovs", "tc", "dpdk", "offloaded", "non-offloaded", "partially-offloaded", "all")
+_FEATURES = """\
+Masked set action: Yes
+Tunnel push pop: No
+Ufid: No
+Truncate action: No
+Clone action: Yes
+Sample nesting: 10
+Conntrack eventmask: Yes
+Conntrack clear: Yes
+Max dp_hash algorithm: 1
+Check pkt length action: No
+Conntrack timeout policy: Yes
+Explicit Drop action: No
+Optimized Balance TCP mode: No
+Conntrack all-zero IP SNAT: Yes
+MPLS Label add: No
+Max VLAN headers: 2
+Max MPLS depth: 0
+Recirc: Yes
+CT state: Yes
+CT zone: Yes
+CT mark: Yes
+CT label: Yes
+CT state NAT: Yes
+CT orig tuple: Yes
+CT orig tuple for IPv6: Yes
+IPv6 ND Extension: No
+"""
+
+
+def _numbered(node: Node) -> Iterator[tuple[str, int, PortInfo]]:
+    """Every port with the bridge that it belongs to and its number in the datapath; 0 is the datapath's own."""
+    number = 0
+    for name, bridge in node.bridges.items():
+        for port in sorted(bridge.ports.values(), key=lambda port: (port.name != name, port.ofport)):
+            if port.ofport > 0:
+                number += 1
+                yield name, number, port
+
+
+def _suffix(port: PortInfo) -> str:
+    kind = _KINDS.get(port.type, port.type)
+    return f" ({kind})" if kind else ""
+
+
+def _lookups(node: Node) -> tuple[int, int]:
+    """Packets that found a flow in the first table, and those that did not."""
+    hits = misses = 0
+    for bridge in node.bridges.values():
+        first = bridge.switch.datapath.tables().get(0)
+        if first is not None:
+            hits += first.matches
+            misses += first.lookups - first.matches
+    return hits, misses
+
+
+@on_worker
+def dump_datapaths(node: Node, arguments: list[str]) -> str:
+    """The datapath, while it has a bridge."""
+    return f"{DATAPATH_NAME}\n" if node.bridges else ""
+
+
+@on_worker
+def show(node: Node, arguments: list[str]) -> str:
+    """The datapath with its ports, with -s their counters."""
+    rest, options = split(arguments)
+    for name in rest:
+        if name != DATAPATH_NAME:
+            raise refusal(f"opening datapath {name} failed", errno.ENODEV)
+    if not node.bridges:
+        return ""
+    hits, misses = _lookups(node)
+    n_flows = sum(len(bridge.switch.datapath.rules) for bridge in node.bridges.values())
+    lines = [f"{DATAPATH_NAME}:", f"  lookups: hit:{hits} missed:{misses} lost:0", f"  flows: {n_flows}"]
+    lines.append("  port 0: ovs-netdev (tap)")
+    for bridge, number, port in _numbered(node):
+        lines.append(f"  port {number}: {port.name}{_suffix(port)}")
+        if "statistics" in options:
+            lines += _counters(node.bridges[bridge].port_info(port.name).statistics)
+    return "\n".join(lines) + "\n"
+
+
+def _counters(figures: dict[str, int]) -> list[str]:
+    def of(*names: str) -> list[int | str]:
+        return [figures.get(name, "?") for name in names]
+
+    received = of("rx_packets", "rx_errors", "rx_dropped", "rx_over_errors", "rx_frame_errors")
+    sent = of("tx_packets", "tx_errors", "tx_dropped", "tx_aborted_errors", "tx_carrier_errors")
+    return [
+        "    RX packets:{} errors:{} dropped:{} overruns:{} frame:{}".format(*received),
+        "    TX packets:{} errors:{} dropped:{} aborted:{} carrier:{}".format(*sent),
+        "    collisions:{}".format(*of("collisions")),
+        "    RX bytes:{}  TX bytes:{}".format(*of("rx_bytes", "tx_bytes")),
+    ]
+
+
+async def dump_flows(node: Node, arguments: list[str]) -> str:
+    """Flows that a cache holds: none, as packets walk the tables."""
+    rest = split(arguments).rest
+    for word in list(rest):
+        key, sign, value = word.partition("=")
+        if not sign or key not in ("type", "filter", "pmd"):
+            continue
+        if key == "type" and value not in FLOW_TYPES:
+            raise refusal(f"Failed to parse type ({value})")
+        rest.remove(word)
+    without_datapath(rest, 1)
+    return "flow-dump from the main thread:\n"
+
+
+async def datapath_only(node: Node, arguments: list[str]) -> str:
+    """A command that has nothing to do but to check its argument."""
+    without_datapath(split(arguments).rest, 1)
+    return ""
+
+
+async def refuse_datapath(node: Node, arguments: list[str]) -> str:
+    """Datapaths come and go with bridges, and cannot be made otherwise."""
+    raise refusal("opening datapath", errno.EOPNOTSUPP)
+
+
+@on_worker
+def show_bridges(node: Node, arguments: list[str]) -> str:
+    """Bridges and ports with both of their numbers."""
+    if not node.bridges:
+        return ""
+    hits, misses = _lookups(node)
+    lines = [f"{DATAPATH_NAME}: hit:{hits} missed:{misses}"]
+    for name in sorted(node.bridges):
+        lines.append(f"  {name}:")
+        for bridge, number, port in sorted(_numbered(node), key=lambda entry: entry[2].name):
+            if bridge == name:
+                lines.append(f"    {port.name} {port.ofport}/{number}:{_suffix(port)}")
+    return "\n".join(lines) + "\n"
+
+
+@on_worker
+def dump_bridges(node: Node, arguments: list[str]) -> str:
+    """Bridges by datapath."""
+    return "".join(f"netdev@{name}\n" for name in sorted(node.bridges))
+
+
+def _check_bridge(node: Node, arguments: list[str]) -> None:
+    if not arguments or arguments[-1] not in node.bridges:
+        raise CommandError("no such bridge")
+
+
+@on_worker
+def dump_bridge_flows(node: Node, arguments: list[str]) -> str:
+    """Flows of one bridge that a cache holds: none."""
+    _check_bridge(node, arguments)
+    return ""
+
+
+@on_worker
+def show_features(node: Node, arguments: list[str]) -> str:
+    """What the datapath can do, in the words of Open vSwitch."""
+    _check_bridge(node, arguments)
+    return _FEATURES
+
+
+@on_worker
+def list_bridges(node: Node, arguments: list[str]) -> str:
+    """Names of the bridges."""
+    return "".join(f"{name}\n" for name in sorted(node.bridges))
+
+
+COMMANDS = (
+    command("dpctl/dump-dps", "", 0, 0, dump_datapaths),
+    command("dpctl/show", "[-s] [dp...]", 0, None, show),
+    command("dpctl/dump-flows", "[-m] [--names] [dp] [filter=..] [type=..] [pmd=..]", 0, 6, dump_flows),
+    command("dpctl/del-flows", "[dp] [file]", 0, 2, datapath_only),
+    command("dpctl/cache-get-size", "[dp]", 0, 1, datapath_only),
+    command("dpctl/add-dp", "dp [iface...]", 1, None, refuse_datapath),
+    command("dpctl/del-dp", "dp", 1, 1, refuse_datapath),
+    command("dpif/dump-dps", "", 0, 0, dump_bridges),
+    command("dpif/show", "", 0, 0, show_bridges),
+    command("dpif/dump-flows", "[-m] [--names | --no-names] bridge", 1, 4, dump_bridge_flows),
+    command("dpif/show-dp-features", "bridge", 1, 1, show_features),
+    command("dpif/set-dp-features", "bridge", 1, 3, answers("")),
+    command("ofproto/list", "", 0, 0, list_bridges),
+    command("ofproto/list-tunnels", "", 0, 0, answers("")),
+)

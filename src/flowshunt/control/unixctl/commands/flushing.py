@@ -1,0 +1,200 @@
+"""What `dpctl/flush-conntrack` is to forget: reading its arguments, and doing it."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+from flowshunt.conntrack.connection import Connection, Tuple
+from flowshunt.conntrack.schema import N_ZONES
+from flowshunt.control.unixctl.commands.dpctl import in_slices, refusal
+from flowshunt.control.unixctl.node import DATAPATH_NAME, Node
+
+_ICMP = (1, 58)
+_ADDRESSES = {
+    "ct_nw_src": ("source", IPv4Address),
+    "ct_nw_dst": ("destination", IPv4Address),
+    "ct_ipv6_src": ("source", IPv6Address),
+    "ct_ipv6_dst": ("destination", IPv6Address),
+}
+_NUMBERS = {
+    "ct_tp_src": ("source_port", 16),
+    "ct_tp_dst": ("destination_port", 16),
+    "icmp_id": ("icmp_id", 16),
+    "icmp_type": ("icmp_type", 8),
+    "icmp_code": ("icmp_code", 8),
+}
+_ZONE = re.compile(r"zone=\s*([0-9]{1,9})")
+_AT_ONCE = 256
+"""Connections that are forgotten between two batches of packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a tuple must have; None: anything."""
+
+    source: IPv4Address | IPv6Address | None = None
+    destination: IPv4Address | IPv6Address | None = None
+    source_port: int | None = None
+    destination_port: int | None = None
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    icmp_id: int | None = None
+
+    def fits(self, found: Tuple) -> bool:
+        """Whether a tuple has it all."""
+        return all(getattr(self, name) in (None, getattr(found, name)) for name in self.__slots__)
+
+    def is_whole(self, protocol: int) -> bool:
+        """Whether it describes one connection only."""
+        rest = (
+            (self.icmp_id, self.icmp_type, self.icmp_code)
+            if protocol in _ICMP
+            else (self.source_port, self.destination_port)
+        )
+        return bool(protocol) and None not in (self.source, self.destination, *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which connections are to be forgotten."""
+
+    zone: int | None = None
+    mark: tuple[int, int] = (0, 0)
+    """Value and mask."""
+    labels: tuple[int, int] = (0, 0)
+    protocol: int = 0
+    """0: any."""
+    original: Way = Way()
+    reply: Way = Way()
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether it asks for more than a zone."""
+        return (self.mark, self.labels, self.protocol, self.original, self.reply) != ((0, 0), (0, 0), 0, Way(), Way())
+
+    def fits(self, one: Connection) -> bool:
+        """Whether a connection is meant."""
+        return (
+            self.protocol in (0, one.protocol)
+            and one.mark & self.mark[1] == self.mark[0]
+            and one.label & self.labels[1] == self.labels[0]
+            and self.original.fits(one.original)
+            and self.reply.fits(one.reply)
+        )
+
+
+def read(arguments: list[str]) -> Wanted:
+    """What the arguments ask for: [dp] [zone=N] [mark=X[/M]] [labels=Y[/N]] [orig [reply]]. Raises CommandError."""
+    rest = list(arguments)
+    if rest and rest[0] == DATAPATH_NAME:
+        del rest[0]
+    zone = None
+    if rest and rest[0].startswith("zone="):
+        found = _ZONE.match(rest.pop(0))
+        zone = int(found.group(1)) if found else N_ZONES
+        if zone >= N_ZONES:
+            raise refusal("failed to parse zone")
+    mark = _masked(rest, "mark", 32)
+    labels = _masked(rest, "labels", 128)
+    if len(rest) > 2:
+        raise refusal("invalid arguments")
+    ways = [_read_way(text) for text in rest]
+    protocols = {protocol for _, protocol in ways if protocol}
+    if len(protocols) > 1:
+        raise refusal("the L4 protocols of the two tuples do not match")
+    original, reply = ([way for way, _ in ways] + [Way(), Way()])[:2]
+    return Wanted(zone, mark, labels, protocols.pop() if protocols else 0, original, reply)
+
+
+def _masked(rest: list[str], key: str, width: int) -> tuple[int, int]:
+    """Take `key=VALUE[/MASK]` off the front of the arguments."""
+    if not rest or not rest[0].startswith(f"{key}="):
+        return 0, 0
+    value_text, slash, mask_text = rest.pop(0).removeprefix(f"{key}=").partition("/")
+    value, full = _number(value_text, width), (1 << width) - 1
+    mask = _number(mask_text, width) if slash else full
+    if value is None or mask is None:
+        raise refusal(f"failed to parse {key}")
+    return value & mask, mask
+
+
+def _number(text: str, width: int) -> int | None:
+    try:
+        value = int(text, 16 if text.lower().startswith("0x") else 10)
+    except ValueError:
+        return None
+    return value if text[:1].isdigit() and value < 1 << width else None
+
+
+def _read_way(text: str) -> tuple[Way, int]:
+    """A tuple and its protocol; an empty text is one without fields."""
+    found: dict[str, Any] = {}
+    protocol = 0
+    for field in filter(None, re.split(r"[,\s]+", text)):
+        key, sign, value = field.partition("=")
+        if not sign:
+            raise refusal(f"field {key} missing value")
+        if key in _ADDRESSES:
+            _set_address(found, key, value)
+        elif key == "ct_nw_proto":
+            number = _number(value, 8)
+            if number is None:
+                raise refusal(f"failed to parse field {key}")
+            protocol = number
+        elif key in _NUMBERS:
+            _set_number(found, protocol, key, value)
+        else:
+            raise refusal(f"invalid conntrack tuple field: {key}")
+    return Way(**found), protocol
+
+
+def _set_address(found: dict[str, Any], key: str, value: str) -> None:
+    name, kind = _ADDRESSES[key]
+    other = found.get("destination" if name == "source" else "source")
+    try:
+        address = ip_address(value)
+    except ValueError:
+        raise refusal(f"failed to parse field {key}") from None
+    if not isinstance(address, kind):
+        raise refusal(f"failed to parse field {key}")
+    if other is not None and other.version != address.version:
+        raise refusal(f"the L3 protocol does not match {value}")
+    found[name] = address
+
+
+def _set_number(found: dict[str, Any], protocol: int, key: str, value: str) -> None:
+    if not protocol:
+        raise refusal("port is set without protocol")
+    if (protocol in _ICMP) != key.startswith("icmp"):
+        raise refusal("invalid L4 fields")
+    name, width = _NUMBERS[key]
+    number = _number(value, width)
+    if number is None:
+        raise refusal(f"failed to parse field {key}")
+    found[name] = number
+
+
+async def carry_out(node: Node, wanted: Wanted) -> None:
+    """Forget what is wanted. Raises CommandError when one connection alone was named and is not there."""
+    tracker = node.tracker
+    if not wanted.is_selective:
+        await node.call(lambda: tracker.flush(wanted.zone))
+        return
+    listed = await in_slices(node, lambda: tracker.connections(node.now_ms(), wanted.zone))
+    found = [one for one in listed if wanted.fits(one)]
+    tuple_alone = wanted == Wanted(wanted.zone, protocol=wanted.protocol, original=wanted.original)
+    if not found and tuple_alone and wanted.original.is_whole(wanted.protocol):
+        raise refusal("failed to flush conntrack", errno.ENOENT)
+    for first in range(0, len(found), _AT_ONCE):
+        part = found[first : first + _AT_ONCE]
+        await node.call(partial(_forget, node, part))
+
+
+def _forget(node: Node, part: list[Connection]) -> None:
+    for one in part:
+        node.tracker.flush(one.zone, wanted=one.original, protocol=one.protocol)

@@ -1,0 +1,97 @@
+"""`flowshunt run`: a node as a configuration file says, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from flowshunt.base.errors import FlowshuntError
+from flowshunt.config import Config
+from flowshunt.config.model import PortSection
+from flowshunt.daemon.bridge import Bridge
+from flowshunt.daemon.node import Node
+from flowshunt.daemon.system import default_rundir, tell_systemd
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long one thread of the interpreter keeps another one waiting."""
+
+Tell = Callable[[str], None]
+
+
+async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | None = None) -> None:
+    """Make what `config` says and keep it until SIGTERM, SIGINT or `stop`.
+
+    `base`: directory that the names of files of rules are relative to. `tell` gets one line for everything that is
+    listened on. Raises UsageError and InputError for what cannot be made; devices that are not there are waited for.
+    """
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
+    node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
+    await node.start()
+    try:
+        await _build(node, config, base, tell)
+        settle_interpreter()
+        tell("ready")
+        tell_systemd("READY=1\nSTATUS=forwarding")
+        await stop.wait()
+        tell_systemd("STOPPING=1")
+    finally:
+        await node.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def settle_interpreter() -> None:
+    """Once everything is loaded: what lives now is garbage never again, and threads change places quickly."""
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
+    priority = ",".join(config.offload.priority)
+    other_config = {"hw-offload": str(config.offload.enabled).lower(), "hw-offload-priority": priority}
+    await node.call(partial(node.configure_offload, other_config))
+    for name, section in config.bridges.items():
+        number = None if section.datapath_id is None else int(section.datapath_id, 16)
+        bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))
+        for port, details in config.ports[name].items():
+            await node.call(partial(_add_port, bridge, port, details))
+        await node.call(partial(_add_flows, node, bridge, config, base))
+        await node.settled()
+        tell(f"bridge {name} on unix:{bridge.management_path}")
+        for port in list(bridge.ports):
+            info = await node.call(partial(bridge.port_info, port))
+            tell(f"  port {port}: {info.ofport}" if info.error is None else f"  port {port} waits: {info.error}")
+
+
+def _add_port(bridge: Bridge, name: str, section: PortSection) -> None:
+    options = {"peer": section.peer} if section.peer else {}
+    bridge.add_port(name, section.type, ofport_request=section.number, options=options, mtu_request=section.mtu)
+
+
+def _add_flows(node: Node, bridge: Bridge, config: Config, base: Path) -> None:
+    section = config.bridges[bridge.name]
+    rules = section if section.flow_files or section.flows else config.switch
+    for file in rules.flow_files:
+        path = base / file
+        bridge.switch.add_flows(path.read_text(encoding="utf-8"), str(path), now_ms=node.now_ms())
+    source = f"[bridge.{bridge.name}] flows"
+    bridge.switch.add_flows("\n".join(rules.flows), source, now_ms=node.now_ms())
+
+
+def run_forever(config: Config, base: Path, tell: Tell) -> None:
+    """`run` in a loop of its own."""
+    try:
+        asyncio.run(run(config, base, tell))
+    except FlowshuntError:
+        tell_systemd("STATUS=failed")
+        raise

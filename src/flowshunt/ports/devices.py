@@ -1,0 +1,61 @@
+"""What the system says of a network device, asked by ioctl, which needs neither netlink nor /sys."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from typing import NamedTuple
+
+# linux/sockios.h, linux/if.h
+_GET_FLAGS, _SET_FLAGS, _GET_MTU, _SET_MTU, _GET_ADDRESS, _GET_INDEX = 0x8913, 0x8914, 0x8921, 0x8922, 0x8927, 0x8933
+_SET_ADDRESS = 0x8924
+_ETHERNET = 1
+_IFF_UP = 0x1
+_IFF_RUNNING = 0x40
+_REQUEST_SIZE = 40
+_NAME_SIZE = 16
+
+
+class Device(NamedTuple):
+    """A device as it is now. `link_up`: it has a carrier. `mtu` is bytes."""
+
+    ifindex: int
+    mtu: int
+    mac: bytes
+    admin_up: bool
+    link_up: bool
+
+
+def _ask(control: socket.socket, request: int, name: str) -> bytes:
+    return fcntl.ioctl(control.fileno(), request, name.encode().ljust(_REQUEST_SIZE, b"\0"))[_NAME_SIZE:]
+
+
+def look_up(name: str) -> Device:
+    """Ask about a device by name. Raises OSError (ENODEV) when there is none."""
+    if len(name.encode()) >= _NAME_SIZE:
+        raise OSError(19, "No such device")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        flags = struct.unpack_from("@H", _ask(control, _GET_FLAGS, name))[0]
+        index = struct.unpack_from("@i", _ask(control, _GET_INDEX, name))[0]
+        mtu = struct.unpack_from("@i", _ask(control, _GET_MTU, name))[0]
+        mac = _ask(control, _GET_ADDRESS, name)[2:8]
+    return Device(index, mtu, mac, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING))
+
+
+def set_up(name: str, mtu: int | None = None) -> None:
+    """Bring a device up, first giving it an MTU. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        start = name.encode().ljust(_NAME_SIZE, b"\0")
+        if mtu is not None:
+            fcntl.ioctl(control.fileno(), _SET_MTU, (start + struct.pack("@i", mtu)).ljust(_REQUEST_SIZE, b"\0"))
+        flags = struct.unpack_from("@H", _ask(control, _GET_FLAGS, name))[0]
+        request = (start + struct.pack("@H", flags | _IFF_UP)).ljust(_REQUEST_SIZE, b"\0")
+        fcntl.ioctl(control.fileno(), _SET_FLAGS, request)
+
+
+def set_address(name: str, mac: bytes) -> None:
+    """Give an Ethernet device another address. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = name.encode().ljust(_NAME_SIZE, b"\0") + struct.pack("@H", _ETHERNET) + mac
+        fcntl.ioctl(control.fileno(), _SET_ADDRESS, request.ljust(_REQUEST_SIZE, b"\0"))

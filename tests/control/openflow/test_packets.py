@@ -1,0 +1,182 @@
+"""Packets to and from real controllers: ovs-ofctl monitor and packet-out."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flowshunt.datapath.schema import SOURCE_BATCH
+from flowshunt.datapath.tables import Result
+from flowshunt.packet.schema import Batch
+from tests.builders import Packet, batch_of
+from tests.control.openflow.test_server import OVS_OFCTL, Running, needs_ofctl
+from tests.datapath.switches import Sent, udp
+
+
+class Monitor:
+    """A running `ovs-ofctl monitor`."""
+
+    def __init__(self, running: Running, *arguments: str) -> None:
+        assert OVS_OFCTL is not None
+        options = [argument for argument in arguments if argument.startswith("-")]
+        rest = [argument for argument in arguments if argument not in options]
+        self._running = running
+        before = set(running.service.connections)
+        self._process = subprocess.Popen(
+            [OVS_OFCTL, *options, "monitor", f"unix:{running.path}", *rest],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
+            env=os.environ | {"OVS_RUNDIR": str(running.path.parent)},
+        )  # fmt: skip
+        until = time.monotonic() + 10
+        while not any(c.miss_send_len for c in set(running.service.connections) - before):
+            assert time.monotonic() < until, "the monitor does not ask for packets"
+            time.sleep(0.01)
+
+    def next(self) -> str:
+        """The next packet-in, header and packet."""
+        assert self._process.stdout is not None
+        lines: list[str] = []
+        while len(lines) < 2:
+            line = self._process.stdout.readline()
+            assert line, "the monitor has ended"
+            if lines or "PACKET_IN" in line:
+                lines.append(line.strip())
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.communicate(timeout=10)
+
+
+class Bench:
+    """A running switch, and what leaves it by packet-outs."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.sent: list[Sent] = []
+        running.switch.on_output = self._keep
+        self.monitors: list[Monitor] = []
+
+    def _keep(self, result: Result, batch: Batch) -> None:
+        for frame in result.tx:
+            source = batch.data if frame["source"] == SOURCE_BATCH else result.tx_data
+            at = int(frame["data"])
+            self.sent.append(Sent(int(frame["port"]), source[at : at + int(frame["length"])].tobytes()))
+
+    def monitor(self, *arguments: str) -> Monitor:
+        self.monitors.append(Monitor(self.running, *arguments))
+        return self.monitors[-1]
+
+    def receive(self, packet: Packet, in_port: int = 1) -> None:
+        def work() -> None:
+            now = self.running.server.clock.now_ns()
+            self.running.switch.process(batch_of([packet], in_port=in_port, time_ns=now))
+            self.running.server.flush_events()
+
+        self.running.do(work)
+
+
+@pytest.fixture
+def bench(running: Running) -> Iterator[Bench]:
+    bench = Bench(running)
+    try:
+        yield bench
+    finally:
+        for monitor in bench.monitors:
+            monitor.close()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path / "run")
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@needs_ofctl
+def test_a_monitor_sees_packets_with_their_tracking_state_and_registers(bench: Bench) -> None:
+    bench.running.ofctl("add-flows", "-", text=(
+        "udp,in_port=1,actions=ct(commit),controller\n"
+        "udp,in_port=2,actions=ct(table=1)\n"
+        "table=1,cookie=0x7,ct_state=+trk,udp,actions=set_field:5->reg3,controller\n"
+    ))  # fmt: skip
+    monitor = bench.monitor("65534", "-Pnxt_packet_in")
+    bench.receive(udp())
+    assert re.search(r"cookie=0x0 total_len=47 in_port=1 \(via action\) data_len=47 \(unbuffered\)", monitor.next())
+    bench.receive(udp("10.0.0.2", "10.0.0.1", 2000, 1000), in_port=2)
+    said = monitor.next()
+    assert (
+        "table_id=1 cookie=0x7 total_len=47 ct_state=est|rpl|trk,ct_nw_src=10.0.0.1,ct_nw_dst=10.0.0.2,"
+        "ct_nw_proto=17,ct_tp_src=1000,ct_tp_dst=2000,ip,reg3=0x5,in_port=2 (via action) data_len=47" in said
+    )
+    assert "nw_src=10.0.0.2,nw_dst=10.0.0.1" in said
+
+
+@needs_ofctl
+@pytest.mark.parametrize(
+    "options", [(), ("-OOpenFlow13",), ("-OOpenFlow14",), ("-OOpenFlow15",), ("-Pnxt_packet_in2",)]
+)
+def test_every_form_of_packet_in_is_understood(bench: Bench, options: tuple[str, ...]) -> None:
+    bench.running.ofctl("add-flow", "priority=0,actions=CONTROLLER:65535,mod_dl_dst:00:00:00:00:00:09,controller(id=0)")
+    monitor = bench.monitor("65534", *options)
+    bench.receive(udp())
+    reason = "no_match" if options and "-O" in options[0] else "action"
+    first = monitor.next()
+    assert f"in_port=1 (via {reason}) data_len=47 (unbuffered)" in first
+    assert "dl_dst=00:00:00:00:00:09" in monitor.next()
+
+
+@needs_ofctl
+def test_userdata_and_controller_numbers_choose_who_hears_what(bench: Bench) -> None:
+    bench.running.ofctl("add-flow", "actions=controller(userdata=01.02.03,reason=no_match),controller(id=7)")
+    monitor = bench.monitor("65534", "-Pnxt_packet_in2")
+    for _ in range(2):
+        bench.receive(udp())
+        assert "userdata=01.02.03" in monitor.next()
+
+
+@needs_ofctl
+@pytest.mark.parametrize("options", [(), ("-OOpenFlow13",), ("-OOpenFlow15",)])
+def test_packet_outs_run_any_actions(bench: Bench, options: tuple[str, ...]) -> None:
+    bench.running.ofctl("add-flows", "-", text=(
+        "ip,ct_state=-trk,actions=ct(commit,table=1)\n"
+        "table=1,ip,ct_state=+new,actions=IN_PORT\n"
+        "table=1,ip,ct_state=+est,actions=2\n"
+    ))  # fmt: skip
+    frame = udp().bytes()
+    out = f"packet={frame.hex()} actions=%s"
+    bench.running.ofctl(*options, "packet-out", f"in_port=1 {out % 'output:2,mod_dl_src:00:00:00:00:00:05,LOCAL'}")
+    changed = frame[:6] + bytes(5) + b"\x05" + frame[12:]
+    assert bench.sent == [Sent(2, frame), Sent(0xFFFE, changed)]
+    bench.sent.clear()
+    bench.running.ofctl(*options, "packet-out", f"in_port=1 {out % 'resubmit(,0)'}")
+    reply = udp("10.0.0.2", "10.0.0.1", 2000, 1000).bytes()
+    bench.running.ofctl(*options, "packet-out", f"in_port=2 packet={reply.hex()} actions=ct(table=1)")
+    bench.running.ofctl(*options, "packet-out", f"in_port=1 packet={reply.hex()} actions=table")
+    assert [sent.port for sent in bench.sent] == [1, 2]
+    assert bench.running.switch.datapath.statistics()["resubmits"] >= 0
+    assert len(bench.running.switch.tracker) == 1
+
+
+@needs_ofctl
+def test_packet_outs_from_the_controller_can_come_back_to_it(bench: Bench) -> None:
+    monitor = bench.monitor("65534", "-Pnxt_packet_in2")
+    frame = udp().bytes().hex()
+    bench.running.ofctl("packet-out", f"in_port=controller packet={frame} actions=controller")
+    said = monitor.next()
+    assert "total_len=47 in_port=CONTROLLER (via action) data_len=47" in said
+
+
+def test_what_no_controller_hears_costs_nothing_but_the_punt(bench: Bench) -> None:
+    bench.running.switch.add_flows("actions=controller,2")
+    bench.receive(udp())
+    assert bench.running.switch.statistics()["punted"] == 1
+    assert bench.running.switch.statistics()["handler-errors"] == 0

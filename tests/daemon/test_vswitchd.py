@@ -1,0 +1,153 @@
+"""The daemon in place of ovs-vswitchd, with everything around it real: database, tools, files, signals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+TOOLS = ("ovsdb-tool", "ovsdb-server", "ovs-vsctl", "ovs-ofctl", "ovs-appctl")
+needs_tools = pytest.mark.skipif(
+    not all(map(shutil.which, TOOLS)) or not SCHEMA.is_file(),
+    reason="needs Open vSwitch's tools (Debian: openvswitch-switch)",
+)
+pytestmark = needs_tools
+FLAGS = "--disable-system --enable-dummy --detach --no-chdir --pidfile --log-file -vvconn -vofproto_dpif -vunixctl"
+ETH = "in_port(1),eth(src=50:54:00:00:00:0{a},dst=50:54:00:00:00:0{b}),eth_type(0x0800),"
+UDP = ETH + "ipv4(src=10.1.1.{a},dst=10.1.1.{b},proto=17,tos=0,ttl=64,frag=no),udp(src={a},dst={b})"
+_ADD_BRIDGE = (
+    "add-br br0 -- set bridge br0 datapath_type=dummy fail-mode=secure "
+    "protocols=OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15 "
+    "-- add-port br0 p1 -- set interface p1 type=dummy ofport_request=1 external-ids:iface-id=p1 "
+    "-- add-port br0 p2 -- set interface p2 type=dummy ofport_request=2"
+)
+ADD_BRIDGE = _ADD_BRIDGE.split()
+FLOWS = """\
+table=0,priority=10,in_port=1,ip,actions=ct(commit,zone=5,exec(set_field:7->ct_mark)),2
+table=0,priority=10,in_port=2,ip,actions=ct(zone=5,table=1)
+table=1,ct_state=+est+rpl,ip,actions=1
+"""
+
+
+class Host:
+    """A directory with a database in it, and a PATH on which ovs-vswitchd is ours."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        programs = directory / "bin"
+        programs.mkdir()
+        wrapper = programs / "ovs-vswitchd"
+        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m flowshunt vswitchd "$@"\n')
+        wrapper.chmod(0o755)
+        places = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"), str(directory))
+        self.environment = {
+            **os.environ, **places, "OVS_SYSLOG_METHOD": "null", "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }  # fmt: skip
+        self.pids: list[int] = []
+
+    def run(self, *words: str, text: str | None = None, status: int = 0) -> str:
+        """What a program prints; nothing may go to standard error when it succeeds."""
+        done = subprocess.run(
+            words, env=self.environment, cwd=self.directory, input=text, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == status, (words, done.stdout, done.stderr)
+        assert status or not done.stderr, (words, done.stderr)
+        return done.stdout if not status else done.stderr
+
+    def pid(self, program: str) -> int:
+        number = int((self.directory / f"{program}.pid").read_text())
+        self.pids.append(number)
+        return number
+
+    def start_database(self) -> None:
+        self.run("ovsdb-tool", "create", "conf.db", str(SCHEMA))
+        self.run(
+            "ovsdb-server", "-vconsole:off", "conf.db", f"--remote=punix:{self.directory}/db.sock", "--pidfile",
+            "--detach", "--no-chdir", "--log-file",
+        )  # fmt: skip
+        self.pid("ovsdb-server")
+        self.run("ovs-vsctl", "--no-wait", "init")
+
+    def wait_for_end(self, pid: int) -> None:
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "ovs-vswitchd.log").read_text()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    found = Host(tmp_path)
+    found.start_database()
+    yield found
+    for pid in found.pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def test_scripts_written_for_open_vswitch_run(host: Host) -> None:
+    assert host.run("ovs-vswitchd", "--version").startswith("ovs-vswitchd ")
+    assert host.run("ovs-vswitchd", *FLAGS.split()) == ""
+    pid = host.pid("ovs-vswitchd")
+    assert (host.directory / f"ovs-vswitchd.{pid}.ctl").stat().st_mode & 0o777 == 0o600
+    host.run("ovs-vsctl", *ADD_BRIDGE)
+    host.run("ovs-ofctl", "--bundle", "add-flows", "br0", "-", text=FLOWS)
+    for port, a, b in (("p1", 1, 2), ("p2", 2, 1)):
+        host.run("ovs-appctl", "netdev-dummy/receive", port, UDP.format(a=a, b=b))
+    connection = (
+        "udp,orig=(src=10.1.1.1,dst=10.1.1.2,sport=1,dport=2),reply=(src=10.1.1.2,dst=10.1.1.1,sport=2,dport=1),"
+        "zone=5,mark=7\n"
+    )
+    assert host.run("ovs-appctl", "dpctl/dump-conntrack") == connection
+    assert host.run("ovs-appctl", "dpctl/dump-conntrack", "zone=6") == ""
+    first = host.run("ovs-ofctl", "--no-stats", "--no-names", "dump-flows", "br0", "in_port=1").splitlines()[-1]
+    assert first == " priority=10,ip,in_port=1 actions=ct(commit,zone=5,exec(load:0x7->NXM_NX_CT_MARK[])),output:2"
+    assert "n_packets=1" in host.run("ovs-ofctl", "dump-flows", "br0", "table=1")
+    error = host.run("ovs-appctl", "dpctl/dump-conntrack", "nope", status=2)
+    assert error.startswith("ovs-vswitchd: datapath not found (Invalid argument)\n")
+    host.run("ovs-appctl", "time/stop")
+    assert host.run("ovs-appctl", "time/warp", "31000") == "warped\n"
+    assert host.run("ovs-appctl", "dpctl/dump-conntrack") == ""
+    assert host.run("ovs-appctl", "coverage/read-counter", "dp_packet_batch_grow") == "0\n"
+    assert host.run("ovs-appctl", "revalidator/purge") == ""
+    host.run("ovs-vsctl", "del-br", "br0")
+    host.run("ovs-appctl", "-t", "ovs-vswitchd", "exit", "--cleanup")
+    host.wait_for_end(pid)
+    assert not (host.directory / "ovs-vswitchd.pid").exists()
+    assert not list(host.directory.glob("ovs-vswitchd.*.ctl"))
+    assert "Datapath supports ct_clear action" in host.log
+    assert not [line for line in host.log.splitlines() if "|WARN|" in line or "|ERR|" in line or "|EMER|" in line]
+
+
+def test_a_second_daemon_is_refused_and_a_signal_ends_the_first(host: Host) -> None:
+    host.run("ovs-vswitchd", *FLAGS.split())
+    pid = host.pid("ovs-vswitchd")
+    error = host.run("ovs-vswitchd", *FLAGS.split(), status=1)
+    assert error == f"ovs-vswitchd: {host.directory}/ovs-vswitchd.pid: already running as pid {pid}, aborting\n"
+    log = host.directory / "ovs-vswitchd.log"
+    log.rename(host.directory / "old.log")
+    host.run("ovs-appctl", "vlog/reopen")
+    assert "|vlog|INFO|opened log file " in host.log
+    os.kill(pid, signal.SIGTERM)
+    host.wait_for_end(pid)
+
+
+def test_flags_that_are_wrong_end_it_with_a_message(host: Host) -> None:
+    assert host.run("ovs-vswitchd", "--bogus", status=1) == "ovs-vswitchd: unrecognized option '--bogus'\n"
+    error = host.run("ovs-vswitchd", "--detach", "--log-file=/nonexistent/x.log", status=1)
+    assert error == "ovs-vswitchd: failed to open /nonexistent/x.log for logging: No such file or directory\n"
