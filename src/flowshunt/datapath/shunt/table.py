@@ -62,7 +62,7 @@ class Shunt:
         return share
 
     def set_epoch(self, epoch: int) -> None:
-        """Only flows of this epoch are hit from now on."""
+        """Only flows of this epoch are hit from now on. Where paths are learned, the loop sets it to theirs."""
         self.arrays.state["epoch"] = epoch
 
     def _bury(self, events: np.ndarray) -> None:
