@@ -18,19 +18,32 @@ def test_the_list_says_what_each_provider_is() -> None:
     assert status == 0
     lines = [line.split() for line in out.splitlines()]
     assert ["dummy", "built", "in", "callbacks", "packet", "thread", "no", "for", "tests"] in lines
+    assert ["eswitch", "built", "in", "batches", "packet", "thread", "yes", "HW_OFFLOAD", "when", "named"] in lines
     assert ["dummy-array", "built", "in", "batches", "packet", "thread", "no", "for", "tests"] in lines
 
 
 def test_the_list_is_json_on_demand() -> None:
     _, out, _ = flowshunt("list", "--json")
-    assert json.loads(out)["providers"][0] == {
-        "name": "dummy",
-        "from": "built in",
-        "served_by": "callbacks",
-        "runs_on": "packet thread",
-        "forwards": False,
-        "state": "for tests",
-    }
+    assert json.loads(out)["providers"][:3:2] == [
+        {
+            "name": "flowtable",
+            "from": "built in",
+            "served_by": "batches",
+            "runs_on": "packet thread",
+            "forwards": True,
+            "mark": "OFFLOAD",
+            "state": "ready",
+        },
+        {
+            "name": "dummy",
+            "from": "built in",
+            "served_by": "callbacks",
+            "runs_on": "packet thread",
+            "forwards": False,
+            "mark": "",
+            "state": "for tests",
+        },
+    ]
 
 
 def test_a_check_prints_a_scorecard() -> None:

@@ -15,8 +15,11 @@ import numpy as np
 
 from flowshunt.offload.batch import EST, POLICY, Batch, ConnectionId, Context
 from flowshunt.offload.calls import serve
+from flowshunt.offload.conformance.entries import Entries
 from flowshunt.offload.errors import ProviderError
+from flowshunt.offload.installing import USAGE
 from flowshunt.offload.providers.dummy import ArrayDummy, Dummy
+from flowshunt.offload.providers.flowtable import Flowtable
 
 DEFECTS: list[tuple[Callable[[], Any], str]] = []
 """What makes a broken provider, and the name of the scenario that must fail."""
@@ -401,3 +404,128 @@ class Hangs(Quiet):
 class LeavesTheProgram(Quiet):
     def conn_add(self, context: Context, /) -> None:
         raise SystemExit(1)
+
+
+# --- forwarding ------------------------------------------------------------------------------------------------------
+
+
+class Sound(Flowtable):
+    """A forwarder without a defect, over a table that no packet passes."""
+
+    def __init__(self) -> None:
+        super().__init__(Entries(), name="sound")
+
+
+@caught_by("forward-life")
+class TellsNothingAtTheEnd(Sound):
+    def withdraw(self, rows: np.ndarray, generations: np.ndarray, /) -> Any:
+        super().withdraw(rows, generations)
+
+
+@caught_by("forward-life")
+class CorrectsWhatItIsGiven(Sound):
+    def install(self, flows: np.ndarray, /) -> None:
+        super().install(flows)
+        flows["max_idle_ms"] = 0
+
+
+@caught_by("forward-life")
+class HandsBackWhatItNeverHad(Sound):
+    def handed_back(self, now_ms: int, /) -> Any:
+        row = np.array([77], np.uint32)
+        return row, row, np.zeros(1, np.uint16), np.zeros(1, USAGE)
+
+
+@caught_by("forward-passes")
+class TakesMoreThanItInstalls(Sound):
+    def install(self, flows: np.ndarray, /) -> None:
+        super().install(flows[: len(flows) // 2])
+
+
+@caught_by("forward-unknown")
+class KnowsFlowsByRowAlone(Sound):
+    def withdraw(self, rows: np.ndarray, generations: np.ndarray, /) -> np.ndarray:
+        return super().withdraw(rows, np.zeros_like(generations))
+
+
+@caught_by("forward-unknown")
+class InventsCounters(Sound):
+    def statistics(self, rows: np.ndarray, generations: np.ndarray, now_ms: int, /) -> np.ndarray:
+        usage = super().statistics(rows, generations, now_ms)
+        usage["last_used_ms"] = now_ms
+        return usage
+
+
+@caught_by("forward-withdraw")
+class StopsEverythingAtOnce(Sound):
+    def withdraw(self, rows: np.ndarray, generations: np.ndarray, /) -> np.ndarray:
+        assert self._share is not None
+        self._share.flush()
+        return np.zeros(len(rows), USAGE)
+
+
+@caught_by("forward-fin")
+class WithdrawsLater(Sound):
+    def withdraw(self, rows: np.ndarray, generations: np.ndarray, /) -> np.ndarray:
+        self.later = rows, generations  # to be done when there is time
+        return np.zeros(len(rows), USAGE)
+
+
+@caught_by("forward-epoch")
+class RenewsNothing(Sound):
+    def renew(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> None:
+        pass
+
+
+@caught_by("forward-epoch")
+class KnowsNoEpochs(Sound):
+    def is_forwarding(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> np.ndarray:
+        return super().is_forwarding(rows, generations, 1)
+
+
+@caught_by("forward-flush")
+class HasARingOfSixtyFour(Sound):
+    def withdraw(self, rows: np.ndarray, generations: np.ndarray, /) -> np.ndarray:
+        super().withdraw(rows[:64], generations[:64])
+        return np.zeros(len(rows), USAGE)
+
+    def batch_submit(self, batch: Batch, /) -> None:
+        batch.records["error"] = 0
+
+
+@caught_by("forward-rows")
+class KeepsWhoeverWasThereFirst(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def install(self, flows: np.ndarray, /) -> None:
+        rows = flows["rows"][:, 0].tolist()
+        new = [place for place, row in enumerate(rows) if row not in self.seen]
+        self.seen.update(rows)
+        if new:
+            super().install(flows[new])
+
+
+@caught_by("forward-many")
+class LosesRoomForFlows(Sound):
+    n_given = 0
+
+    def install(self, flows: np.ndarray, /) -> None:
+        self.n_given += len(flows)
+        if self.n_given > 150_000:
+            flows["error"] = errno.ENOSPC
+        else:
+            super().install(flows)
+
+
+@caught_by("forward-worker")
+class InstallsInOneThread(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def install(self, flows: np.ndarray, /) -> None:
+        if threading.get_ident() != self.thread:
+            raise RuntimeError("used in a thread other than that in which it was made")
+        super().install(flows)

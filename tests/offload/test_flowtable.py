@@ -92,11 +92,11 @@ def test_a_fin_brings_the_connection_back_for_good() -> None:
 def test_random_conversations_come_out_the_same(rules: str, profile: str) -> None:
     twins = Twins(rules, profile=profile)
     changes = [
-        "table=5,priority=7,ip,actions=drop",
         "table=0,priority=40000,ip,nw_ttl=3,actions=drop",
+        "delete_strict table=0,priority=40000,ip,nw_ttl=3",
+        "table=5,priority=7,ip,actions=drop",
         "table=0,priority=3,ip,tcp_dst=81,actions=drop",
         "delete table=5",
-        "delete_strict table=0,priority=40000,ip,nw_ttl=3",
     ]
     wander(twins, 60, seed=len(rules), changes=changes)
     assert twins.hits > 40
@@ -131,7 +131,7 @@ def test_a_rule_that_forbids_the_way_brings_the_connection_back() -> None:
     talk.exchange(6)
     assert twins.hits == hits
     assert twins.reason() == "varying-match:nw_ttl"
-    assert list(twins.other.tracker.connections())[0].offload is None
+    assert next(iter(twins.other.tracker.connections())).offload is None
     twins.add_flows("delete_strict table=1,priority=2,ip,nw_ttl=1")
     talk.exchange(6)
     assert twins.hits > hits
@@ -158,7 +158,7 @@ def test_an_entry_that_is_silent_for_the_timeout_is_handed_back_and_comes_again(
         twins.send(udp(9), after_ms=2_000)
     assert twins.reason() == "idle"
     assert twins.counters()["handed-back"] == 1
-    assert list(twins.other.tracker.connections())[0].offload is None
+    assert next(iter(twins.other.tracker.connections())).offload is None
     hits = twins.hits
     talk.exchange(6)
     assert twins.hits == hits + 4

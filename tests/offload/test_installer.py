@@ -240,7 +240,7 @@ def test_what_a_provider_hands_back_is_offered_again() -> None:
     ways = bench.established(1, 2)
     bench.show(*([way] for way in ways))
     forwarder.gone = [(*ways[0], "idle"), (*ways[0], "idle"), (999, 0, "idle"), (ways[1].row, 5, "idle")]
-    bench.offload.poll(bench.now_ms)
+    bench.pass_time(1)
     assert [is_held(bench, way.row) for way in ways] == [False, True]
     assert bench.reason("forwarding") == "idle"
     assert bench.paths.forgotten == [ways[0].row]
@@ -357,7 +357,7 @@ def test_the_journal_tells_the_whole_story() -> None:
     bench.paths.epoch = 2
     bench.show([way])
     forwarder.gone = [(*way, "idle")]
-    bench.offload.poll(bench.now_ms)
+    bench.pass_time(1)
     bench.show([way])
     bench.send(tcp("FA", 101, 501), after_ms=SECOND)
     bench.tracker.flush()
@@ -367,7 +367,7 @@ def test_the_journal_tells_the_whole_story() -> None:
         "handed-back", "path-original", "path-reply", "offered", "taken", "closed", "destroyed",
     ]  # fmt: skip
     assert story[4] == ("offered", [way.row], "forwarding", START_MS)
-    assert story[-1] == ("destroyed", [way.row], "", START_MS + SECOND)
+    assert story[-1] == ("destroyed", [way.row], "", START_MS + 1 + SECOND)
 
 
 def test_windows_are_not_checked_while_it_is_held_and_are_set_anew_after() -> None:

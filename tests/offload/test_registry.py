@@ -174,11 +174,11 @@ def test_a_switch_registers_what_its_configuration_asks_for(monkeypatch: pytest.
     monkeypatch.setattr("flowshunt.offload.providers.plugins", lambda: [broken, twisted])
     switch = Switch(max_connections=100)
     switch.configure_offload({"hw-offload": "true", "hw-offload-priority": "dummy-array,dummy"})
-    assert names(switch.offload.registry) == ["dummy-array", "dummy"]
+    assert names(switch.offload.registry) == ["dummy-array", "dummy", "flowtable"]
     assert switch.offload.settings.enabled
     switch.configure_offload({"hw-offload": "false"})
     assert not switch.offload.settings.enabled
-    assert names(switch.offload.registry) == ["dummy", "dummy-array"]
+    assert names(switch.offload.registry) == ["flowtable", "dummy", "dummy-array"]
 
 
 def test_built_in_providers_are_what_they_are_called() -> None:

@@ -80,12 +80,14 @@ class Holding:
         self._conns["watch"][mine] |= WATCH_HELD
         self._conns["flags"][mine[self._is_tcp(mine)]] |= F_SEQ_CHECK_OFF
 
-    def release(self, rows: np.ndarray, generations: np.ndarray) -> None:
+    def release(self, rows: np.ndarray, generations: np.ndarray, *, is_settled: bool = False) -> None:
         """From now on all packets are seen again. Profile linux: the connection gets its full timeout.
 
-        Before a TCP connection has sent its next plain segment its windows are still not checked.
+        `is_settled`: what went unseen was told by `add_usage`, so that timers are left as they are. (Linux's flow table
+        takes its own timeout off the full one, which comes to the same: flow_offload_fixup_ct.) Before a TCP connection
+        has sent its next plain segment its windows are still not checked.
         """
-        held.release(self._tracker.arrays, *_pair(rows, generations), self._tracker.now_ms)
+        held.release(self._tracker.arrays, *_pair(rows, generations), self._tracker.now_ms, int(is_settled))
 
     def answer_due(
         self, rows: np.ndarray, generations: np.ndarray, last_used_ms: np.ndarray, asked_ms: np.ndarray

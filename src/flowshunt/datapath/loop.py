@@ -115,6 +115,13 @@ def _prepare_shunt(w: Any, t: Any, s: Any, packets: Any) -> Any:
 
 
 @kernel
+def _follow_epoch(w: Any, s: Any) -> Any:
+    """Where paths are learned, their epoch is the shunt's: a packet may have moved a station that a path leads to."""
+    if w.paths["on"][0]:
+        s.state["epoch"][0] = w.paths["epoch"][0]
+
+
+@kernel
 def _count_received(p: Any, o: Any, packets: Any, i: Any) -> Any:
     size = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
     o.counters[N_PACKETS] += 1
@@ -149,7 +156,7 @@ def run_batch(
     f = by_reference(f)
     own = by_reference(own)
     s = by_reference(s)
-    s.state["epoch"][0] = w.paths["epoch"][0]
+    _follow_epoch(w, s)
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]
@@ -176,7 +183,7 @@ def run_batch(
             n_events = t.state["n_events"][0]
             run_packet(w, c, p, o, t, f, own, b, i, first + i, resumes)
             if shunts:
-                s.state["epoch"][0] = w.paths["epoch"][0]  # a station may have moved
+                _follow_epoch(w, s)
                 bury(s, t, n_events)
             if w.machine["punt"][0] == PUNT_WAITING:
                 return first + i

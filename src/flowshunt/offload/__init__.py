@@ -7,10 +7,11 @@ that nothing a provider raises, returns or writes gets further than an errno. Th
 (`attachment`, `reasons`), the highest mark goes into a private slot of the tracker.
 
 - `framework.Offload`: the facade, one per tracker: register, configure, ask. `registry`: names, order, plug-ins.
-- `installing`: what is handed to a provider that forwards packets, as a contract; nothing hands it out yet.
+- `installing`: what is handed to a provider that forwards packets, as a contract. `installer` hands it out once packets
+  have shown both directions' paths (`book`), `forwarding` makes the calls, `accounting` adds up what was forwarded.
 - `providers`: those that come with Flowshunt. `conformance`: the kit that checks any provider against the contract.
 
-A notification (add, established) and the installation of forwarding state are two things: here are the former.
+A notification (add, established) and the installation of forwarding state are two things.
 
 May import: `flowshunt.datapath`, `flowshunt.conntrack`, `flowshunt.packet`, `flowshunt.base`. Hands out: `Offload`, and
 to provider authors `api`, `batch`, `errors` and `conformance`, all free of Numba.

@@ -81,7 +81,7 @@ class Attachment:
         self.takes_flush = batched or has(provider, "flush")
         self.installs = has(provider, "install")
         self.forwards = not self.installs and bool(getattr(provider, "forwards", False))
-        self.mark = _mark_of(provider) if self.installs or self.forwards else None
+        self.mark = mark_of(provider) if self.installs or self.forwards else None
         self.has_collected = True
         self._allocate()
 
@@ -125,7 +125,7 @@ class Attachment:
         return {**self.counters, **refused}
 
 
-def _mark_of(provider: Provider) -> str:
-    """The provider's mark; for want of one it is software's."""
+def mark_of(provider: Provider) -> str:
+    """How listings mark what a provider forwards; one that does not say so is software."""
     mark = getattr(provider, "mark", None)
     return mark if mark in MARK_NAMES else MARK_NAMES[0]

@@ -71,6 +71,7 @@ class Installer:
         self._paths = paths
         self._caller = caller
         self._epoch = -1
+        self._polled_ms = -1
 
     # --- what packets have shown --------------------------------------------------------------------------------------
 
@@ -304,7 +305,7 @@ class Installer:
             self.book.owner[rows] = 0
             self._caller.holder[rows] = 0
             if was_held:
-                self._table.release(rows, generations)
+                self._table.release(rows, generations, is_settled=True)
                 self._caller.publish(rows, generations)
 
     # --- withdrawing --------------------------------------------------------------------------------------------------
@@ -415,6 +416,9 @@ class Installer:
         if not forwarders:
             return
         self.follow_epoch()
+        if self._caller.now_ms == self._polled_ms:
+            return
+        self._polled_ms = self._caller.now_ms
         for attachment in forwarders:
             if attachment.has_collected:
                 attachment.has_collected = not isinstance(attachment.runner, Worker)

@@ -1,10 +1,11 @@
 """Handing established connections to a provider that forwards packets itself: the contract, and its records.
 
-Notification (`api`) and installation are two things. A connection is *offered* when it is established (TCP: after the
-handshake; UDP: answered) and a packet in each direction has shown its path: port in, port out, and the difference
-between the packet that came and the one that went. Forwarders are offered it in priority order; the first that takes
-it holds it, all others go on observing. From then on the tracker is asked nothing about its packets: windows are not
-checked, expiry asks `statistics` first, both as for a provider that sets `forwards` (see `conntrack.holding`).
+Notification (`api`) and installation are two things; `installer` is between them. A connection is *offered* when it is
+established (TCP: after the handshake; UDP: answered) and a packet in each direction has shown its path: port in, port
+out, and the difference between the packet that came and the one that went. Forwarders are offered it in priority order;
+the first that takes it holds it, all others go on observing. From then on the tracker is asked nothing about its
+packets: windows are not checked, expiry asks `statistics` first, both as for a provider that sets `forwards` (see
+`conntrack.holding`).
 
 The path of a direction is valid in one *epoch* of the tables, ports and groups. A change of any of them begins the next
 epoch; the packets after it take the long way, learn the path anew, and the connection is offered again, or its entry
@@ -20,7 +21,7 @@ import numpy as np
 
 from flowshunt.datapath.paths.records import FLOW, N_ZONES, PATH, USAGE
 
-__all__ = ["FLOW", "N_ZONES", "PATH", "USAGE", "Forwarder"]
+__all__ = ["FLOW", "N_ZONES", "PATH", "USAGE", "Forwarder", "Inspectable"]
 
 
 class Forwarder(Protocol):
@@ -70,7 +71,18 @@ class Forwarder(Protocol):
     def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Connections that the provider itself gave up since the last call (its own ageing, an eviction).
 
-        Asked once per batch of packets: the place for a provider's periodic work, in bounded steps. Rows and
-        generations, uint32 (n,), why, `reasons` numbers as uint16 (n,), and their last USAGE (n,). They are withdrawn
-        already, and may be offered again at their next packets.
+        Asked once per batch of packets, at most once a millisecond: the place for a provider's periodic work, in
+        bounded steps. Rows and generations, uint32 (n,), why, `reasons` numbers as uint16 (n,), and their last USAGE
+        (n,). They are withdrawn already, and may be offered again at their next packets.
+        """
+
+
+class Inspectable(Protocol):
+    """What a forwarder may have besides, for tests: without it the conformance kit sees less."""
+
+    @abstractmethod
+    def is_forwarding(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> np.ndarray:
+        """Whether packets of these connections, in both directions, would pass now if `epoch` is the present one.
+
+        Rows and generations are uint32 (n,); bool (n,), False for unknown ones.
         """

@@ -32,6 +32,9 @@ class Share(Protocol):
     def usage(self, rows: np.ndarray, generations: np.ndarray, now_ms: int) -> np.ndarray:
         """What hit their entries since the last call, USAGE (n,)."""
 
+    def passes(self, rows: np.ndarray, generations: np.ndarray, epoch: int) -> np.ndarray:
+        """Whether their entries would be hit in this epoch, bool (n,)."""
+
     def idle(self, now_ms: int, timeout_ms: int, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Take out those idle for so long, of the next `budget` connections: rows, generations, USAGE (n,)."""
 

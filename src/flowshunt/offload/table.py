@@ -50,8 +50,8 @@ class Table(Protocol):
     def hold(self, rows: np.ndarray, generations: np.ndarray) -> None:
         """From now on packets may pass unseen: no window checks, a `due` event in place of expiry."""
 
-    def release(self, rows: np.ndarray, generations: np.ndarray) -> None:
-        """Undo that: the next segment sets the windows anew."""
+    def release(self, rows: np.ndarray, generations: np.ndarray, *, is_settled: bool = False) -> None:
+        """Undo that: the next segment sets the windows anew. `is_settled`: `add_usage` has told what went unseen."""
 
     def answer_due(
         self, rows: np.ndarray, generations: np.ndarray, last_used_ms: np.ndarray, asked_ms: np.ndarray

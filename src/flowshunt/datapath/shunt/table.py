@@ -9,7 +9,7 @@ from flowshunt.conntrack.schema import EVENT_DESTROYED, EVENT_LABEL, EVENT_MARK,
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath.paths.records import FLOW, USAGE
 from flowshunt.datapath.shunt import entry
-from flowshunt.datapath.shunt.schema import CAUSES, MAX_FLOWS, MAX_OWNERS, ShuntArrays, make_shunt
+from flowshunt.datapath.shunt.schema import CAUSES, E_DEAD, MAX_FLOWS, MAX_OWNERS, ShuntArrays, make_shunt
 
 _ENDS = (EVENT_DESTROYED, EVENT_STATE, EVENT_MARK, EVENT_LABEL)
 
@@ -62,7 +62,7 @@ class Shunt:
         return share
 
     def set_epoch(self, epoch: int) -> None:
-        """Only flows of this epoch are hit from now on."""
+        """Only flows of this epoch are hit from now on. Where paths are learned, the loop sets it to theirs."""
         self.arrays.state["epoch"] = epoch
 
     def _bury(self, events: np.ndarray) -> None:
@@ -171,6 +171,18 @@ class Share:
         pair = _pair(rows, generations)
         entry.read_usage(self._tracker.arrays, self._arrays, *pair, usage, self._number, now_ms)
         return usage
+
+    def passes(self, rows: np.ndarray, generations: np.ndarray, epoch: int) -> np.ndarray:
+        """Whether entries of these flows, in both directions, would be hit in `epoch`: bool (n,)."""
+        s = self._arrays
+        places = s.flow_of[rows].astype(np.int64)
+        both = s.entries.reshape(-1, 2)[np.maximum(places, 1) - 1]
+        lives: np.ndarray = (places != 0) & (both["row"][:, 0] == rows) & (both["generation"][:, 0] == generations)
+        lives &= both["owner"][:, 0] == self._number
+        for name, value in (("flags", 0), ("port_epoch", epoch & 0xFFFFFFFF)):
+            mask = E_DEAD if name == "flags" else 0xFFFFFFFF
+            lives &= ((both[name] & mask) == value).all(axis=1)
+        return lives
 
     def idle(self, now_ms: int, timeout_ms: int, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Withdraw flows whose last packet in either direction came `timeout_ms` ago or earlier.

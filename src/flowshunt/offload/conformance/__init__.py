@@ -5,8 +5,10 @@
     >>> check("dummy", Dummy).passed
     True
 
-Each scenario (`scenarios`, `batches`, `framework`) gets a fresh provider and a deadline. `score` collects the verdicts,
-`plugin` shows them as tests of pytest: `pytest -p flowshunt.offload.conformance.plugin --offload-provider NAME`.
+Each scenario (`scenarios`, `batches`, `framework`, `forwarding`) gets a fresh provider and a deadline. `score` collects
+the verdicts, `plugin` shows them as tests of pytest: `pytest -p flowshunt.offload.conformance.plugin --offload-provider
+NAME`.
 
-Providers that forward packets are checked as far as the notifications go; what needs paths comes with them.
+Providers that forward packets are given flows as the framework gives them, on a `stage` whose paths are told by `ways`.
+Whether packets pass can be seen of those that have `installing.Inspectable`.
 """

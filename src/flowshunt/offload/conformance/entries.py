@@ -20,13 +20,14 @@ class Entries:
 
 
 class Part:
-    """Implements `sharing.Share`. By row: generation + 1 (0: none), and when the flow was installed."""
+    """Implements `sharing.Share`. By row: generation + 1 (0: none), when the flow was installed, and its epoch."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.check = False
         self._identity = np.zeros(0, np.int64)
         self._used_ms = np.zeros(0, np.int64)
+        self._epochs = np.zeros(0, np.int64)
 
     def _has(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
         self._make_room(rows)
@@ -39,6 +40,7 @@ class Part:
             more = np.zeros(max(missing, len(self._identity)), np.int64)
             self._identity = np.concatenate([self._identity, more])
             self._used_ms = np.concatenate([self._used_ms, more])
+            self._epochs = np.concatenate([self._epochs, more])
 
     def install(self, flows: np.ndarray) -> None:
         """See Share."""
@@ -48,9 +50,17 @@ class Part:
         flows["error"] = np.where(over, errno.ENOSPC, 0)
         self._identity[rows[~over]] = generations[~over].astype(np.int64) + 1
         self._used_ms[rows[~over]] = flows["now_ms"][~over]
+        self._epochs[rows[~over]] = flows["epoch"][~over]
 
     def renew(self, rows: np.ndarray, generations: np.ndarray, epoch: int) -> None:
-        """See Share. Entries are the same in all epochs here."""
+        """See Share."""
+        self._epochs[rows[self._has(rows, generations)]] = epoch
+
+    def passes(self, rows: np.ndarray, generations: np.ndarray, epoch: int) -> np.ndarray:
+        """See Share."""
+        found = self._has(rows, generations)
+        found &= self._epochs[rows] == epoch
+        return found
 
     def withdraw(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
         """See Share."""

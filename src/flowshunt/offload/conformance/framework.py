@@ -83,7 +83,8 @@ def _counters(offload: Offload) -> dict[str, int]:
     return counters
 
 
-def _no_bugs(offload: Offload, watcher: Watcher) -> None:
+def no_bugs(offload: Offload, watcher: Watcher) -> None:
+    """Raise BrokenContractError when something failed, or was answered as it must not be."""
     counters = _counters(offload)
     bugs = {name: n for name, n in counters.items() if name.endswith((":EIO", ":EPROTO")) and n}
     expect(not bugs, f"callbacks fail or answer what they must not: {bugs}")
@@ -103,7 +104,7 @@ def _exactly_once(factory: Factory) -> None:
     stage.create(rows)
     for _ in range(105):
         stage.reply(rows)
-    _no_bugs(offload, watcher)
+    no_bugs(offload, watcher)
     marks = offload.marks(rows, watcher.name)
     taken = marks >= MARK_ADDED
     expect(bool(taken.any()), "it takes no connection")
@@ -125,7 +126,7 @@ def _hundred_thousand(factory: Factory) -> None:
         taken.append(_counters(offload)["added"] - before)
         stage.now_ms += 1000
         stage.destroy(rows)
-    _no_bugs(offload, watcher)
+    no_bugs(offload, watcher)
     expect(taken[0] > 0, "it takes no connection")
     expect(taken[1] >= taken[0], f"it took {taken[0]} connections at first, and {taken[1]} after all had ended")
     _nothing_left(watcher)
@@ -141,7 +142,7 @@ def _churn(factory: Factory) -> None:
         stage.destroy(rows)
         stage.now_ms += 1
     counters = _counters(offload)
-    _no_bugs(offload, watcher)
+    no_bugs(offload, watcher)
     refused = counters["refused"] - counters.get("refused.provider-declined", 0)
     expect(refused == 0 or counters["added"] % 200 == 0, "of rows that are used again some are taken, some refused")
     _nothing_left(watcher)
@@ -171,7 +172,7 @@ def _after_traffic(factory: Factory, queue_limit: int) -> dict[str, int]:
     stage.destroy(np.arange(20_000))
     if not offload.settle(_SETTLE_S):
         raise BrokenContractError(f"its worker does not come to an end within {_SETTLE_S:.0f} s")
-    _no_bugs(offload, watcher)
+    no_bugs(offload, watcher)
     expect(queue_limit == 0 or threading.get_ident() not in watcher.threads, "it was called on the packet thread")
     counters = _counters(offload)
     offload.close()
@@ -188,6 +189,6 @@ def _late(factory: Factory) -> None:
         stage.destroy(rows)
     if not offload.settle(_SETTLE_S):
         raise BrokenContractError(f"its worker does not come to an end within {_SETTLE_S:.0f} s")
-    _no_bugs(offload, watcher)
+    no_bugs(offload, watcher)
     _nothing_left(watcher)
     offload.close()

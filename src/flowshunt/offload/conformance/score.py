@@ -8,14 +8,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flowshunt.offload.conformance import batches, framework, scenarios
+from flowshunt.offload.conformance import batches, forwarding, framework, scenarios
 from flowshunt.offload.conformance.scenarios import SCENARIOS as SCENARIOS
 from flowshunt.offload.conformance.scenarios import Scenario
 from flowshunt.offload.conformance.subject import BrokenContractError, Factory, NotApplicableError
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "not applicable"
 
-_PARTS = (scenarios, batches, framework)
+_PARTS = (scenarios, batches, framework, forwarding)
 """Whose scenarios are run; importing them has filled SCENARIOS."""
 
 

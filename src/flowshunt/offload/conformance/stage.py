@@ -74,6 +74,7 @@ class Stage:
             if moves_on:
                 self.generation[part] += 1
                 self._slots[part] = 0
+                self.held[part] = False
             if len(events):
                 for observer in list(self._observers):
                     observer(events)
@@ -126,7 +127,7 @@ class Stage:
         """See `Table`. There are no windows here."""
         self.held[rows[self.generation[rows] == generations]] = True
 
-    def release(self, rows: np.ndarray, generations: np.ndarray) -> None:
+    def release(self, rows: np.ndarray, generations: np.ndarray, *, is_settled: bool = False) -> None:
         """See `Table`."""
         self.held[rows[self.generation[rows] == generations]] = False
 

@@ -286,6 +286,14 @@ class Eswitch(ArrayProvider):
         self.model.remove(rows)
         return rows, generations, self._remainders.last(rows, generations)
 
+    def is_forwarding(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> np.ndarray:
+        """See Inspectable. Those that wait for their turn are not forwarded yet."""
+        if self._share is None:
+            return np.zeros(len(rows), bool)
+        inserted: np.ndarray = self.model.states(rows, generations) == INSERTED
+        inserted &= self._share.passes(rows, generations, epoch)
+        return inserted
+
     # --- inspection --------------------------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:

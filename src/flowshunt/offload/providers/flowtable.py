@@ -173,6 +173,10 @@ class Flowtable(ArrayProvider):
         wanted = n_flows * _TURNS * abs(elapsed) // max(self.timeout_ms, 1)
         return min(max(wanted, _SWEEP_LEAST), _SWEEP_MOST)
 
+    def is_forwarding(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> np.ndarray:
+        """See Inspectable."""
+        return np.zeros(len(rows), bool) if self._share is None else self._share.passes(rows, generations, epoch)
+
     # --- inspection --------------------------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:
