@@ -23,6 +23,7 @@ from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
 from flowshunt.cli.failures import reported
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
+from flowshunt.cli.what_if import arguments as what_if_arguments
 
 _HELP = """
 A stateful virtual switch: OpenFlow tables, connection tracking, and captures to try them on.
@@ -167,6 +168,15 @@ def replay(**parameters: Any) -> None:
         from flowshunt.cli.replay.command import execute
 
         raise SystemExit(execute(options))
+
+
+@app.command("what-if", help=what_if_arguments.HELP, params=list(what_if_arguments.PARAMETERS))
+def what_if(**parameters: Any) -> None:
+    """Replay a capture with other providers and limits."""
+    with reported():
+        from flowshunt.cli.what_if.gathering import execute
+
+        raise SystemExit(execute(**parameters))
 
 
 @app.command(

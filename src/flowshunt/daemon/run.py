@@ -59,6 +59,7 @@ def settle_interpreter() -> None:
 async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
     priority = ",".join(config.offload.priority)
     other_config = {"hw-offload": str(config.offload.enabled).lower(), "hw-offload-priority": priority}
+    other_config |= dict(option.split("=", 1) for option in config.offload.options)
     await node.call(partial(node.configure_offload, other_config))
     for name, section in config.bridges.items():
         number = None if section.datapath_id is None else int(section.datapath_id, 16)
