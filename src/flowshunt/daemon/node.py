@@ -75,6 +75,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
+        self._is_core_taken = False
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_posted = 0
@@ -164,7 +165,10 @@ class Node:
         if name in self.bridges:
             raise UsageError(f"there is a bridge {name!r} already")
         number = datapath_id if datapath_id is not None else secrets.randbits(40) << 8 | 0x40
-        bridge = Bridge(name, Switch(beside=self.core), self, datapath_id=number, fail_mode=fail_mode)
+        # Offloading learns paths through the first switch alone, so the first bridge is the one that has it.
+        switch = Switch(beside=self.core) if self._is_core_taken else self.core
+        self._is_core_taken = True
+        bridge = Bridge(name, switch, self, datapath_id=number, fail_mode=fail_mode)
         self.bridges[name] = bridge
         if local_port:
             bridge.add_port(name, "internal")
@@ -177,6 +181,7 @@ class Node:
             raise UsageError(f"there is no bridge {name!r}")
         bridge = self.bridges.pop(name)
         bridge.close()
+        bridge.switch.del_flows("")
         self._schedule(lambda: asyncio.create_task(bridge.server.close()))
 
     def _listen(self, bridge: Bridge) -> asyncio.Task[None]:

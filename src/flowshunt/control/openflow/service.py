@@ -125,6 +125,12 @@ class Service:
             _LOG.info("%s refused: %s", type(request.message).__name__, error)
             connection.fail(request, error)
 
+    def prepare(self, event: Request | Commit) -> None:
+        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives."""
+        requests = event.requests if isinstance(event, Commit) else (event,)
+        mods = [request.message for request in requests if isinstance(request.message, FlowMod)]
+        self._changes.prepare(mods, (event.control if isinstance(event, Commit) else event).version)
+
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes."""
         if isinstance(event, Commit):
