@@ -293,9 +293,14 @@ class Node:
         """Take a batch through a bridge, and what it sends through patch ports through the next ones."""
         self._depth = 0
         bridge.receive(received)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Take what waits at patch ports on to the bridges behind them."""
         while self._waiting:
             following, batch, self._depth = self._waiting.popleft()
             following.receive(batch)
+        self._depth = 0
 
     def _deliver(self, name: str, peer: str, received: LiveBatch) -> bool:
         """Have a batch that leaves on patch port `name` come in on `peer`, if the two belong together."""
@@ -312,6 +317,8 @@ class Node:
 
     def _tick(self, now_ms: int) -> None:
         self.core.idle(now_ms)
+        for bridge in self.bridges.values():
+            bridge.switch.expire_flows(now_ms)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""
