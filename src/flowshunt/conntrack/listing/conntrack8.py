@@ -55,3 +55,8 @@ def line(
         words.append(f"labels=0x{connection.label:x}")
     words += parent_words(connection, address_text)
     return " ".join(words)
+
+
+def footer(n_shown: int, program: str) -> str:
+    """What the tool writes to standard error after a listing; `program` is the name and version to sign with."""
+    return f"{program}: {n_shown} flow entries have been shown."
