@@ -81,7 +81,7 @@ class Accounting:
         A last use after the counters were read is of packets that are told later; it counts already.
         """
         ways: np.ndarray = np.logical_or(usage["packets"] != 0, usage["last_used_ms"] > usage["counted_ms"][:, None])
-        used: np.ndarray = ways.any(axis=1)
+        used = np.asarray(ways.any(axis=1))
         if not used.any():
             return
         attachment.counters["forwarded-packets"] += int(usage["packets"].sum())
