@@ -27,7 +27,7 @@ class Forwarding(ArrayDummy):
     """Takes every flow, up to `limit`.
 
     `flows`: by leader's row and generation, what was installed. `calls`: names of the calls in order. `used`: the USAGE
-    that the next reading of a flow tells, by row. `gone`: what it has given up, to be told. `failing`: calls that raise.
+    that the next reading of a flow tells, by row. `gone`: what it has given up. `failing`: calls that raise.
     `gate`: while it is cleared, calls do not return.
     """
 

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.log import logger
 from flowshunt.offload import reasons as R
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
@@ -30,6 +31,9 @@ _SWEEP_MOST = 16_384
 _TURNS = 8
 """Turns through the table within a timeout."""
 
+PREFIX = "flowtable-"
+"""Before its options in a configuration of the switch: `flowtable-timeout`."""
+_log = logger(__name__)
 _PROTOCOL = R.number_of("protocol")
 _REASONS = {errno.ENOSPC: R.TABLE_FULL, errno.EEXIST: R.HELD_ELSEWHERE, errno.EINVAL: _PROTOCOL}
 
@@ -78,6 +82,24 @@ class Flowtable(ArrayProvider):
             limit=_number(options, "limit", 0) or None,
             check=_is_true(options, "check"),
         )
+
+    def configure(self, config: Mapping[str, str]) -> None:
+        """Apply the options of `from_options` that a configuration like Open_vSwitch's other_config has, by PREFIX.
+
+        Others stay as they are; one that cannot be is logged, and nothing is changed.
+        """
+        options = {key.removeprefix(PREFIX): text.strip() for key, text in config.items() if key.startswith(PREFIX)}
+        try:
+            timeout_s = _number(options, "timeout", 0)
+            limit = _number(options, "limit", 0)
+            check = _is_true(options, "check")
+        except UsageError as error:
+            _log.warning("%s", error)
+            return
+        self.timeout_ms = 1000 * timeout_s or self.timeout_ms
+        self.limit = limit or self.limit
+        if "check" in options:
+            self.check = check
 
     @property
     def limit(self) -> int:
