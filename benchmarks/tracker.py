@@ -161,7 +161,11 @@ def _memory(record: Record) -> None:
 
 
 def _sweep(record: Record, rounds: int) -> None:
-    """Worst slice of a sweep of N expired connections, in thread CPU time; the first round pays for fresh memory."""
+    """Worst slice of a sweep of N expired connections, in thread CPU time; the first round pays for fresh memory.
+
+    Some slices meet another process or a neighbour of the virtual machine, whose time counts as theirs: the slice
+    that one in a thousand exceeds tells of the sweep alone.
+    """
     first = traffic.frames(PROTO_TCP, *traffic.flows(N), flags=traffic.SYN, first=True)
     tracker = Tracker(max_connections=1 << 20, seed=1)
     now_ms = 0
@@ -177,6 +181,7 @@ def _sweep(record: Record, rounds: int) -> None:
         if len(tracker):
             raise AssertionError(f"{len(tracker)} connections outlived their sweep")
         record.add("tracker.sweep_worst_batch", "us", max(slices) / 1000)
+        record.add("tracker.sweep_p999_batch", "us", float(np.percentile(slices, 99.9)) / 1000)
         record.add("tracker.sweep_median_batch", "us", float(np.median(slices)) / 1000)
     record.add("tracker.sweep_entries", "entries", SWEEP_ENTRIES)
 

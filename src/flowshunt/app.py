@@ -33,7 +33,7 @@ from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers import make, register_available
-from flowshunt.offload.providers.flowtable import Flowtable
+from flowshunt.offload.providers.options import set_options
 from flowshunt.offload.registry import Settings
 from flowshunt.offload.sharing import Shares
 from flowshunt.packet.schema import Batch
@@ -140,6 +140,8 @@ class Switch:
         actions = changes(self._config, config)
         for action in actions:
             self._carry_out_setting(action)
+        if actions:
+            self.datapath.paths.bump("settings")
         self._config = config
         return actions
 
@@ -290,17 +292,14 @@ class Switch:
     def configure_offload(self, config: Mapping[str, str]) -> None:
         """Apply `hw-offload` and `hw-offload-priority` of a configuration like Open_vSwitch's other_config (row A9).
 
-        And the options of the flow table: `flowtable-timeout`, `flowtable-limit`, `flowtable-check`.
-
-        On registers what is built in and installed. Raises UsageError when the tracker has no private slot left.
+        On registers what is built in and installed. Keys that begin with a provider's name and `-` are its options,
+        such as `eswitch-num-of-groups`. Raises UsageError when the tracker has no private slot left.
         """
         settings = Settings.from_other_config(config)
         if settings.enabled:
             register_available(self.offload, settings, self._shares)
         self.offload.configure(settings)
-        for provider in self.offload.registry:
-            if isinstance(provider, Flowtable):
-                provider.configure(config)
+        set_options(self.offload, config)
 
     def offload_to(self, providers: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         """Offload to these providers, the first one asked first, instead of to those before; none: offload no more.

@@ -246,10 +246,6 @@ def test_json_has_every_field_in_every_connection() -> None:
     assert json.loads(json.dumps(documents)) == documents
 
 
-def test_footer_names_the_program() -> None:
-    assert conntrack8.footer(15, "flowshunt v1.0") == "flowshunt v1.0: 15 flow entries have been shown."
-
-
 def test_listings_are_ordered_by_start_then_protocol_then_tuple() -> None:
     late, tcp, udp = established(start_ms=2), established(start_ms=1), established(start_ms=1, protocol=17)
     other_port = replace(tcp, original=replace(tcp.original, source_port=40001))

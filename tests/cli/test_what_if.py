@@ -8,16 +8,22 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from flowshunt.base.errors import UsageError
 from flowshunt.cli.layout import write_plain
+from flowshunt.cli.main import app
 from flowshunt.cli.what_if.command import Wanted, describe, execute
-from flowshunt.cli.what_if.grid import MAX_POINTS, Axis, Offer, knob, points
+from flowshunt.cli.what_if.grid import MAX_POINTS, Axis, Offer, Setting, knob, points
 from flowshunt.cli.what_if.render import sections
 from flowshunt.cli.what_if.summary import Metric, Outcome, Summary, Tried, measured
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEMO = REPOSITORY / "demo" / "demo.pcap"
+RULES = REPOSITORY / "examples" / "flows" / "bluefield.flows"
 ESWITCH = Offer("eswitch:bluefield-2", "eswitch", (("profile", "bluefield-2"),))
 FLOWTABLE = Offer("flowtable", "flowtable")
 SIZES = knob("table-size", ["100", "1000", "10000"])
@@ -28,9 +34,9 @@ RATES = knob("insertion-rate", ["10", "none"])
 class FakeRun:
     """Hits grow with the table until 1000 entries, and a little with ageing; `stop_at`: Ctrl-C at that replay."""
 
-    def __init__(self, stop_at: int | None = None, damaged: bool = False) -> None:
+    def __init__(self, stop_at: int | None = None, damages: tuple[str, ...] = ()) -> None:
         self.stop_at = stop_at
-        self.damaged = damaged
+        self.damages = damages
         self.n_runs = 0
 
     def check(self, point):
@@ -44,11 +50,11 @@ class FakeRun:
         progress(10, 5)
         options = dict(point.options)
         size = options.get("table_entries") or options.get("limit") or "1000"
-        room = min(int(size), 1000)
+        room = min(2 * int(size) if "limit" in options else int(size), 1000)
         hits = room + (10 if options.get("ageing_s") == "30" else 0)
         refused = {"table-full": 1000 - room} if room < 1000 else {}
         summary = Summary(2000, 200_000, hits, hits * 100, room // 2, 500, room, 3, refused)
-        return Outcome(summary, self.damaged)
+        return Outcome(summary, self.damages)
 
 
 def tried(*arguments) -> list[Tried]:
@@ -79,6 +85,12 @@ def test_a_knob_has_each_providers_own_name_and_leaves_out_who_has_it_not():
     ]
 
 
+def test_a_table_size_is_entries_and_the_flowtable_counts_connections():
+    found = points([ESWITCH, FLOWTABLE], [knob("table-size", ["1", "100", "none"])])
+    assert [dict(point.options).get("table_entries") for point in found[:3]] == ["1", "100", "none"]
+    assert [dict(point.options)["limit"] for point in found[3:]] == ["1", "50", "none"]
+
+
 def test_a_tried_value_takes_the_place_of_one_that_was_given():
     offer = Offer("eswitch,ageing_s=9", "eswitch", (("ageing_s", "9"), ("num_of_groups", "2")))
     (point,) = points([offer], [knob("ageing", ["7"])])
@@ -89,11 +101,11 @@ def test_an_axis_that_nobody_has_is_wrong_usage():
     with pytest.raises(UsageError, match="none of the providers has a setting for insertions/s"):
         points([FLOWTABLE], [RATES])
     with pytest.raises(UsageError, match="none of the providers"):
-        points([FLOWTABLE], [Axis("num_of_groups", ("1",), {"eswitch": "num_of_groups"})])
+        points([FLOWTABLE], [Axis("num_of_groups", ("1",), {"eswitch": Setting("num_of_groups")})])
 
 
 def test_too_many_points_are_wrong_usage():
-    many = Axis("num_of_groups", tuple(map(str, range(600))), {"eswitch": "num_of_groups"})
+    many = Axis("num_of_groups", tuple(map(str, range(600))), {"eswitch": Setting("num_of_groups")})
     with pytest.raises(UsageError, match="1200 points are too many") as caught:
         points([ESWITCH], [many, AGEING])
     assert str(MAX_POINTS) in str(caught.value.hint)
@@ -144,7 +156,7 @@ def test_a_point_in_a_line():
 
 
 def wanted(**more) -> Wanted:
-    return Wanted("What if", ("a.pcap",), **more)
+    return Wanted(("a.pcap",), **more)
 
 
 def test_everything_is_tried_and_shown(capsys):
@@ -198,8 +210,10 @@ def test_a_stop_at_the_first_point_leaves_an_empty_report(tmp_path, capsys):
 
 
 def test_a_damaged_capture_is_reported_and_told_by_the_exit_status(capsys):
-    assert execute(points([ESWITCH], []), FakeRun(damaged=True), wanted()) == 1
-    assert "50.0 %" in capsys.readouterr().out
+    assert execute(points([ESWITCH, FLOWTABLE], []), FakeRun(damages=("a.pcap: cut off",)), wanted(quiet=False)) == 1
+    shown = capsys.readouterr()
+    assert "50.0 %" in shown.out
+    assert shown.err.count("a.pcap: cut off") == 1
 
 
 def test_options_are_checked_before_the_first_replay():
@@ -215,9 +229,9 @@ def test_outputs_are_checked_before_the_first_replay(tmp_path):
     run = FakeRun()
     for wrong, complaint in (({"chart": "a.png"}, "charts are SVG"), ({"json": str(capture)}, "is also read")):
         with pytest.raises(UsageError, match=complaint):
-            execute(points([ESWITCH], []), run, Wanted("What if", (str(capture),), **wrong))
+            execute(points([ESWITCH], []), run, Wanted((str(capture),), **wrong))
     with pytest.raises(UsageError, match="is also read"):
-        execute(points([ESWITCH], []), run, Wanted("What if", (str(capture),), chart=str(capture)))
+        execute(points([ESWITCH], []), run, Wanted(("b.pcap",), (str(capture),), chart=str(capture)))
     assert run.n_runs == 0
     assert capture.read_text() == "x"
 
@@ -250,7 +264,7 @@ def texts(svg: str) -> list[str]:
 
 def test_a_chart_has_the_first_axis_to_the_right_and_a_line_for_each_other_value(draw):
     found = texts(draw([ESWITCH, FLOWTABLE], [SIZES, AGEING]))
-    for text in ("What if", "100", "1,000", "10,000", "eswitch:bluefield-2, ageing 5", "flowtable, ageing 30"):
+    for text in ("What if: a.pcap", "100", "1,000", "10,000", "eswitch:bluefield-2, ageing 5", "flowtable, ageing 30"):
         assert text in found
     assert "50.5 %" in found  # the eswitch with the longer ageing
 
@@ -278,3 +292,81 @@ def test_what_the_user_wrote_is_text_in_a_chart(draw):
     svg = draw([hostile], [SIZES])
     assert "<script" not in svg
     assert 'x<script>alert("1")</script>&' in texts(svg)
+
+
+# --- the whole command -----------------------------------------------------------------------------------------------
+
+
+def run_command(*arguments):
+    result = CliRunner().invoke(app, ["what-if", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return run_command(
+        *(DEMO, "--sides", "pf0hpf,p0", "--flows", RULES, "--quiet", "--json", "-"),
+        *("--offload", "eswitch:bluefield-2", "--offload", "flowtable"),
+        *("--table-size", "3,100", "--vary", "eswitch.num_of_groups=1,2"),
+    )
+
+
+def test_a_small_nic_forwards_less_of_the_demo(demo):
+    assert demo.exit_code == 0
+    found = {
+        (point["provider"], *point["options"].values()): point["hit_bytes"]
+        for point in json.loads(demo.stdout)["points"]
+    }
+    assert len(found) == 6
+    small, one_group, large = (
+        found["eswitch:bluefield-2", "bluefield-2", *rest] for rest in (("3", "1"), ("100", "1"), ("100", "2"))
+    )
+    assert small == 0 < one_group < large
+    assert found["flowtable", "50"] == large
+
+
+def test_refusals_say_which_limit_it_was(demo):
+    refusals = [point["refusals"] for point in json.loads(demo.stdout)["points"]]
+    assert [sorted(each) for each in refusals[:4]] == [["table-full"], ["no-group"], ["no-group"], []]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([DEMO], "Missing option '--offload'"),
+        ([DEMO, "--offload", "eswitch", "--table-size", "many"], "'many' is no number"),
+        ([DEMO, "--offload", "eswitch", "--table-size", "1,,2"], "is not a list of values"),
+        ([DEMO, "--offload", "eswitch", "--vary", "num_of_groups=1"], "is not PROVIDER.OPTION"),
+        ([DEMO, "--offload", "eswitch", "--vary", "eswitch.speed=1,2"], "no setting 'speed'"),
+        ([DEMO, "--offload", "eswitch:nic-9"], "no profile 'nic-9'"),
+        ([DEMO, "--offload", "nobody"], "no offload provider 'nobody'"),
+        ([DEMO, "--offload", "flowtable", "--insertion-rate", "5"], "none of the providers has"),
+        (["-", "--offload", "flowtable"], "standard input can be read but once"),
+        (["--offload", "flowtable"], "no capture given"),
+        ([DEMO, "--offload", "flowtable", "--chart", "x.pdf"], "charts are SVG"),
+        (["/nowhere.pcap", "--offload", "flowtable"], "No such file"),
+    ],
+)
+def test_wrong_usage_is_said(arguments, complaint):
+    result = run_command(*arguments)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+
+
+def test_what_is_no_capture_is_said(tmp_path):
+    path = tmp_path / "a.pcap"
+    path.write_bytes(b"not a capture, by any means")
+    result = run_command(path, "--offload", "flowtable")
+    assert result.exit_code == 2
+    assert str(path) in result.stderr
+
+
+def test_a_capture_that_is_cut_off_is_reported_once_for_all_points(tmp_path):
+    path = tmp_path / "a.pcap"
+    path.write_bytes(DEMO.read_bytes()[:5000])
+    result = run_command(path, "--offload", "flowtable", "--ageing", "1,30")
+    assert result.exit_code == 1
+    assert result.stderr.count(str(path)) == 1
+    assert result.stdout.count("flowtable") == 2

@@ -200,3 +200,10 @@ def test_the_examples_are_right(file: Path) -> None:
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
+
+
+def test_an_option_of_a_provider_has_a_name_and_a_value() -> None:
+    good = parse_config('[offload]\noptions = ["eswitch-num-of-groups=8", "eswitch-profile=a=b"]\n')
+    assert good.offload.options == ("eswitch-num-of-groups=8", "eswitch-profile=a=b")
+    (problem,) = problems('[offload]\nenabled = true\noptions = ["eswitch-num-of-groups"]\n')
+    assert problem.startswith("site.toml:3: [offload] options: 'eswitch-num-of-groups' sets nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from flowshunt.base.errors import UsageError
 from flowshunt.daemon import Bridge, Node, PortInfo
 from flowshunt.daemon.ports import open_dummy
 from tests.builders import Packet
+from tests.builders.packets import CLIENT_MAC, SERVER_MAC
 
 OVS_OFCTL = shutil.which("ovs-ofctl")
 needs_ofctl = pytest.mark.skipif(OVS_OFCTL is None, reason="needs ovs-ofctl (Debian: openvswitch-common)")
@@ -82,6 +84,30 @@ def test_a_patch_port_leads_into_the_other_bridge_with_its_own_tables(tmp_path: 
         await node.call(lambda: one.inject("p0", PING))
         (sent,) = await node.call(lambda: two.transmitted("p1"))
         assert sent.frame[30:34] == bytes([10, 0, 0, 9])
+
+    run(work, tmp_path)
+
+
+def test_established_connections_of_the_first_bridge_are_offloaded(tmp_path: Path) -> None:
+    answer = Packet().eth(SERVER_MAC, CLIENT_MAC).ipv4("10.0.0.2", "10.0.0.1").udp(2000, 1000).bytes()
+    rules = """
+        table=0,ip,ct_state=-trk,actions=ct(table=1)
+        table=1,ip,ct_state=+trk+new,actions=ct(commit),normal
+        table=1,ip,ct_state=+trk+est,actions=normal
+    """
+
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0", "p1")
+        await node.call(lambda: node.configure_offload({"hw-offload": "true", "hw-offload-priority": "flowtable"}))
+        await node.call(lambda: bridge.switch.add_flows(textwrap.dedent(rules)))
+        for _ in range(4):
+            await node.call(lambda: bridge.inject("p0", PING))
+            await node.call(lambda: bridge.inject("p1", answer))
+        (connection,) = await node.call(lambda: list(node.tracker.connections()))
+        assert connection.offload is not None
+        assert len(await node.call(lambda: bridge.transmitted("p1"))) == 4
+        await node.call(lambda: node.del_bridge("br0"))
+        assert (await add_bridge(node, "br0", "p0")).switch.tracker is node.tracker
 
     run(work, tmp_path)
 

@@ -75,13 +75,13 @@ class Network:
         """What runs a command in a namespace."""
         return ["ip", "netns", "exec", self._prefix + name, *words]
 
-    def run(self, name: str, *words: str, check: bool = True, timeout: float = 60) -> str:
+    def run(self, name: str, *words: str, check: bool = True, timeout: float = 60, **options: Any) -> str:
         """What a command in a namespace prints."""
-        return self.system(*self.command(name, *words), check=check, timeout=timeout)
+        return self.system(*self.command(name, *words), check=check, timeout=timeout, **options)
 
-    def system(self, *words: str, check: bool = True, timeout: float = 60) -> str:
+    def system(self, *words: str, check: bool = True, timeout: float = 60, **options: Any) -> str:
         """What a command prints."""
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False, **options)
         assert not check or done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 

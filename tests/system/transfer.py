@@ -17,7 +17,7 @@ def content(size: int) -> bytes:
 def receive(connection: socket.socket, size: int) -> bytes:
     """So many bytes, or fewer when the other end stops."""
     parts = bytearray()
-    while len(parts) < size and (part := connection.recv(1 << 16)):
+    while len(parts) < size and (part := connection.recv(min(size - len(parts), 1 << 16))):
         parts += part
     return bytes(parts)
 

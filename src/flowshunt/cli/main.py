@@ -20,9 +20,11 @@ import click
 
 from flowshunt import __version__
 from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
+from flowshunt.cli.conntrack import arguments as conntrack_arguments
 from flowshunt.cli.failures import reported
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
+from flowshunt.cli.what_if import arguments as what_if_arguments
 
 _HELP = """
 A stateful virtual switch: OpenFlow tables, connection tracking, and captures to try them on.
@@ -83,6 +85,22 @@ DATABASE is unix:$OVS_RUNDIR/db.sock unless it is given. The flags are those of 
 --help` lists them. With a script named ovs-vswitchd on PATH, what starts Open vSwitch's daemon starts this one:
 
     printf '#!/bin/sh\\nexec flowshunt vswitchd "$@"\\n' > /usr/local/sbin/ovs-vswitchd
+"""
+
+_CONNTRACK_HELP = """
+List and change the connections of a switch that runs, with the options and formats of conntrack(8).
+
+Examples:
+
+    flowshunt conntrack -L -p tcp --dport 443 -o extended
+
+    flowshunt conntrack -L -u OFFLOAD
+
+    flowshunt conntrack -D -s 10.0.0.0/8 -w 5
+
+    flowshunt conntrack -L -o json | jq '.[] | select(.mark == 1)'
+
+Exit status: 0, 1 when -G or -D found none, 2 for wrong usage or when no switch answers.
 """
 
 _WARMUP_HELP = """
@@ -169,22 +187,37 @@ def replay(**parameters: Any) -> None:
         raise SystemExit(execute(options))
 
 
+@app.command("what-if", help=what_if_arguments.HELP, params=list(what_if_arguments.PARAMETERS))
+def what_if(**parameters: Any) -> None:
+    """Replay a capture with other providers and limits."""
+    with reported():
+        from flowshunt.cli.what_if.gathering import execute
+
+        raise SystemExit(execute(**parameters))
+
+
 @app.command(
     help=_RUN_HELP,
     params=[
-        Option(
-            ["--config", "config_file"], type=FILE, required=True, metavar="FILE", help="What to make, as a TOML file."
-        ),
+        Option(["--config", "config_file"], type=FILE, metavar="FILE", help="What to make, as a TOML file."),
+        Option(["--db", "database"], metavar="REMOTE", help="Or a database that says it: unix:PATH, tcp:HOST:PORT."),
         Option(["--rundir"], metavar="DIR", help="Directory of the sockets."),
         Option(["--pidfile", "pid_file"], metavar="FILE", help="Write the process number here."),
         Option(["--busy-poll"], is_flag=True, help="Never sleep while no packets come."),
     ],
 )
-def run(config_file: str, rundir: str | None, pid_file: str | None, busy_poll: bool) -> None:
+def run(
+    config_file: str | None, database: str | None, rundir: str | None, pid_file: str | None, busy_poll: bool
+) -> None:
     """Run a switch on network devices."""
     with reported():
-        from flowshunt.cli.run import execute
+        if (config_file is None) == (database is None):
+            raise click.UsageError("say either --config or --db")
+        from flowshunt.cli.run import execute, follow
 
+        if config_file is None:
+            follow(str(database), rundir=rundir, pid_file=pid_file)
+            return
         execute(config_file, rundir=rundir, pid_file=pid_file, busy_poll=busy_poll)
 
 
@@ -198,6 +231,40 @@ def vswitchd(words: tuple[str, ...]) -> None:
     from flowshunt.cli.vswitchd.main import run
 
     raise SystemExit(run(list(words)))
+
+
+_SOCKET = Option(["--socket"], metavar="PATH", help="Socket of the switch, or its directory.")
+
+
+@app.command(help=_CONNTRACK_HELP, params=conntrack_arguments.PARAMS)
+def conntrack(**values: Any) -> None:
+    """List and change the connections of a switch that runs."""
+    with reported():
+        action = conntrack_arguments.action_of(values)
+        from flowshunt.cli.conntrack.command import execute
+
+        raise SystemExit(execute(action, values))
+
+
+@app.command("show", help="Show the bridges and ports of a switch that runs.", params=[_SOCKET])
+def show_switch(socket: str | None) -> None:
+    """Show a switch that runs."""
+    with reported():
+        from flowshunt.cli.shown import show
+
+        show(socket)
+
+
+@app.command(
+    help="Show the flows of a switch that runs, with their counters.",
+    params=[click.Argument(["bridge"], required=False), _SOCKET],
+)
+def flows(bridge: str | None, socket: str | None) -> None:
+    """Show the flows of a switch that runs."""
+    with reported():
+        from flowshunt.cli.shown import flows
+
+        flows(bridge, socket)
 
 
 @app.command(help=_WARMUP_HELP)

@@ -9,10 +9,27 @@ from pathlib import Path
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.cli import kernels
 from flowshunt.config import read_config
+from flowshunt.control.unixctl.server import socket_path
 from flowshunt.daemon.privileges import drop_privileges
-from flowshunt.daemon.run import run_forever
+from flowshunt.daemon.run import PROGRAM, VERSION_TEXT, run_forever
+from flowshunt.daemon.system import default_rundir
 from flowshunt.daemon.system import pid_file as held_pid_file
+from flowshunt.daemon.vswitchd import Settings, serve_forever
 from flowshunt.jit import warm_up
+
+
+def follow(database: str, *, rundir: str | None, pid_file: str | None) -> None:
+    """Run as a database says until a signal. Raises UsageError for what cannot be run, OSError for files."""
+    directory = Path(rundir) if rundir else default_rundir()
+    settings = Settings(PROGRAM, VERSION_TEXT, directory, database, socket_path(directory, PROGRAM))
+    kernels.ready()
+    warm_up()
+    with held_pid_file(Path(pid_file) if pid_file else None):
+        drop_privileges()
+        try:
+            serve_forever(settings, lambda: print("ready", flush=True))
+        except InputError as problem:
+            raise UsageError(str(problem)) from None
 
 
 def execute(file: str, *, rundir: str | None, pid_file: str | None, busy_poll: bool) -> None:

@@ -155,6 +155,8 @@ class OffloadSection:
     """Tell offload providers of connections, as other_config:hw-offload does."""
     priority: tuple[str, ...] = ()
     """Names of providers, first asked first."""
+    options: tuple[str, ...] = ()
+    """Options of providers, as other_config has them, such as eswitch-num-of-groups=8."""
 
 
 @dataclass(frozen=True, slots=True)

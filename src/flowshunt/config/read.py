@@ -195,6 +195,10 @@ class _Reader:
         if config.tracker.headroom >= config.tracker.max_connections:
             what = f"[tracker] headroom: {config.tracker.headroom} leaves no place for any other connection"
             self.refuse(("tracker", "headroom"), what, f"max_connections is {config.tracker.max_connections}")
+        for option in config.offload.options:
+            if not option.partition("=")[1]:
+                what = f"[offload] options: {_text(option)} sets nothing"
+                self.refuse(("offload", "options"), what, "eswitch-num-of-groups=8")
         sides = config.replay.sides
         if sides is not None and (len(sides) != 2 or sides[0] == sides[1]):
             self.refuse(("replay", "sides"), "[replay] sides: not two different names", '["pf0hpf", "p0"]')

@@ -20,7 +20,8 @@ def reserve(dtype: Any, *shape: int, huge: bool = True) -> np.ndarray:
     """A zeroed, page-aligned array of `shape` whose memory is committed on first touch.
 
     Arrays of at least 2 MiB ask for huge pages, which random access needs to stay out of TLB misses; not so with
-    `huge=False`, for arrays of which only scattered parts are ever touched.
+    `huge=False`, for arrays of which only scattered parts are ever touched, and for stacks, which need one page at a
+    time: the first touch of a huge one clears 2 MiB, for which a packet or a slice of a sweep would wait.
     Raises MemoryError when the address space cannot be reserved.
     """
     dtype = np.dtype(dtype)

@@ -32,8 +32,8 @@ PROFILES = ("default", "linux")
 
 _SLICE_ROWS = 2048
 """Rows that a dump or flush handles at a time: well under a millisecond."""
-SWEEP_SLICE = 128
-"""Entries that a complete sweep looks at in one go."""
+SWEEP_SLICE = 64
+"""Entries that a complete sweep looks at in one go: some 20 us, of which slow memory may make several times that."""
 _SWEEP_BUDGET = 512
 """The least that a batch sweeps."""
 

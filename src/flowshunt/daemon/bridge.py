@@ -19,6 +19,7 @@ from flowshunt.control.openflow.ports import CONFIG_DOWN, STATE_LINK_DOWN, STATE
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.schema import PORT_LOCAL
+from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.api import PortError
 from flowshunt.ports.devices import set_address
@@ -80,6 +81,8 @@ class Bridge:
         self._dropped = {"tx_no_device": 0}
         self.service = Service(switch, datapath_id=datapath_id, describe=self._describe, started_ns=host.clock.now_ns())
         self.server = Server(self.service, host.clock, host.carry_out)
+        self.service.events.wake = lambda: host.post(self.server.flush_events)
+        switch.on_output = self._send_out
 
     @property
     def management_path(self) -> Path:
@@ -234,6 +237,12 @@ class Bridge:
             except PortError as problem:
                 self.lose_port(number, str(problem))
 
+    def _send_out(self, result: Result, batch: Batch) -> None:
+        """Send what a packet-out causes."""
+        if len(result.tx):
+            self.send(Frames(plain(batch), result.tx, result.tx_data))
+            self._host.pass_on()
+
     def inject(self, name: str, frame: bytes) -> None:
         """Let a frame come in on a port, as if its device had received it. Raises UsageError when it cannot."""
         info = self._info(name)
@@ -283,6 +292,12 @@ class Host(Protocol):
 
     def forward(self, bridge: Bridge, received: LiveBatch) -> None:
         """Take a batch into a bridge, and on through patch ports."""
+
+    def pass_on(self) -> None:
+        """Take what waits at patch ports on to the bridges behind them."""
+
+    def post(self, function: Callable[[], None]) -> bool:
+        """Have `function()` called on the thread of control; False when it will not be."""
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """A port came, went or changed."""

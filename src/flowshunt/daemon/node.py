@@ -75,6 +75,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
+        self._is_core_taken = False
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_posted = 0
@@ -164,7 +165,10 @@ class Node:
         if name in self.bridges:
             raise UsageError(f"there is a bridge {name!r} already")
         number = datapath_id if datapath_id is not None else secrets.randbits(40) << 8 | 0x40
-        bridge = Bridge(name, Switch(beside=self.core), self, datapath_id=number, fail_mode=fail_mode)
+        # Offloading learns paths through the first switch alone, so the first bridge is the one that has it.
+        switch = Switch(beside=self.core) if self._is_core_taken else self.core
+        self._is_core_taken = True
+        bridge = Bridge(name, switch, self, datapath_id=number, fail_mode=fail_mode)
         self.bridges[name] = bridge
         if local_port:
             bridge.add_port(name, "internal")
@@ -177,6 +181,7 @@ class Node:
             raise UsageError(f"there is no bridge {name!r}")
         bridge = self.bridges.pop(name)
         bridge.close()
+        bridge.switch.del_flows("")
         self._schedule(lambda: asyncio.create_task(bridge.server.close()))
 
     def _listen(self, bridge: Bridge) -> asyncio.Task[None]:
@@ -288,9 +293,14 @@ class Node:
         """Take a batch through a bridge, and what it sends through patch ports through the next ones."""
         self._depth = 0
         bridge.receive(received)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Take what waits at patch ports on to the bridges behind them."""
         while self._waiting:
             following, batch, self._depth = self._waiting.popleft()
             following.receive(batch)
+        self._depth = 0
 
     def _deliver(self, name: str, peer: str, received: LiveBatch) -> bool:
         """Have a batch that leaves on patch port `name` come in on `peer`, if the two belong together."""
@@ -307,6 +317,8 @@ class Node:
 
     def _tick(self, now_ms: int) -> None:
         self.core.idle(now_ms)
+        for bridge in self.bridges.values():
+            bridge.switch.expire_flows(now_ms)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""

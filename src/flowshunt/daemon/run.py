@@ -11,12 +11,17 @@ from functools import partial
 from pathlib import Path
 
 from flowshunt.base.errors import FlowshuntError
+from flowshunt.base.version import VERSION
 from flowshunt.config import Config
 from flowshunt.config.model import PortSection
+from flowshunt.control.unixctl.server import Server, socket_path
 from flowshunt.daemon.bridge import Bridge
+from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.system import default_rundir, tell_systemd
 
+PROGRAM = "flowshunt"
+VERSION_TEXT = f"{PROGRAM} {VERSION}"
 SWITCH_INTERVAL_S = 0.0005
 """How long one thread of the interpreter keeps another one waiting."""
 
@@ -35,8 +40,10 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
         loop.add_signal_handler(number, stop.set)
     rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
     node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
+    server = Server(node, registry(VERSION_TEXT, stop), PROGRAM)
     await node.start()
     try:
+        await server.listen(socket_path(rundir, PROGRAM))
         await _build(node, config, base, tell)
         settle_interpreter()
         tell("ready")
@@ -45,6 +52,7 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
         tell_systemd("STOPPING=1")
     finally:
         await node.stop()
+        await server.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
@@ -59,6 +67,7 @@ def settle_interpreter() -> None:
 async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
     priority = ",".join(config.offload.priority)
     other_config = {"hw-offload": str(config.offload.enabled).lower(), "hw-offload-priority": priority}
+    other_config |= dict(option.split("=", 1) for option in config.offload.options)
     await node.call(partial(node.configure_offload, other_config))
     for name, section in config.bridges.items():
         number = None if section.datapath_id is None else int(section.datapath_id, 16)

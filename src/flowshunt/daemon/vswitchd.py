@@ -15,12 +15,10 @@ from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.control.ovsdb.service import Service
 from flowshunt.control.ovsdb.writer import IFACE_TYPES
-from flowshunt.control.unixctl.commands import everything, process
-from flowshunt.control.unixctl.registry import Registry
 from flowshunt.control.unixctl.server import Server
 from flowshunt.control.unixctl.vlog import Vlog
-from flowshunt.control.unixctl.vlog import commands as vlog_commands
 from flowshunt.daemon.bridge import OpenPort, PortInfo
+from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.ports import open_device, open_dummy
 from flowshunt.daemon.run import settle_interpreter
@@ -111,13 +109,7 @@ async def serve(settings: Settings, ready: Callable[[], None], vlog: Vlog) -> No
     clock = SystemClock() if settings.dummy is None else SteppedClock()
     node = Node(settings.rundir, clock=clock, open_port=opener(settings.dummy))
     stepped = clock if isinstance(clock, SteppedClock) else None
-
-    async def leave(cleanup: bool) -> None:
-        stop.set()
-
-    own = process.commands(settings.version, leave, stepped)
-    registry = Registry((*everything(), *vlog_commands(vlog), *own))
-    server = Server(node, registry, settings.program)
+    server = Server(node, registry(settings.version, stop, vlog=vlog, clock=stepped), settings.program)
     _BRIDGE_LOG.info("%s", settings.version)
     for line in FEATURES:
         _FEATURE_LOG.info("netdev@ovs-netdev: %s", line.format(vlans=MAX_VLANS))

@@ -16,6 +16,7 @@ from flowshunt.conntrack.kernels.step import hash_parsed, suggest
 from flowshunt.conntrack.schema import BATCH_MAX, EVENTS_PER_TRACK
 from flowshunt.datapath.fragments.schema import make_fragments
 from flowshunt.datapath.interpreter import run_packet
+from flowshunt.datapath.paths.learn import prefetch_told
 from flowshunt.datapath.schema import (
     FATE_INVALID,
     MAX_OUTPUT_SIZE,
@@ -61,7 +62,8 @@ def _example() -> tuple[Any, ...]:
 def _has_room(w: Any, o: Any, t: Any, f: Any) -> Any:
     """Learning stops the loop when it cannot take another packet (`paths.tell.STOP_*`).
 
-    A fragment may complete a datagram in each of several zones: all that are held, and itself each time."""
+    A fragment may complete a datagram in each of several zones: all that are held, and itself each time.
+    """
     return (
         o.sent[0] + MAX_OUTPUTS <= len(o.tx)
         and o.sent[1] + MAX_OUTPUT_SIZE <= len(o.tx_data)
@@ -88,6 +90,7 @@ def _prepare_walk(w: Any, t: Any, n: Any) -> Any:
         prefetch_bucket(t, t.hashes[i])
     for i in range(n):
         suggest(t, w.original, i)
+    prefetch_told(w, t, n)
 
 
 @kernel
@@ -103,8 +106,12 @@ def _prepare_shunt(w: Any, t: Any, s: Any, packets: Any) -> Any:
     for i in range(n):
         judge(s, t, packets, w.original, i)
         t.candidates[i] = -1
+        if s.found[i] >= 0 and s.why[i] != CAUSE_NONE:
+            prefetch_bucket(t, t.hashes[i])
+    for i in range(n):
         if s.why[i] != CAUSE_NONE:
             suggest(t, w.original, i)
+    prefetch_told(w, t, np.int64(n))
 
 
 @kernel

@@ -429,8 +429,17 @@ class Rules:
 
     def statistics(self) -> Iterator[FlowStatistics]:
         """All rules with their counters, by table, then highest priority first."""
-        for number in self.in_order(self._rules):
-            yield self.statistics_of(number)
+        yield from self.statistics_of_all(self.in_order(self._rules))
+
+    def statistics_of_all(self, numbers: Sequence[int]) -> list[FlowStatistics]:
+        """Rules by number with their counters, much faster than one by one."""
+        places = np.array(numbers, np.int64)
+        counted = (self.arrays.rules[name][places].tolist() for name in ("packets", "bytes", "used_ms", "created_ms"))
+        modified, rules = self._modified_ms, self._rules
+        return [
+            FlowStatistics(rules[number].source, packets, size, used, created, modified.get(number) or created)
+            for number, packets, size, used, created in zip(numbers, *counted, strict=True)
+        ]
 
     def in_order(self, numbers: Iterable[int]) -> list[int]:
         """Numbers of rules by table, then highest priority first."""

@@ -185,7 +185,7 @@ class Datapath:
         """The flows that `request` selects (see `delete_flows`), with their counters, in the order of `flows`."""
         self._synchronise()
         numbers = set(self._select(request, strict))
-        return [self.rules.statistics_of(number) for number in self.rules.in_order(numbers)]
+        return self.rules.statistics_of_all(self.rules.in_order(numbers))
 
     def selected_rules(self, request: Any, *, strict: bool = False) -> list[CompiledRule]:
         """The rules behind `selected`, as they are: one that is changed later is another one."""

@@ -76,8 +76,12 @@ class Accounting:
         return Ledger(leaders, entries["generation"], tuple(self._book.members(leaders)), *columns)
 
     def add(self, attachment: Attachment, ledger: Ledger, usage: np.ndarray) -> None:
-        """Add USAGE (n,) of the flows of a ledger to connections, rules and stations."""
-        used: np.ndarray = (usage["packets"] != 0).any(axis=1)
+        """Add USAGE (n,) of the flows of a ledger to connections, rules and stations.
+
+        A last use after the counters were read is of packets that are told later; it counts already.
+        """
+        ways: np.ndarray = np.logical_or(usage["packets"] != 0, usage["last_used_ms"] > usage["counted_ms"][:, None])
+        used = np.asarray(ways.any(axis=1))
         if not used.any():
             return
         attachment.counters["forwarded-packets"] += int(usage["packets"].sum())
@@ -89,7 +93,7 @@ class Accounting:
                 identity = part.rows[those], part.generations[those], part.turned[those]
                 self._table.add_usage(*identity, mine["packets"], mine["bytes"], mine["last_used_ms"])
         for d in range(2):
-            mine = usage["packets"][:, d] != 0
+            mine = ways[:, d]
             if mine.any():
                 self._paths.account(
                     ledger.chains[mine, d],

@@ -109,6 +109,11 @@ REASONS = (
         "A packet of it went another way than before.",
         "It is offered again once packets have shown both directions' paths.",
     ),
+    Reason(
+        "group",
+        "A group on its way chooses where its packets go, and counts them.",
+        "Output to ports themselves in the rules that established connections meet.",
+    ),
 )
 
 _BITS = 6

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 
@@ -281,3 +282,13 @@ def test_a_connection_says_what_it_wants_to_be_told() -> None:
     assert connection.next_event() is None
     ((_, kind, xid, body),) = replies(connection)
     assert (kind, xid, len(body)) == (27, 3, 48)
+
+
+def test_a_request_in_very_many_parts_costs_what_its_bytes_cost() -> None:
+    connection = connected(4)
+    n = 60_000
+    part = message(4, 18, struct.pack("!HH4x", 12, 1) + bytes(8))
+    started = time.process_time()
+    connection.receive_data(part * n)
+    assert connection.next_event() is None
+    assert time.process_time() - started < 5  # copied each time, the parts would be 15 GB

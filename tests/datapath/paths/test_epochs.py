@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from flowshunt.config.model import Config, TrackerSection
 from flowshunt.datapath.program import PUNT_ACTION, Assembler, CompiledRule
 from flowshunt.datapath.schema import make_ports
 from flowshunt.rules.openflow.compile import compile_match
@@ -24,6 +26,9 @@ CHANGES: dict[str, Callable[[Lab], object]] = {
     "a port goes": lambda lab: lab.switch.datapath.ports.remove(3),
     "ports are configured": lambda lab: lab.switch.datapath.ports.configure(age_ms=5000),
     "stations are flushed": lambda lab: lab.switch.datapath.ports.flush_stations(),
+    "the tracker is configured": lambda lab: lab.switch.configure(
+        replace(Config(), tracker=replace(TrackerSection(), max_connections=1000, liberal=True))
+    ),
     "someone says so": lambda lab: lab.paths.bump("test"),
 }
 
@@ -177,6 +182,18 @@ def test_a_station_moves_within_a_batch() -> None:
     batch.packets["in_port"] = [1, 3, 1]
     lab.switch.process(batch)
     assert [(int(r["epoch"]), int(r["path"]["out_port"])) for r in lab.take()] == [(before, 2), (before + 1, 3)]
+
+
+def test_a_station_that_flaps_costs_no_new_verdicts() -> None:
+    lab = Lab(C1, ports=("p0", "p1", "p2"))
+    talk = Talk(lab).run()
+    before = lab.paths._state["verdicts"][0]
+    for n in range(20):
+        heard(lab, 3 - n % 2, SERVER_MAC)
+        talk.send(0)
+    assert lab.paths.statistics()["epoch.stations-moved"] == 20
+    assert lab.paths._state["verdicts"][0] == before
+    assert [int(record["path"]["out_port"]) for record in lab.take()[2:]] == [3, 2] * 10
 
 
 def crowded(n_stations: int) -> Lab:

@@ -7,7 +7,7 @@ import pytest
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.datapath.paths import records as R
 from flowshunt.datapath.paths.verdicts import Effects, effects_of
-from flowshunt.datapath.program import Assembler, Place
+from flowshunt.datapath.program import METER_WORDS, Assembler, Place
 from flowshunt.packet.schema import FIELDS, W_FLAGS, W_REG
 from tests.builders import Packet
 from tests.datapath.paths.conversation import Lab, Talk, through, verdict
@@ -411,10 +411,23 @@ def test_actions_that_are_not_known_are_refused() -> None:
     assert effects_of((200, 0)).unfit == R.UNFIT.index("rewrite")
 
 
-def test_actions_that_ask_the_controller() -> None:
-    assembler = Assembler()
-    assembler.punt(5)
-    assert effects_of(assembler.finish()).unfit == R.UNFIT.index("controller")
+@pytest.mark.parametrize(
+    ("reason", "actions"),
+    [
+        ("controller", "controller,OUT"),
+        ("group", "group:1,OUT"),
+        ("policer", "meter:1,OUT"),
+        ("none", "resubmit(,3),OUT"),
+    ],
+    ids=["the controller", "a group", "a meter", "an exit of another list"],
+)
+def test_actions_that_do_more_than_forward(reason: str, actions: str) -> None:
+    lab = Lab("")
+    lab.switch.datapath.rules.linker.groups.put(1, [0])
+    lab.switch.datapath.rules.linker.meters.put(1, [0] * METER_WORDS)
+    lab.switch.add_flows(through(both(actions) + "\ntable=3,actions=ct_clear"))
+    Talk(lab).run()
+    assert lab.verdicts() == [reason] * 2
 
 
 def test_an_output_whose_port_varies() -> None:

@@ -17,6 +17,8 @@ _TITLES = {
     Metric.CONNECTIONS: "connections offloaded at a time",
     Metric.REFUSED: "connections refused",
 }
+_WIDTH, _HEIGHT, _LINE = 1000, 560, 22
+"""Of the picture, without its legend, and a line of that."""
 _PERCENT = (Metric.BYTES, Metric.PACKETS)
 
 
@@ -36,6 +38,7 @@ def write(path: str, results: Sequence[Tried], metric: Metric, title: str) -> No
     across = next((axis for axis in axes if len(_values(results, axis)) > 1), None)
     chart = _bars(results, metric) if across is None else _lines(results, metric, across, axes)
     chart.title, chart.y_title = title, _TITLES[metric]
+    chart.height = _HEIGHT + _LINE * len(chart.raw_series)
     Path(path).write_bytes(chart.render())
 
 
@@ -56,7 +59,7 @@ def _values(results: Sequence[Tried], axis: str) -> list[str]:
 def _new(kind: str, metric: Metric) -> Any:
     """An empty chart that is the same for the same results, and asks nothing of the network or of scripts."""
     options: dict[str, Any] = {"js": (), "legend_at_bottom": True, "truncate_legend": -1, "include_x_axis": True}
-    options |= {"stroke_style": {"width": 2}, "dots_size": 4}
+    options |= {"legend_at_bottom_columns": 1, "width": _WIDTH, "stroke_style": {"width": 2}, "dots_size": 4}
     if metric in _PERCENT:
         options |= {"range": (0, 100), "value_formatter": lambda value: f"{value:.1f} %"}
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flowshunt.base.errors import UsageError
-from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK
+from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain
 from flowshunt.cli.terminal import show
 from flowshunt.cli.what_if import chart, document
 from flowshunt.cli.what_if.grid import Point
@@ -22,20 +22,25 @@ STDOUT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What shall come out. `title`: of table and chart. `inputs`: the files that are read."""
+    """What shall come out. `inputs`: other files that are read besides the captures."""
 
-    title: str
-    inputs: tuple[str, ...]
+    captures: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
     json: str | None = None
     chart: str | None = None
     chart_of: Metric = Metric.BYTES
     quiet: bool = False
 
+    @property
+    def title(self) -> str:
+        """Of table and chart."""
+        return f"What if: {', '.join(self.captures)}"
+
     def check(self) -> None:
         """Raise UsageError, before anything is measured, for outputs that cannot be."""
         if self.chart is not None:
             chart.check(self.chart)
-        files = [Path(path) for path in self.inputs if Path(path).is_file()]
+        files = [Path(path) for path in (*self.captures, *self.inputs) if Path(path).is_file()]
         for path in (self.json or STDOUT, self.chart or STDOUT):
             if path != STDOUT and Path(path).is_file() and any(Path(path).samefile(file) for file in files):
                 raise UsageError(f"{path} is also read", hint="write to another file")
@@ -51,27 +56,29 @@ def execute(points: Sequence[Point], run: Run, wanted: Wanted) -> int:
     for point in points:
         run.check(point)
     results: list[Tried] = []
-    is_damaged = False
+    damages: tuple[str, ...] = ()
     with _trying(points, quiet=wanted.quiet) as begin:
         for place, point in enumerate(points):
             outcome = run(point, begin(place))
             if outcome is None:
                 break
-            is_damaged |= outcome.is_damaged
+            damages = outcome.damages
             results.append(Tried(point, outcome.summary))
     is_complete = len(results) == len(points)
     _write(results, wanted, is_complete=is_complete)
+    for damage in damages:
+        complain(damage)
     if not is_complete:
         return INTERRUPTED
-    return DAMAGED if is_damaged else OK
+    return DAMAGED if damages else OK
 
 
 def _write(results: Sequence[Tried], wanted: Wanted, *, is_complete: bool) -> None:
     if wanted.json == STDOUT:
-        document.write(sys.stdout, results, wanted.inputs, is_complete=is_complete)
+        document.write(sys.stdout, results, wanted.captures, is_complete=is_complete)
     elif wanted.json is not None:
         with open(wanted.json, "w", encoding="utf-8", newline="\n") as out:
-            document.write(out, results, wanted.inputs, is_complete=is_complete)
+            document.write(out, results, wanted.captures, is_complete=is_complete)
     if wanted.chart is not None and results:
         chart.write(wanted.chart, results, wanted.chart_of, wanted.title)
     if not wanted.quiet:

@@ -14,27 +14,38 @@ OPEN = "none"
 """The value of a limit that is left open."""
 
 
+class Setting(NamedTuple):
+    """An option of a provider, which counts in other units when `per` is not 1: connections of two entries each."""
+
+    option: str
+    per: int = 1
+
+    def value(self, text: str) -> str:
+        """A tried value, in the option's own unit."""
+        return str(max(int(text) // self.per, 1)) if self.per > 1 and text.isdecimal() else text
+
+
 class Knob(NamedTuple):
-    """What several providers have under names of their own: its name, its column, and their options."""
+    """What several providers have under names of their own: its name, its column, and their settings."""
 
     name: str
     title: str
-    options: Mapping[str, str]
+    settings: Mapping[str, Setting]
 
 
 KNOBS = (
-    Knob("table-size", "table size", {"eswitch": "table_entries", "flowtable": "limit"}),
-    Knob("ageing", "ageing", {"eswitch": "ageing_s", "flowtable": "timeout"}),
-    Knob("insertion-rate", "insertions/s", {"eswitch": "insertion_rate"}),
+    Knob("table-size", "table size", {"eswitch": Setting("table_entries"), "flowtable": Setting("limit", 2)}),
+    Knob("ageing", "ageing", {"eswitch": Setting("ageing_s"), "flowtable": Setting("timeout")}),
+    Knob("insertion-rate", "insertions/s", {"eswitch": Setting("insertion_rate")}),
 )
 
 
 class Axis(NamedTuple):
-    """Values, as text, of an option that each provider calls as `options` says; others do not have it."""
+    """Values, as text, of what providers have as `settings` says; others do not have it."""
 
     title: str
     values: tuple[str, ...]
-    options: Mapping[str, str]
+    settings: Mapping[str, Setting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class Point:
 def knob(name: str, values: Sequence[str]) -> Axis:
     """The axis of a knob."""
     found = next(entry for entry in KNOBS if entry.name == name)
-    return Axis(found.title, tuple(values), found.options)
+    return Axis(found.title, tuple(values), found.settings)
 
 
 def points(offers: Sequence[Offer], axes: Sequence[Axis]) -> list[Point]:
@@ -69,8 +80,8 @@ def points(offers: Sequence[Offer], axes: Sequence[Axis]) -> list[Point]:
     """
     names = {offer.name for offer in offers}
     for axis in axes:
-        if not names & axis.options.keys():
-            has = " and ".join(sorted(axis.options))
+        if not names & axis.settings.keys():
+            has = " and ".join(sorted(axis.settings))
             raise UsageError(f"none of the providers has a setting for {axis.title}", hint=f"{has} has one")
     counts = [_product(len(axis.values) for axis in _of(offer, axes)) for offer in offers]
     if sum(counts) > MAX_POINTS:
@@ -80,14 +91,15 @@ def points(offers: Sequence[Offer], axes: Sequence[Axis]) -> list[Point]:
 
 def _points(offer: Offer, axes: Sequence[Axis]) -> Iterator[Point]:
     for values in product(*(axis.values for axis in axes)):
-        tried = {axis.options[offer.name]: value for axis, value in zip(axes, values, strict=True)}
+        settings = [(axis.settings[offer.name], value) for axis, value in zip(axes, values, strict=True)]
+        tried = {setting.option: setting.value(value) for setting, value in settings}
         given = tuple((key, value) for key, value in offer.options if key not in tried)
         titles = {axis.title: value for axis, value in zip(axes, values, strict=True)}
         yield Point(offer, titles, (*given, *tried.items()))
 
 
 def _of(offer: Offer, axes: Sequence[Axis]) -> list[Axis]:
-    return [axis for axis in axes if offer.name in axis.options]
+    return [axis for axis in axes if offer.name in axis.settings]
 
 
 def _product(numbers: Iterable[int]) -> int:

@@ -69,10 +69,10 @@ Progress = Callable[[int, int], None]
 
 
 class Outcome(NamedTuple):
-    """A replay that came to its end; `is_damaged`: the capture's, which cannot be read any further."""
+    """A replay that came to its end; `damages`: where the capture cannot be read any further, and why."""
 
     summary: Summary
-    is_damaged: bool = False
+    damages: tuple[str, ...] = ()
 
 
 class Run(Protocol):

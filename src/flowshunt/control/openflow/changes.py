@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from flowshunt.base.errors import UsageError
@@ -42,6 +43,17 @@ class FlowChanges:
         self._groups = groups
         self._removed = removed
         self._reports = False
+        self._prepared: dict[int, tuple[FlowMod, CompiledRule | None]] = {}
+
+    def prepare(self, mods: Iterable[FlowMod], version: int) -> None:
+        """Compile flow-mods that will be applied soon, while another thread uses the datapath.
+
+        What cannot be compiled is told when it is applied.
+        """
+        for mod in mods:
+            with contextlib.suppress(UsageError, OpenFlowError):
+                _check(mod)
+                self._prepared[id(mod)] = mod, self._compile(mod, version)
 
     def apply(self, mod: FlowMod, version: int, now_ms: int) -> None:
         """Carry out one flow-mod. Raises OpenFlowError, and then nothing has changed."""
@@ -126,6 +138,9 @@ class FlowChanges:
 
         A modification's actions are compiled, too, so that they are known to be right. Raises UsageError.
         """
+        prepared = self._prepared.pop(id(mod), None)
+        if prepared is not None and prepared[0] is mod:
+            return prepared[1]
         flow = mod.flow
         if mod.command.startswith("del"):
             return None

@@ -120,7 +120,7 @@ class Connection:
         hello = frame(max(self._versions), codec.TYPE_HELLO, 0, encode_hello(self._versions))
         self._output: deque[bytes | tuple[Request, FlowReply]] = deque([hello])
         self._bundles: dict[int, _Bundle] = {}
-        self._parts: tuple[int, bytes] | None = None
+        self._parts: tuple[int, bytearray] | None = None
         self._dropped = False
         self._closed = False
 
@@ -201,19 +201,22 @@ class Connection:
         """A multipart request whose parts are all there; None: more will come."""
         head = codec.multipart_head(self.version)
         more = len(body) >= head and bool(int.from_bytes(body[2:4], "big") & codec.MORE)
-        if self._parts is None or self._parts[0] != xid or len(body) < head or self._parts[1][:2] != body[:2]:
-            whole, self._dropped = body, False
+        parts = self._parts
+        if parts is None or parts[0] != xid or len(body) < head or parts[1][:2] != body[:2]:
+            whole, self._dropped = bytearray(body), False
         else:
-            whole = self._parts[1] + body[head:]
-        if self._dropped:
-            self._parts = (xid, whole[:head]) if more else None
-            return None
+            whole = parts[1]
+            if not self._dropped:
+                whole += body[head:]
         self._parts = (xid, whole) if more else None
-        if len(whole) > MAX_REQUEST_SIZE:
+        if self._dropped:
+            return None
+        size = len(whole)
+        if size > MAX_REQUEST_SIZE:
             self._dropped = more
-            self._parts = (xid, whole[:head]) if more else None
-            raise OpenFlowError("OFPBRC_MULTIPART_BUFFER_OVERFLOW", f"a request of {len(whole)} bytes")
-        return None if more else whole
+            del whole[head:]
+            raise OpenFlowError("OFPBRC_MULTIPART_BUFFER_OVERFLOW", f"a request of {size} bytes")
+        return None if more else bytes(whole)
 
     # --- what concerns only the connection -------------------------------------------------------------------------
 

@@ -28,10 +28,15 @@ class Event(NamedTuple):
 
 
 class Events:
-    """A queue of news. `wake()` is called, on the thread that puts, when something comes into an empty one."""
+    """A queue of news.
 
-    def __init__(self, wake: Callable[[], None] | None = None) -> None:
+    `wake()` is called, on the thread that puts, for what comes after the last `take`; where it says False, nobody will
+    come, and the next news call it again.
+    """
+
+    def __init__(self, wake: Callable[[], bool] | None = None) -> None:
         self.wake = wake
+        self._is_woken = False
         self.dropped = {"packet_in": 0, "flow_removed": 0}
         self._waiting: dict[str, deque[Event]] = {kind: deque() for kind in self.dropped}
         self._most = {"packet_in": MAX_PACKET_INS, "flow_removed": MAX_OTHERS}
@@ -43,11 +48,12 @@ class Events:
             self.dropped[event.kind] += 1
             return
         queue.append(event)
-        if len(queue) == 1 and self.wake is not None:
-            self.wake()
+        if not self._is_woken and self.wake is not None:
+            self._is_woken = self.wake()
 
     def take(self) -> list[Event]:
         """All that wait, packets first, each kind in order."""
+        self._is_woken = False
         found = []
         for queue in self._waiting.values():
             for _ in range(len(queue)):

@@ -190,10 +190,14 @@ class Peer(asyncio.Protocol):
             event = following
             work.append(event)
 
+        for each in work:
+            if isinstance(each, Request | Commit):
+                self._server.service.prepare(each)
+
         def carry_out() -> None:
-            for event in work:
-                if isinstance(event, Request | Commit):
-                    self._server.service.carry_out(self._connection, event, self._server.clock.now_ns())
+            for each in work:
+                if isinstance(each, Request | Commit):
+                    self._server.service.carry_out(self._connection, each, self._server.clock.now_ns())
 
         def done() -> None:
             self._server.flush_events()

@@ -125,6 +125,12 @@ class Service:
             _LOG.info("%s refused: %s", type(request.message).__name__, error)
             connection.fail(request, error)
 
+    def prepare(self, event: Request | Commit) -> None:
+        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives."""
+        requests = event.requests if isinstance(event, Commit) else (event,)
+        mods = [request.message for request in requests if isinstance(request.message, FlowMod)]
+        self._changes.prepare(mods, (event.control if isinstance(event, Commit) else event).version)
+
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes."""
         if isinstance(event, Commit):
@@ -411,8 +417,11 @@ class Service:
 
 def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:
     """A flow with its counters as listings and news of its end have it."""
-    age, idle, hard = (max(now_ms - then, 0) * _MILLION for then in (line.created_ms, line.used_ms, line.modified_ms))
-    return flow_stats.FlowEntry(line.flow, line.packets, line.bytes, age, idle, hard)
+    flow, packets, size, used, created, modified = line
+    age, idle, hard = now_ms - created, now_ms - used, now_ms - modified
+    if age < 0 or idle < 0 or hard < 0:
+        age, idle, hard = max(age, 0), max(idle, 0), max(hard, 0)
+    return flow_stats.FlowEntry(flow, packets, size, age * _MILLION, idle * _MILLION, hard * _MILLION)
 
 
 _EXPIRED = {EXPIRED_IDLE: REASON_IDLE, EXPIRED_HARD: REASON_HARD}

@@ -35,10 +35,10 @@ class Chains:
         return found
 
     def set_verdict(self, chain: int, verdict: Verdict) -> None:
-        """Note what a chain means in the present epoch."""
+        """Note what a chain means, until rules change."""
         state, record = self._state, self._work.chains[chain & _PLACE]
-        if state["candidates_epoch"][0] != state["epoch"][0]:
-            state["candidates_epoch"] = state["epoch"]
+        if state["candidates_of"][0] != state["verdicts"][0]:
+            state["candidates_of"] = state["verdicts"]
             state["n_candidate_words"] = 0
         first, n = int(state["n_candidate_words"][0]), len(verdict.candidates)
         if first + n > len(self._work.candidates):
@@ -52,7 +52,7 @@ class Chains:
         record["flags"] = verdict.flags
         record["decrements"] = verdict.decrements
         record["normals"] = min(verdict.normals, 0xFF)
-        record["epoch"] = state["epoch"][0]
+        record["judged"] = state["verdicts"][0]
 
     def collect(self) -> int:
         """Forget the half of the chains that were used longest ago; numbers of the others stay. Returns how many."""

@@ -31,7 +31,7 @@ from flowshunt.datapath.paths.schema import (
     UNFIT_ZONES,
 )
 from flowshunt.datapath.paths.tell import FRESH, UNTOLD, conclude, is_settled, when_told
-from flowshunt.jit import kernel, mix
+from flowshunt.jit import kernel, mix, prefetch
 from flowshunt.packet.schema import (
     FRAG_ANY,
     HEADER_WORDS,
@@ -50,6 +50,15 @@ _U32 = 0xFFFFFFFF
 _K = np.int64(0x2545F4914F6CDD1D)
 _SYN_FIN_RST, _ACK = 0x07, 0x10
 _CONSTANT_FLAGS = _SYN_FIN_RST | _ACK
+
+
+@kernel
+def prefetch_told(w: Any, t: Any, n: Any) -> Any:
+    """Ask for what was told of the n packets of a chunk whose connections the tracker has suggested."""
+    if w.paths["on"][0]:
+        for i in range(n):
+            if t.candidates[i] >= 0:
+                prefetch(w.told, t.candidates[i], 0)
 
 
 @kernel

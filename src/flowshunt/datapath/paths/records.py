@@ -87,10 +87,12 @@ UNFIT = (
     "mirror",
     "rewrite",
     "long-chain",
+    "group",
 )
 """Why a packet's way cannot be taken by others unseen; names are those of `offload.reasons`.
 
 `rewrite`: the packet was changed in a way that a path cannot say. `long-chain`: it met more rules than a chain holds.
+`group`: it went through one, which counts its packets and may choose among ports by what varies.
 """
 
 FLOW = np.dtype(

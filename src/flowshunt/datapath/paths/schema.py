@@ -44,6 +44,7 @@ PATH_STATE = np.dtype(
     [
         ("on", np.int64),
         ("epoch", np.int64),
+        ("verdicts", np.int64),  # counts what makes verdicts on chains void: less than what begins epochs
         # of the packet that runs
         ("noting", np.int64),  # 1 while it is noted
         ("n_lookups", np.int64),
@@ -61,7 +62,7 @@ PATH_STATE = np.dtype(
         ("n_free_chains", np.int64),  # length of `chain_free`
         ("n_entries", np.int64),
         ("n_candidate_words", np.int64),
-        ("candidates_epoch", np.int64),  # in which `candidates` was begun
+        ("candidates_of", np.int64),  # the value of `verdicts` for which `candidates` was begun
         ("station_due_ms", np.int64),  # when the first station on a path may be forgotten
         # counters
         ("packets_noted", np.int64),
@@ -85,7 +86,7 @@ CHAIN_TOS = 1
 CHAIN = np.dtype(
     [
         ("mix", np.int64),  # 0: free
-        ("epoch", np.int64),  # in which it was judged; 0: never
+        ("judged", np.int64),  # the value of `verdicts` when it was; 0: never
         ("used_ms", np.int64),
         ("new_eth_src", np.int64),  # what its rules make of the sender before `normal` learns it; -1: as it came
         ("new_vid", np.int32),  # likewise the VLAN
@@ -161,7 +162,7 @@ def make_paths(
 ) -> PathArrays:
     """Nothing learned, learning off, for a tracker of `n_rows` connections. Memory is committed as it is used."""
     state = np.zeros(1, PATH_STATE)
-    state["epoch"] = 1
+    state["epoch"] = state["verdicts"] = 1
     state["station_due_ms"] = NEVER_MS
     n_slots = 1 << (2 * n_chains - 1).bit_length()
     return PathArrays(

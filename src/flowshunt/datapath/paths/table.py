@@ -48,8 +48,9 @@ class Paths:
 
     def enable(self, on: bool) -> None:
         """Begin to learn, or stop; what was learned before is learned anew then."""
+        if on == self.enabled:
+            return
         self._state["on"] = on
-        self._state["noting"] = 0
         self.bump("enabled" if on else "disabled")
 
     @property
@@ -77,6 +78,7 @@ class Paths:
         """Begin the next epoch: something has changed that paths depend on. `why` is counted."""
         self._bumps[why] += 1
         self._state["epoch"] += 1
+        self._state["verdicts"] += 1
         self._state["noting"] = 0
 
     def watch(self, why: str, version: Callable[[], int]) -> None:

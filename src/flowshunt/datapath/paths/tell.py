@@ -1,7 +1,7 @@
 """The end of a noted packet: its chain of rules is found, and what it has shown is told.
 
-A chain is judged by Python (`verdicts`) when a packet meets it for the first time in an epoch; the loop stops behind
-that packet until it is. All else is done here.
+A chain is judged by Python (`verdicts`) when a packet meets it for the first time after a change of the rules; the loop
+stops behind that packet until it is. All else is done here.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def conclude(w: Any, p: Any, o: Any, t: Any, packet: Any) -> Any:
         s["stop"][0] |= STOP_CHAINS
         return
     _write_record(w, chain, np.int64(o.ct_state[packet]))
-    if s["unfit"][0] | s["passing"][0] == 0 and w.chains["epoch"][chain & _PLACE] != s["epoch"][0]:
+    if s["unfit"][0] | s["passing"][0] == 0 and w.chains["judged"][chain & _PLACE] != s["verdicts"][0]:
         s["stop"][0] |= STOP_JUDGE
     else:
         _settle(w, p)
@@ -184,7 +184,7 @@ def _find_chain(w: Any) -> Any:
         for word in range(ENTRY_WORDS):
             w.chain_entries[first + lookup, word] = w.lookups[lookup, word]
     w.chains["mix"][chain] = mixed
-    w.chains["epoch"][chain] = 0
+    w.chains["judged"][chain] = 0
     w.chains["new_eth_src"][chain] = -1
     w.chains["new_vid"][chain] = -1
     w.chains["entries"][chain] = first

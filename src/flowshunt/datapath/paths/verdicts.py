@@ -15,6 +15,8 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import program as P
 from flowshunt.datapath.paths.records import UNFIT
@@ -26,6 +28,8 @@ from flowshunt.packet.schema import FIELDS, W_FLAGS, W_L4
 
 MAX_CANDIDATES = 1024
 """Rules that might match in place of a chain's rules; with more the path is refused unasked."""
+MAX_READERS = 4096
+"""Rules of one table that match on what varies and come before the one that was met; with more, likewise."""
 
 _U32 = 0xFFFFFFFF
 _CONSTANT_FLAGS = 0x17
@@ -101,8 +105,23 @@ def _instructions(program: Sequence[int], pc: int, end: int) -> Iterator[tuple[i
 
 _WORDS = {P.OP_SET: P.SET_WORDS, P.OP_RESUBMIT: P.RESUBMIT_WORDS}
 _HARMLESS = frozenset(
-    (P.OP_END, P.OP_FIX_VLAN, P.OP_PUSH_VLAN, P.OP_POP_VLAN, P.OP_RESUBMIT, P.OP_GOTO, P.OP_CT_CLEAR, P.OP_CLONE)
+    (
+        P.OP_END,
+        P.OP_FIX_VLAN,
+        P.OP_PUSH_VLAN,
+        P.OP_POP_VLAN,
+        P.OP_RESUBMIT,
+        P.OP_GOTO,
+        P.OP_CT_CLEAR,
+        P.OP_CLONE,
+        P.OP_EXIT,
+    )
 )
+_REFUSED = {
+    P.OP_PUNT: UNFIT.index("controller"),
+    P.OP_GROUP: UNFIT.index("group"),
+    P.OP_METER: UNFIT.index("policer"),
+}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -135,7 +154,7 @@ def _add_effect(found: Effects, program: Sequence[int], op: int, pc: int) -> Eff
         return _read(found, program[pc + 1]) if (instruction >> 8) & P.CT_ZONE_FIELD else found
     if op == P.OP_DEC_TTL:
         return found._replace(decrements=found.decrements + 1)
-    return found._replace(unfit=UNFIT.index("controller") if op == P.OP_PUNT else UNFIT_REWRITE)
+    return found._replace(unfit=_REFUSED.get(op, UNFIT_REWRITE))
 
 
 def _output(found: Effects, number: int) -> Effects:
@@ -174,7 +193,7 @@ class Judge:
         self._rules = rules
         self._version = -1
         self._readers: dict[int, list[int]] = {}
-        self._rivals: dict[tuple[int, int | None], list[tuple[int, ...]]] = {}
+        self._rivals: dict[tuple[int, int | None], list[tuple[int, ...]] | None] = {}
 
     def judge(self, entries: Sequence[tuple[int, int | None]]) -> Verdict:
         """The verdict of a chain: tables and rules (None: no rule matched) that a packet met, in order."""
@@ -186,7 +205,10 @@ class Judge:
                 verdict = _join(verdict, self._rules.rule(number))
             if verdict.unfit:
                 return verdict
-            for rival in self._rivals_of(table, number):
+            rivals = self._rivals_of(table, number)
+            if rivals is None:
+                return refusal(TOS_ALONE)
+            for rival in rivals:
                 words += (position, *rival)
                 verdict = verdict._replace(n_candidates=verdict.n_candidates + 1)
                 if verdict.n_candidates > MAX_CANDIDATES:
@@ -200,15 +222,26 @@ class Judge:
             self._readers = self._rules.looking_at(_READ)
             self._rivals = {}
 
-    def _rivals_of(self, table: int, number: int | None) -> list[tuple[int, ...]]:
-        """Rules that might match in place of a rule, or where none did, as candidates without their position."""
-        found = self._rivals.get((table, number))
-        if found is None:
-            met = None if number is None else self._rules.rule(number)
-            others = (self._rules.rule(n) for n in self._readers.get(table, ()) if n != number)
-            found = [_candidate(rule) for rule in others if met is None or _may_beat(rule, met)]
-            self._rivals[table, number] = found
-        return found
+    def _rivals_of(self, table: int, number: int | None) -> list[tuple[int, ...]] | None:
+        """Rules that might match in place of a rule, or where none did, as candidates without their position.
+
+        None: there are too many to say.
+        """
+        if (table, number) not in self._rivals:
+            self._rivals[table, number] = self._find_rivals(table, number)
+        return self._rivals[table, number]
+
+    def _find_rivals(self, table: int, number: int | None) -> list[tuple[int, ...]] | None:
+        readers = np.array(self._readers.get(table, ()), np.int64)
+        met = None
+        if number is not None:
+            met = self._rules.rule(number)
+            readers = readers[self._rules.arrays.rules["priority"][readers] >= met.priority]
+            readers = readers[readers != number]
+        if len(readers) > MAX_READERS:
+            return None
+        rules = (self._rules.rule(reader) for reader in readers.tolist())
+        return [_candidate(rule) for rule in rules if met is None or _may_match(rule, met)]
 
 
 def _join(verdict: Verdict, rule: CompiledRule) -> Verdict:
@@ -229,10 +262,8 @@ def _join(verdict: Verdict, rule: CompiledRule) -> Verdict:
     )
 
 
-def _may_beat(rule: CompiledRule, met: CompiledRule) -> bool:
-    """Whether a rule comes before `met`, or beside it, and some packet that `met` matches could match it."""
-    if rule.priority < met.priority:
-        return False
+def _may_match(rule: CompiledRule, met: CompiledRule) -> bool:
+    """Whether some packet that `met` matches could match another rule, whatever it is in what varies."""
     constant = {word: (mask & ~_READ.get(word, 0), value) for word, mask, value in met.match}
     return not any(
         (value ^ constant[word][1]) & mask & constant[word][0] for word, mask, value in rule.match if word in constant

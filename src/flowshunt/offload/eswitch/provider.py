@@ -74,6 +74,12 @@ class Eswitch(ArrayProvider):
         if self._share is not None:
             self._share.limit = self._limit()
 
+    def set_options(self, options: Mapping[str, str]) -> None:
+        """Apply settings as text, see `from_options`; those left out are at their defaults. Raises as that does."""
+        settings = settings_from(options)
+        if settings != self.settings:
+            self.configure(settings)
+
     def _limit(self) -> int:
         """What the groups hold, those of now or those to come; the maximum is the model's business."""
         now, then = self.model.groups, self.settings

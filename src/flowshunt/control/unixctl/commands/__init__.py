@@ -11,11 +11,12 @@ from flowshunt.control.unixctl.commands import (
     fragments,
     limits,
     stations,
+    tracker,
 )
 from flowshunt.control.unixctl.registry import Command
 
 
 def everything() -> tuple[Command, ...]:
     """Every command that needs nothing but a node."""
-    modules = (connections, limits, fragments, datapath, bridges, stations, dummy, absent)
+    modules = (connections, limits, fragments, datapath, bridges, stations, dummy, tracker, absent)
     return tuple(one for module in modules for one in module.COMMANDS)
