@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,7 +27,8 @@ class Forwarding(ArrayDummy):
     """Takes every flow, up to `limit`.
 
     `flows`: by leader's row and generation, what was installed. `calls`: names of the calls in order. `used`: the USAGE
-    that the next reading of a flow tells, by row. `gone`: what it has given up, to be told.
+    that the next reading of a flow tells, by row. `gone`: what it has given up. `failing`: calls that raise.
+    `gate`: while it is cleared, calls do not return.
     """
 
     def __init__(
@@ -42,8 +44,11 @@ class Forwarding(ArrayDummy):
         self.used: dict[int, np.void] = {}
         self.gone: list[tuple[int, int, str]] = []
         self.failing: set[str] = set()
+        self.gate = threading.Event()
+        self.gate.set()
 
     def _begin(self, name: str) -> None:
+        assert self.gate.wait(10)
         self.calls.append(name)
         if name in self.failing:
             raise ZeroDivisionError(f"a bug in {name}")

@@ -252,3 +252,16 @@ def test_a_second_one_has_a_share_of_its_own() -> None:
         Flowtable(twins.other.datapath.shunt)
     second = Flowtable(twins.other.datapath.shunt, name="second", limit=7)
     assert second.limit == 7
+
+
+def test_a_configuration_sets_its_options_and_leaves_out_what_cannot_be(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"flowtable-timeout": "7", "flowtable-limit": "5", "flowtable-check": "true"}
+    twins = Twins(config={"hw-offload": "true", **options})
+    table = flowtable(twins)
+    assert (table.timeout_ms, table.limit, table.check) == (7000, 5, True)
+    for key, wrong in (("timeout", "0"), ("limit", "-1"), ("check", "perhaps"), ("size", "3")):
+        twins.other.configure_offload({"hw-offload": "true", f"flowtable-{key}": wrong})
+        assert key in caplog.text
+    assert (table.timeout_ms, table.limit, table.check) == (7000, 5, True)
+    twins.other.configure_offload({"hw-offload": "true"})
+    assert (table.timeout_ms, table.limit, table.check) == (30_000, 2000, False)

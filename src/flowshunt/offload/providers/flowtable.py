@@ -30,6 +30,7 @@ _SWEEP_MOST = 16_384
 _TURNS = 8
 """Turns through the table within a timeout."""
 
+_OPTIONS = ("timeout", "limit", "check")
 _PROTOCOL = R.number_of("protocol")
 _REASONS = {errno.ENOSPC: R.TABLE_FULL, errno.EEXIST: R.HELD_ELSEWHERE, errno.EINVAL: _PROTOCOL}
 
@@ -56,6 +57,7 @@ class Flowtable(ArrayProvider):
         self.name = name
         self.timeout_ms = timeout_ms
         self._share: Share | None = None if shares is None else shares.share(name, limit)
+        self._room = 0 if self._share is None else self._share.limit
         self._swept_ms = 0
         if check:
             self.check = True
@@ -66,18 +68,26 @@ class Flowtable(ArrayProvider):
 
         Raises UsageError for others, and for values that they cannot have.
         """
-        known = {"timeout": None, "limit": None, "check": None}
-        for name in options:
-            if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-                raise UsageError(f"flowtable has no option {name!r}", hint=hint)
+        _check_names(options)
         return cls(
             shares,
             timeout_ms=1000 * _number(options, "timeout", TIMEOUT_MS // 1000),
             limit=_number(options, "limit", 0) or None,
             check=_is_true(options, "check"),
         )
+
+    def set_options(self, options: Mapping[str, str]) -> None:
+        """Have these options, as for `from_options`, and the others as they are without.
+
+        Raises UsageError, with nothing changed, for an unknown option or a value that it cannot have.
+        """
+        _check_names(options)
+        timeout_s = _number(options, "timeout", TIMEOUT_MS // 1000)
+        limit = _number(options, "limit", 0) or self._room
+        check = _is_true(options, "check")
+        self.timeout_ms = 1000 * timeout_s
+        self.limit = limit
+        self.check = check
 
     @property
     def limit(self) -> int:
@@ -182,6 +192,14 @@ class Flowtable(ArrayProvider):
     def counters(self) -> dict[str, int]:
         """What the table says of its use, by name: flows, their limit, hits, what passed unchecked."""
         return {} if self._share is None else self._share.statistics()
+
+
+def _check_names(options: Mapping[str, str]) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            near = get_close_matches(name, _OPTIONS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_OPTIONS)}"
+            raise UsageError(f"flowtable has no option {name!r}", hint=hint)
 
 
 def _number(options: Mapping[str, str], name: str, default: int) -> int:

@@ -1,0 +1,140 @@
+"""Forwarders that are programmed from a worker thread (row D7): the packet path never waits for them."""
+
+from __future__ import annotations
+
+from flowshunt.conntrack.states import WATCH_HELD
+from tests.offload.forwarders import Forwarding, PathBench
+from tests.offload.traffic import SECOND, tcp
+
+
+def is_held(bench: PathBench, row: int) -> bool:
+    return bool(int(bench.tracker.arrays.conns["watch"][row]) & WATCH_HELD)
+
+
+def settled(bench: PathBench) -> None:
+    assert bench.offload.settle(10)
+
+
+def with_worker(limit: int = 1000, **rest: int) -> tuple[Forwarding, PathBench]:
+    forwarder = Forwarding(queue_limit=limit, **rest)  # type: ignore[arg-type]
+    return forwarder, PathBench(forwarder)
+
+
+def test_a_worker_s_answer_makes_it_the_holder() -> None:
+    forwarder, bench = with_worker()
+    (way,) = bench.established(1)
+    settled(bench)
+    forwarder.gate.clear()
+    bench.show([way])
+    assert is_held(bench, way.row)  # it may begin at any moment
+    forwarder.gate.set()
+    settled(bench)
+    assert list(forwarder.flows) == [way]
+    assert bench.reason("forwarding") == "none"
+    assert bench.counters("forwarding")["installed"] == 1
+    forwarder.forwarded(way.row, (3, 4), bench.now_ms)
+    bench.offload.synchronise()
+    settled(bench)
+    assert bench.counters("forwarding")["forwarded-packets"] == 7
+
+
+def test_what_ends_while_it_waits_is_withdrawn_behind_it() -> None:
+    forwarder, bench = with_worker()
+    bench.handshake()
+    settled(bench)
+    (way,) = bench.identities()
+    forwarder.gate.clear()
+    bench.show([way])
+    bench.send(tcp("FA", 101, 501))
+    bench.tracker.flush()
+    (again,) = bench.established(1)
+    assert again.row == way.row
+    bench.show([again])
+    assert bench.offload.holder(*again) is None
+    forwarder.gate.set()
+    settled(bench)
+    assert forwarder.flows == {}
+    bench.show([again])
+    settled(bench)
+    assert list(forwarder.flows) == [again]
+    assert bench.tracker.statistics()["observer-errors"] == 0
+
+
+def test_a_withdrawn_connection_is_held_until_the_worker_has_answered() -> None:
+    forwarder, bench = with_worker()
+    (way,) = bench.established(1)
+    settled(bench)
+    bench.show([way])
+    settled(bench)
+    forwarder.gate.clear()
+    bench.tracker.set_mark(*way, 5)
+    assert is_held(bench, way.row)
+    forwarder.gate.set()
+    settled(bench)
+    assert not is_held(bench, way.row)
+    assert forwarder.flows == {}
+
+
+def test_a_worker_s_refusal_goes_to_the_next_forwarder() -> None:
+    full, other = Forwarding("full", limit=0, queue_limit=1000), Forwarding("other")
+    bench = PathBench(full, other)
+    (way,) = bench.established(1)
+    settled(bench)
+    bench.show([way])
+    settled(bench)
+    assert bench.offload.holder(*way) == "other"
+    assert bench.reason("full") == "table-full"
+    assert is_held(bench, way.row)
+
+
+def test_a_full_queue_refuses_and_the_flow_is_offered_again() -> None:
+    forwarder, bench = with_worker(limit=40)
+    ways = bench.established(*range(1, 11))
+    settled(bench)
+    forwarder.gate.clear()
+    for _ in range(4):
+        bench.show(*([way] for way in ways))
+        bench.paths.epoch += 1
+    bench.established(*range(20, 60))
+    more = bench.identities()[10:]
+    bench.show(*([way] for way in more))
+    assert bench.counters("forwarding")["queue-full"] > 0
+    forwarder.gate.set()
+    settled(bench)
+    bench.answer(*range(20, 60))
+    settled(bench)
+    for way in more:
+        bench.show([way])
+        settled(bench)
+    assert {way for way in more if way in forwarder.flows} == set(more)
+
+
+def test_a_worker_that_hangs_keeps_no_connection_for_ever() -> None:
+    forwarder, bench = with_worker()
+    (way,) = bench.established(1)
+    settled(bench)
+    bench.show([way])
+    settled(bench)
+    forwarder.gate.clear()
+    bench.offload.synchronise()
+    for _ in range(60):
+        bench.pass_time(2 * SECOND)
+    assert bench.identities() == []
+    forwarder.gate.set()
+    settled(bench)
+    assert forwarder.flows == {}
+
+
+def test_unregistering_lets_go_of_what_a_worker_never_answered() -> None:
+    forwarder, bench = with_worker()
+    (way,) = bench.established(1)
+    settled(bench)
+    bench.show([way])
+    settled(bench)
+    bench.offload.unregister("forwarding")
+    assert not is_held(bench, way.row)
+    assert forwarder.flows == {}
+    bench.offload.register(Forwarding("next"))
+    bench.answer(1)
+    bench.show([way])
+    assert bench.offload.holder(*way) == "next"
