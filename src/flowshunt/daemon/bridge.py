@@ -164,6 +164,8 @@ class Bridge:
         if info.admin_up != up:
             info.admin_up = info.link_up = up
             info.link_resets += 1
+            if isinstance(device := self.device(name), DummyPort):
+                device.is_up = up
             self._tell(info, REASON_CHANGED)
 
     def set_mac(self, name: str, mac: bytes) -> None:
