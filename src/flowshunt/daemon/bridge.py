@@ -187,7 +187,7 @@ class Bridge:
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""
         info = self._info(name)
-        counted = self.switch.datapath.ports.statistics().get(info.ofport, {})
+        counted = self.switch.datapath.ports.counters(info.ofport)
         device = self._devices.get(info.ofport)
         return dataclasses.replace(info, statistics=counted | (device.counters if device else {}))
 
