@@ -164,6 +164,8 @@ class Bridge:
         if info.admin_up != up:
             info.admin_up = info.link_up = up
             info.link_resets += 1
+            if isinstance(device := self.device(name), DummyPort):
+                device.is_up = up
             self._tell(info, REASON_CHANGED)
 
     def set_mac(self, name: str, mac: bytes) -> None:
@@ -185,7 +187,7 @@ class Bridge:
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""
         info = self._info(name)
-        counted = self.switch.datapath.ports.statistics().get(info.ofport, {})
+        counted = self.switch.datapath.ports.counters(info.ofport)
         device = self._devices.get(info.ofport)
         return dataclasses.replace(info, statistics=counted | (device.counters if device else {}))
 

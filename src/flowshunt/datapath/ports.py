@@ -66,6 +66,13 @@ class Ports:
         self.arrays.index[:] = -1
         self.arrays.index[ports["number"]] = np.arange(len(ports))
 
+    def counters(self, number: int) -> dict[str, int]:
+        """What `statistics` says of one port; nothing when there is none."""
+        if number not in self:
+            return {}
+        port = self.arrays.ports[int(self.arrays.index[number])]
+        return {name: int(port[name]) for name in ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")}
+
     def statistics(self) -> dict[int, dict[str, int]]:
         """Per port number: rx_packets, rx_bytes, tx_packets, tx_bytes."""
         names = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
