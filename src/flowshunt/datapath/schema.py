@@ -110,8 +110,8 @@ PORT = np.dtype(
         ("tx_packets", np.int64),
         ("tx_bytes", np.int64),
         ("n_stations", np.int64),
-        ("vlan_mode", np.uint8),  # room for access and trunk ports
-        ("vlan_tag", np.uint16),
+        ("vlan_mode", np.uint8),  # vlans.MODES
+        ("vlan_tag", np.uint16),  # the VLAN of packets without a tag
         ("pad", np.uint32),
     ],
     align=True,
@@ -153,6 +153,7 @@ FDB_STATE = np.dtype(
         ("evicted", np.int64),
         ("expired", np.int64),
         ("disturbed", np.int64),  # stations on a path that moved or went since someone looked
+        ("vlan_ports", np.int64),  # ports with VLAN settings
     ]
 )
 
@@ -179,6 +180,7 @@ FATES = (
     "held",
     "drop.fragment",
     "drop.meter",
+    "drop.vlan",
 )
 """What became of a packet. A packet that left on any port is "output", a fragment that waits for the others "held";
 otherwise the last reason not to counts.
@@ -202,6 +204,7 @@ otherwise the last reason not to counts.
     FATE_HELD,
     FATE_FRAGMENT,
     FATE_METER,
+    FATE_VLAN,
 ) = range(len(FATES))
 
 MAX_DEPTH = 64
@@ -312,7 +315,7 @@ class TableArrays(NamedTuple):
 class PortArrays(NamedTuple):
     """Ports and stations. `ports`: PORT (n,), `index`: int32 (PORT_NUMBERS,), place of each number in `ports` or -1.
     `stations`: STATION (capacity,), `slots`: int32 (power of two >= 2 * capacity,), station + 1 or 0, `state`:
-    FDB_STATE (1,).
+    FDB_STATE (1,). `trunks`: int64 (as `ports`, 64), the VLANs that ports carry with a tag, a bit for each.
     """
 
     ports: np.ndarray
@@ -320,6 +323,7 @@ class PortArrays(NamedTuple):
     stations: np.ndarray
     slots: np.ndarray
     state: np.ndarray
+    trunks: np.ndarray
 
 
 class WorkArrays(NamedTuple):
@@ -422,7 +426,12 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
     stations = np.zeros(n_stations, STATION)
     stations["key"] = -1
     return PortArrays(
-        np.zeros(n_ports, PORT), np.full(PORT_NUMBERS, -1, np.int32), stations, np.zeros(n_slots, np.int32), state
+        np.zeros(n_ports, PORT),
+        np.full(PORT_NUMBERS, -1, np.int32),
+        stations,
+        np.zeros(n_slots, np.int32),
+        state,
+        np.zeros((n_ports, 64), np.int64),
     )
 
 
