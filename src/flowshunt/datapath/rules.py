@@ -366,6 +366,15 @@ class Rules:
         finally:
             changes.free_words(self.arrays, at, len(words))
 
+    def touch(self, number: int, now_ms: int) -> None:
+        """Let the hard timeout of a rule begin anew."""
+        self._modified_ms[number] = now_ms
+
+    def retime(self, number: int, source: Any, idle_ms: int, hard_ms: int) -> None:
+        """Give a rule other timeouts, and the source that says so; its age stays."""
+        self._rules[number] = self._rules[number]._replace(source=source, idle_ms=idle_ms, hard_ms=hard_ms)
+        self._watch(number, self._rules[number])
+
     # --- expiring --------------------------------------------------------------------------------------------------
 
     def _deadline(self, number: int) -> tuple[int, str]:

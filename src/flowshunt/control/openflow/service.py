@@ -155,6 +155,7 @@ class Service:
             _LOG.info("bundle refused: %s", failure)
             connection.commit_failed(commit, mods[failure.place], failure.error)
             return
+        self._bridge.executor.tidy()
         for request in outs:
             try:
                 self._packet_out(connection, request)
@@ -188,6 +189,7 @@ class Service:
 
     def _flow_mod(self, connection: Connection, request: Request) -> None:
         self._changes.apply(request.message, request.version, self._now_ns // _MILLION)
+        self._bridge.executor.tidy()
 
     def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
         datapath = self._bridge.datapath
