@@ -261,6 +261,11 @@ class Rules:
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
+    def that_refer_to(self, things: Iterable[Any]) -> list[int]:
+        """Numbers of the rules whose programs refer to one of these groups or meters."""
+        wanted = set(things)
+        return [number for number in self._tokens if any(late.thing in wanted for late in self._rules[number].late)]
+
     def find(self, rule: CompiledRule) -> int | None:
         """Number of the rule with exactly this table, match and priority."""
         match = _ordered(rule)
