@@ -200,3 +200,13 @@ def test_the_examples_are_right(file: Path) -> None:
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
+
+
+@pytest.mark.parametrize(
+    "text", ['[switch]\nflow_files = ["rules\\u0000"]\n', '[switch]\nflows = ["ip,actions=1\\u0000"]\n']
+)
+def test_a_nul_is_refused_where_it_stands(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "x.toml")
+    assert "x.toml:2: [switch] flow" in str(caught.value)
+    assert "holds a NUL character" in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowshunt.base.errors import UsageError
-from flowshunt.rules.openflow import FlowSyntaxError, parse_flow
+from flowshunt.rules.openflow import FlowSyntaxError, parse_flow, parse_flows
 from flowshunt.rules.openflow.errors import EXCERPT
 
 
@@ -125,3 +125,16 @@ def test_what_is_not_printable_is_not_printed() -> None:
 def test_unknown_commands_are_the_programs_mistake(command: str) -> None:
     with pytest.raises(ValueError, match="is none of"):
         parse_flow("actions=1", command=command)  # type: ignore[arg-type]
+
+
+def test_all_mistakes_of_a_text_are_told_up_to_ten() -> None:
+    lines = ["tcp,actions=1", "ip,nw_src=1.2.3.400,actions=1", "udp,actions=2", "tcp,actions=outptu:1"]
+    with pytest.raises(FlowSyntaxError) as caught:
+        parse_flows("\n".join(lines), source="rules")
+    assert [(mistake.line, mistake.column) for mistake in (caught.value, *caught.value.others)] == [(2, 11), (4, 13)]
+    said = str(caught.value)
+    assert said.index("rules:2:11: ") < said.index("rules:4:13: ")
+    assert len(said.splitlines()) == 6
+    with pytest.raises(FlowSyntaxError) as caught:
+        parse_flows("nonsense\n" * 100)
+    assert len(caught.value.others) == 9
