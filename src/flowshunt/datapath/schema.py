@@ -258,12 +258,15 @@ COUNTERS = (
 PUNT_NONE, PUNT_WAITING, PUNT_ANSWERED = range(3)
 """Where a punt stands: there is none, Python is asked, Python is done."""
 
-FRAME_WORDS = 8
-F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK, F_OWN, F_SIZE = range(FRAME_WORDS)
+FRAME_WORDS = 10
+F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK, F_OWN, F_SIZE, F_BASE, F_TOP = range(FRAME_WORDS)
 """A frame: where to go on, in which table and depth; the key to go on with (-1: the present one); where the outputs of
 the list of actions began that goes on (-1: the list continues the present one's). With a key of its own: whether it is
-that of the own packet, and the bytes that the packet counts for.
+that of the own packet, the bytes that the packet counts for, and where its stack lies.
 """
+
+STACK_WORDS = 1 << 13
+"""Room for the stack of push and pop, two words per value, and for the copies of it that clones have."""
 
 MACHINE = np.dtype(
     [
@@ -295,6 +298,9 @@ MACHINE = np.dtype(
         ("frag_id", np.int64),
         ("frag_place", np.int64),
         ("frag_named", np.int64),
+        # the stack of push and pop
+        ("base", np.int64),
+        ("top", np.int64),
     ]
 )
 """Registers of the interpreter that few instructions touch, and the others while a packet is punted."""
@@ -333,7 +339,8 @@ class WorkArrays(NamedTuple):
     runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
     MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted. `kept`:
     TRACKED (MAX_SNAPSHOTS + 1,), what it remembered at each snapshot. `quotes`: the
-    tracker's, for the frames that leave. All from `paths` on: see `paths.schema.PathArrays`.
+    tracker's, for the frames that leave. `stack`: int64 (STACK_WORDS,), values of push, high word and low word. All
+    from `paths` on: see `paths.schema.PathArrays`.
     """
 
     original: np.ndarray
@@ -344,6 +351,7 @@ class WorkArrays(NamedTuple):
     tracked: np.ndarray
     kept: np.ndarray
     quotes: np.ndarray
+    stack: np.ndarray
     paths: np.ndarray
     lookups: np.ndarray
     lookup_keys: np.ndarray
@@ -446,6 +454,7 @@ def make_work(batch_size: int, quotes: np.ndarray, n_rows: int = 1) -> WorkArray
         np.zeros(1, TRACKED),
         np.zeros(MAX_SNAPSHOTS + 1, TRACKED),
         quotes,
+        np.zeros(STACK_WORDS, np.int64),
         *make_paths(n_rows),
     )
 
