@@ -250,7 +250,7 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
         index = _choose_port(w, p, o, number, in_port)
         if index < 0:
             return
-    note_output(w, np.int64(p.ports["number"][index]) if index >= 0 else number, by_normal, floods)
+    note_output(w, p, index, by_normal)
     avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
     if floods:
         w.machine["fate"][0] = FATE_NO_PORT
