@@ -122,7 +122,7 @@ class HandForwarder:
 
     @property
     def epoch(self) -> int:
-        return self.datapath.paths.epoch
+        return int(self.datapath.shunt.arrays.state["epoch"][0])
 
     def withdraw_all(self) -> None:
         """Give everything back."""
