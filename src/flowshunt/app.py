@@ -287,6 +287,7 @@ class Switch:
 
         `process` does so; whoever has no packets to process calls this now and then.
         """
+        self.executor.tidy()
         return self.datapath.expire_flows(now_ms)
 
     def configure_offload(self, config: Mapping[str, str]) -> None:

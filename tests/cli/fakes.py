@@ -79,6 +79,13 @@ class FakeFragments:
         return 0
 
 
+class FakeOffload:
+    """Nothing is offloaded."""
+
+    def synchronise(self) -> None:
+        pass
+
+
 class FakeSwitch:
     """All packets get the same state and cross over; the n-th of each `drop_every` is dropped."""
 
@@ -86,6 +93,7 @@ class FakeSwitch:
         self.ports = {"p0": 1, "p1": 2}
         self.tracker = tracker or FakeTracker()
         self.fragments = FakeFragments()
+        self.offload = FakeOffload()
         self.sizes: list[int] = []
         self.counters: dict[str, int] = {}
         self._state = state

@@ -131,7 +131,7 @@ def test_the_table_has_a_row_for_each_point_and_says_which_size_is_enough():
     )
     assert re.search(r"eswitch:bluefield-2 +100 +10 +5\.0 % +5\.0 % +50 +500 +100 +3 +900 table-full", text)
     assert re.search(r"flowtable +1,000 +- +50\.0 % ", text)
-    assert "eswitch:bluefield-2: table size 1,000 is enough (50.0 % of bytes)" in text
+    assert "eswitch:bluefield-2: table size 1,000 is enough (with insertions/s 10: 50.0 % of bytes)" in text
     assert "flowtable: table size 1,000 is enough (50.0 % of bytes)" in text
 
 
@@ -370,3 +370,11 @@ def test_a_capture_that_is_cut_off_is_reported_once_for_all_points(tmp_path):
     assert result.exit_code == 1
     assert result.stderr.count(str(path)) == 1
     assert result.stdout.count("flowtable") == 2
+
+
+def test_the_guide_shows_what_the_command_prints(monkeypatch):
+    guide = (REPOSITORY / "docs" / "eswitch.md").read_text()
+    (command,) = re.findall(r"^    flowshunt what-if (demo/.*?[^\\])\n$", guide, re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(r"^```\n(What if:.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(REPOSITORY)
+    assert run_command(*command.replace("\\\n", " ").split()).stdout == shown

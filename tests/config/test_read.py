@@ -207,3 +207,13 @@ def test_an_option_of_a_provider_has_a_name_and_a_value() -> None:
     assert good.offload.options == ("eswitch-num-of-groups=8", "eswitch-profile=a=b")
     (problem,) = problems('[offload]\nenabled = true\noptions = ["eswitch-num-of-groups"]\n')
     assert problem.startswith("site.toml:3: [offload] options: 'eswitch-num-of-groups' sets nothing")
+
+
+@pytest.mark.parametrize(
+    "text", ['[switch]\nflow_files = ["rules\\u0000"]\n', '[switch]\nflows = ["ip,actions=1\\u0000"]\n']
+)
+def test_a_nul_is_refused_where_it_stands(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "x.toml")
+    assert "x.toml:2: [switch] flow" in str(caught.value)
+    assert "holds a NUL character" in str(caught.value)

@@ -156,6 +156,9 @@ def test_observers_hear_of_ports_on_the_thread_of_control(tmp_path: Path) -> Non
         await node.call(lambda: bridge.set_admin_state("p0", False))
         with pytest.raises(UsageError, match="down"):
             await node.call(lambda: bridge.inject("p0", PING))
+        await node.call(lambda: bridge.switch.add_flows("actions=p0"))
+        await node.call(lambda: bridge.inject("br0", PING))
+        assert await node.call(lambda: bridge.transmitted("p0")) == []
         await node.call(lambda: bridge.del_port("p0"))
         await node.settled()
 

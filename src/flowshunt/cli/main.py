@@ -57,10 +57,15 @@ Examples:
 
     flowshunt replay a.pcap --config site.toml --zone-limit 5=1000 --timeout 5:tcp_established=600
 
+    flowshunt replay a.pcap --flows rules.flows --offload eswitch:bluefield-2 --table offload
+
+    flowshunt replay a.pcap --flows rules.flows --offload flowtable,timeout=60 --compare
+
     flowshunt replay monday.pcap --quiet --json monday.json; flowshunt replay tuesday.pcap --load-table monday.json
 
-Exit status: 0 when the capture was read whole, 1 when it was damaged or entries of --load-table were refused (after
-reporting what was read), 2 for wrong usage, rules or configuration, 130 after Ctrl-C (after reporting what was done).
+Exit status: 0 when the capture was read whole, 1 when it was damaged, entries of --load-table were refused or --compare
+found a difference (after reporting what was read), 2 for wrong usage, rules or configuration, 130 after Ctrl-C (after
+reporting what was done).
 """
 
 _RUN_HELP = """
@@ -101,6 +106,22 @@ Examples:
     flowshunt conntrack -L -o json | jq '.[] | select(.mark == 1)'
 
 Exit status: 0, 1 when -G or -D found none, 2 for wrong usage or when no switch answers.
+"""
+
+_EXPLAIN_HELP = """
+Say why connections of a capture are offloaded, or are not.
+
+The capture is replayed as by flowshunt replay, and each connection's story is told: when it was committed and answered,
+which way its packets took by which rules, who was offered it, and how it ended. Without --offload it is flowtable.
+
+Examples:
+
+    flowshunt explain a.pcap --flows rules.flows --connection "dst=10.0.0.2 dport=443"
+
+    flowshunt explain a.pcap --offload eswitch:bluefield-2 --json | jq '.connections[].reasons'
+
+Exit status: 0 when there was something to tell, 1 when no connection was like that or the capture was damaged, 2 for
+wrong usage, 130 after Ctrl-C.
 """
 
 _WARMUP_HELP = """
@@ -265,6 +286,34 @@ def flows(bridge: str | None, socket: str | None) -> None:
         from flowshunt.cli.shown import flows
 
         flows(bridge, socket)
+
+
+@app.command(
+    help=_EXPLAIN_HELP,
+    params=[
+        *arguments.SWITCH,
+        *arguments.OFFLOAD,
+        Option(
+            ["--connection", "-c", "words"],
+            metavar="WORDS",
+            default="",
+            help="Only connections whose original direction is like that: src=, dst= (address or network), sport=, "
+            "dport=, proto=, zone=, mark=, separated by spaces.",
+        ),
+        Option(["--json"], is_flag=True, help="Print JSON instead of text."),
+        Option(["--quiet", "-q"], is_flag=True, help="No progress."),
+    ],
+)
+def explain(words: str, json: bool, **parameters: Any) -> None:
+    """Tell the stories of connections."""
+    with reported():
+        from flowshunt.cli.explain.command import execute
+        from flowshunt.cli.replay.gathering import gather
+        from flowshunt.cli.replay.options import Offload
+
+        options = gather(**{**parameters, "offloads": parameters["offloads"] or (Offload("flowtable"),)})
+        options.check()
+        raise SystemExit(execute(options, words, json=json))
 
 
 @app.command(help=_WARMUP_HELP)

@@ -128,7 +128,8 @@ class BridgeSection:
     datapath_id: str | None = None
     """What controllers know the bridge by: 16 hexadecimal digits. Absent: one that is made up."""
     flow_files: tuple[str, ...] = ()
-    """Files of rules, as in [switch]. A bridge that names no rules at all has those of [switch]."""
+    """Files of rules, as in [switch]. A bridge that names no rules at all has those of [switch], or
+    else forwards as a learning switch does."""
     flows: tuple[str, ...] = ()
     """Rules, after those of the files."""
 

@@ -227,6 +227,8 @@ def _mismatch(wanted: Any, value: Any) -> str | None:
     given = tuple if isinstance(value, list) else type(value)
     if given is not plain or (given is tuple and not all(isinstance(item, str) for item in value)):
         return f"{_text(value)} is not {_NAMES[plain]}"
+    if any("\0" in text for text in ([value] if plain is str else value if plain is tuple else ())):
+        return f"{_text(value)} holds a NUL character"
     for limit in limits:
         if isinstance(limit, Range) and not limit.least <= value <= limit.most:
             return f"{_text(value)} is out of range: use {limit.least} to {limit.most}"

@@ -209,6 +209,14 @@ class Tracker(Policies, Statistics):
             self._keeper.refresh(row, row + 1)
         return next(self._snapshots(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms))
 
+    def connection(self, row: int, generation: int) -> Connection | None:
+        """The connection of this identity, or None when it is gone."""
+        if not self._lives(row, generation):
+            return None
+        if self._keeper is not None:
+            self._keeper.refresh(row, row + 1)
+        return next(self._snapshots(self.arrays.conns[row : row + 1], np.array([row]), self.now_ms))
+
     def _row(self, wanted: Tuple, protocol: int, zone: int) -> int:
         try:
             keys, word = key_of(wanted, protocol, zone)

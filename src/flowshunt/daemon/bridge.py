@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -78,6 +78,7 @@ class Bridge:
         self._host = host
         self.ports: dict[str, PortInfo] = {}
         self._devices: dict[int, LivePort] = {}
+        self._vlans: dict[str, tuple[str, int, frozenset[int]]] = {}
         self._dropped = {"tx_no_device": 0}
         self.service = Service(switch, datapath_id=datapath_id, describe=self._describe, started_ns=host.clock.now_ns())
         self.server = Server(self.service, host.clock, host.carry_out)
@@ -127,6 +128,8 @@ class Bridge:
             return False
         info.error, info.number = None, number
         self.switch.add_port(name, number)
+        if name in self._vlans:
+            self.switch.datapath.ports.set_vlans(number, *self._vlans[name])
         self._devices[number] = device
         self._host.watch(self, device)
         self._tell(info, REASON_ADDED)
@@ -137,6 +140,7 @@ class Bridge:
         if name not in self.ports:
             raise UsageError(f"{self.name} has no port {name!r}")
         self.close_port(name, None)
+        self._vlans.pop(name, None)
         del self.ports[name]
 
     def close_port(self, name: str, error: str | None) -> None:
@@ -164,7 +168,16 @@ class Bridge:
         if info.admin_up != up:
             info.admin_up = info.link_up = up
             info.link_resets += 1
+            if isinstance(device := self.device(name), DummyPort):
+                device.is_up = up
             self._tell(info, REASON_CHANGED)
+
+    def set_vlans(self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = ()) -> None:
+        """Say how a port treats VLANs, also after its device has gone and returned; see `Ports.set_vlans`."""
+        info = self._info(name)
+        if info.ofport > 0:
+            self.switch.datapath.ports.set_vlans(info.ofport, mode, tag, trunks)
+        self._vlans[name] = (mode, tag, frozenset(trunks))
 
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
@@ -185,7 +198,7 @@ class Bridge:
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""
         info = self._info(name)
-        counted = self.switch.datapath.ports.statistics().get(info.ofport, {})
+        counted = self.switch.datapath.ports.statistics_of(info.ofport)
         device = self._devices.get(info.ofport)
         return dataclasses.replace(info, statistics=counted | (device.counters if device else {}))
 

@@ -94,7 +94,8 @@ def _add_flows(node: Node, bridge: Bridge, config: Config, base: Path) -> None:
         path = base / file
         bridge.switch.add_flows(path.read_text(encoding="utf-8"), str(path), now_ms=node.now_ms())
     source = f"[bridge.{bridge.name}] flows"
-    bridge.switch.add_flows("\n".join(rules.flows), source, now_ms=node.now_ms())
+    flows = rules.flows if rules.flows or rules.flow_files else ("priority=0,actions=normal",)
+    bridge.switch.add_flows("\n".join(flows), source, now_ms=node.now_ms())
 
 
 def run_forever(config: Config, base: Path, tell: Tell) -> None:

@@ -18,7 +18,7 @@ TICK_MS = 200
 """How often idle time is told."""
 PRIORITY = -10
 """The thread's nice value, where it may have it: packets wait for no one else's work."""
-MAX_COMMANDS = 64
+MAX_COMMANDS = 8
 """Commands between two batches."""
 
 _MAX_EVENTS = 64

@@ -9,6 +9,9 @@ A packet goes through one compiled call from its bytes to what leaves:
     fields        set, move, VLAN tags, TTL: changes of the flow key
     output        ports, flooding, `normal` (fdb); a packet whose key was changed is written anew, others are not copied
 
+Where paths are learned (package `paths`), the interpreter notes what an established packet meets, and what that says
+about the packets after it is handed out.
+
 Rules arrive compiled (`program.CompiledRule`: masked words and int64 instructions); `rules` keeps them, `changes` are
 the kernels that insert and remove them, made of `subtables` and `pool`; `classifier` finds. `ports` keeps ports and
 learned stations, `tables.Datapath` is the facade over all of it.

@@ -1,4 +1,4 @@
-"""Instructions of groups and meters: which bucket a packet goes to, and whether it passes."""
+"""Instructions that few programs have: groups, meters, the stack, and the packet's length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.datapath.fields import read_place
 from flowshunt.datapath.program import (
     BAND_BYTES,
     BAND_MOST,
@@ -19,6 +20,8 @@ from flowshunt.datapath.program import (
     METER_PACKET_UNITS,
     METER_PACKETS,
     METER_WORDS,
+    OP_LARGER,
+    OP_PUSH,
 )
 from flowshunt.jit import kernel, mix
 
@@ -76,3 +79,51 @@ def pass_meter(pool: Any, meter: Any, size: Any, now_ms: Any) -> Any:
     pool[worst + BAND_PACKETS] += 1
     pool[worst + BAND_BYTES] += size
     return False
+
+
+@kernel(inline=False)
+def copy_stack(w: Any) -> Any:
+    """Give what runs next a copy of the stack, behind the present one; an empty one when there is no room."""
+    base = w.machine["base"][0]
+    top = w.machine["top"][0]
+    w.machine["base"][0] = top
+    if 2 * top - base <= len(w.stack):
+        for at in range(base, top):
+            w.stack[at + top - base] = w.stack[at]
+        w.machine["top"][0] = 2 * top - base
+
+
+@kernel
+def _write_place(keys: Any, place: Any, value: Any) -> Any:
+    width = (place >> 16) & 0xFF
+    shift = (place >> 8) & 0xFF
+    mask = np.int64(-1) if width == 64 else ((np.int64(1) << width) - 1) << shift
+    word = place & 0xFF
+    keys[0, word] = keys[0, word] & ~mask | (value << shift) & mask
+
+
+@kernel(inline=False)
+def apply_odd(w: Any, instruction: Any) -> Any:
+    """Run OP_LARGER, OP_PUSH or OP_POP on keys[0]; False when the stack is full. An empty one gives nothing."""
+    op = instruction & 0xFF
+    if op == OP_LARGER:
+        larger = w.machine["size"][0] > instruction >> 32
+        _write_place(w.keys, (instruction >> 8) & 0xFFFF | 1 << 16, np.int64(1 if larger else 0))
+        return True
+    low = (instruction >> 8) & 0xFFFFFF
+    high = instruction >> 32
+    top = w.machine["top"][0]
+    if op == OP_PUSH:
+        if top + 2 > len(w.stack):
+            return False
+        w.stack[top] = read_place(w.keys, np.int64(0), high)
+        w.stack[top + 1] = read_place(w.keys, np.int64(0), low)
+        w.machine["top"][0] = top + 2
+        return True
+    if top > w.machine["base"][0]:
+        w.machine["top"][0] = top - 2
+        w.machine["dirty"][0] = 1
+        _write_place(w.keys, low, w.stack[top - 1])
+        if high != 0:
+            _write_place(w.keys, high, w.stack[top - 2])
+    return True

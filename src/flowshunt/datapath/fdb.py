@@ -21,7 +21,7 @@ from flowshunt.datapath.schema import (
     make_ports,
 )
 from flowshunt.jit import kernel, mix
-from flowshunt.packet.schema import VLAN_PRESENT, W_ETH_DST, W_ETH_SRC
+from flowshunt.packet.schema import W_ETH_DST, W_ETH_SRC
 
 _K = np.int64(0x1E3779B97F4A7C15)
 STATIC_MS = 1 << 62
@@ -163,11 +163,11 @@ def _learn(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
 
 
 @kernel
-def forward(p: Any, keys: Any, k: Any, in_port: Any, now_ms: Any) -> Any:
-    """Learn where the sender of keys[k] is, and return the port for its destination.
+def forward(p: Any, keys: Any, k: Any, in_port: Any, vlan: Any, now_ms: Any) -> Any:
+    """Learn where the sender of keys[k], in a VLAN, is, and return the port for its destination there.
 
     A port number, PORT_FLOOD for what is unknown or for many, or minus the fate of a packet that goes nowhere. `p`:
-    PortArrays, changed. Times are milliseconds since the epoch. All ports carry all VLANs, tagged as they came.
+    PortArrays, changed. Times are milliseconds since the epoch.
     """
     if in_port >= PORT_NUMBERS or p.index[in_port] < 0:
         return np.int64(-FATE_NO_PORT)
@@ -175,8 +175,6 @@ def forward(p: Any, keys: Any, k: Any, in_port: Any, now_ms: Any) -> Any:
     if is_reserved(destination) and p.state["forward_bpdu"][0] == 0:
         return np.int64(-FATE_RESERVED)
     source = (keys[k, W_ETH_SRC] >> 16) & _BROADCAST
-    tci = keys[k, W_ETH_SRC] & 0xFFFF
-    vlan = tci & 0xFFF if tci & VLAN_PRESENT else np.int64(0)
     if source & _GROUP == 0:
         _learn(p, source << 12 | vlan, in_port, now_ms)
     if destination & _GROUP:

@@ -134,7 +134,8 @@ def _push_vlan(keys: Any, k: Any, tpid: Any) -> Any:
 
 
 @kernel
-def _pop_vlan(keys: Any, k: Any) -> Any:
+def pop_vlan(keys: Any, k: Any) -> Any:
+    """Take the outer tag away; an inner one takes its place."""
     keys[k, W_ETH_SRC] = keys[k, W_ETH_SRC] & ~_U16 | keys[k, W_ARP_SHA] & _U16
     keys[k, W_FLAGS] = keys[k, W_FLAGS] & ~_U16 | keys[k, W_ARP_THA] & _U16
     _clear_inner(keys, k)
@@ -158,7 +159,7 @@ def change(pool: Any, pc: Any, keys: Any, k: Any) -> Any:
     elif op == OP_PUSH_VLAN:
         _push_vlan(keys, k, (instruction >> 8) & _U16)
     elif op == OP_POP_VLAN:
-        _pop_vlan(keys, k)
+        pop_vlan(keys, k)
     return pc + 1
 
 

@@ -27,7 +27,7 @@ from flowshunt.conntrack.kernels.step import (
     track,
 )
 from flowshunt.conntrack.schema import NAT_WORDS
-from flowshunt.datapath.choosing import choose, pass_meter
+from flowshunt.datapath.choosing import apply_odd, choose, copy_stack, pass_meter
 from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.fields import change, decrement_ttl
 from flowshunt.datapath.helping import attend, concerns_helper
@@ -57,17 +57,22 @@ from flowshunt.datapath.program import (
     OP_EXIT,
     OP_GOTO,
     OP_GROUP,
+    OP_LARGER,
     OP_LAST_CHANGE,
     OP_METER,
     OP_OUTPUT_FIELD,
+    OP_POP,
     OP_PUNT,
     OP_RESUBMIT,
     OP_SELECT,
+    OP_SKIP,
     RESUBMIT_PORT,
     RESUBMIT_WORDS,
+    SKIP_WORDS,
 )
 from flowshunt.datapath.reassembly import MET_ENDS, MET_JOINED, meet_fragment, read_zone
 from flowshunt.datapath.schema import (
+    F_BASE,
     F_DEPTH,
     F_OWN,
     F_PC,
@@ -75,6 +80,7 @@ from flowshunt.datapath.schema import (
     F_SIZE_MARK,
     F_SNAPSHOT,
     F_TABLE,
+    F_TOP,
     F_TX_MARK,
     FATE_ACTION,
     FATE_DEPTH,
@@ -131,6 +137,8 @@ def _begin(w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
     m["fate"][0] = FATE_ACTION
     m["dirty"][0] = 0
     m["own"][0] = 0
+    m["base"][0] = 0
+    m["top"][0] = 0
     m["helped"][0] = 0
     m["mru"][0] = 0
     m["tx_start"][0] = o.sent[0]
@@ -225,6 +233,10 @@ def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> An
     if snapshot >= 0:
         frames[sp, F_OWN] = w.machine["own"][0]
         frames[sp, F_SIZE] = w.machine["size"][0]
+        frames[sp, F_BASE] = w.machine["base"][0]
+        frames[sp, F_TOP] = w.machine["top"][0]
+        if w.machine["top"][0] != 0:
+            copy_stack(w)
     return sp + 1
 
 
@@ -246,6 +258,8 @@ def _pop(w: Any, t: Any, sp: Any) -> Any:
                 w.machine["mru"][0] = 0
                 w.machine["size"][0] = frames[sp, F_SIZE]
         w.machine["snapshots"][0] = snapshot
+        w.machine["base"][0] = frames[sp, F_BASE]
+        w.machine["top"][0] = frames[sp, F_TOP]
         t.tracked[0] = w.kept[snapshot]
         for word in range(KEY_WORDS):
             w.keys[0, word] = w.snapshots[snapshot, word]
@@ -573,6 +587,13 @@ def run_packet(
                 pc += COUNT_WORDS
             elif op == OP_SELECT:
                 pc = choose(c.pool, pc, w.keys)
+            elif op == OP_SKIP:
+                skips = w.keys[0, c.pool[pc + 1]] & c.pool[pc + 2] == 0
+                pc += SKIP_WORDS + ((instruction >> 8) & _U32 if skips else 0)
+            elif OP_LARGER <= op <= OP_POP:
+                if not apply_odd(w, instruction):
+                    failed = np.int64(FATE_SNAPSHOTS)
+                pc += 1
             elif op == OP_METER:
                 pc += 1
                 if not pass_meter(c.pool, c.pool[instruction >> 8], w.machine["size"][0], w.machine["now_ms"][0]):

@@ -7,7 +7,8 @@ of its cell, whatever refers to it. The cell of a group that is gone holds an em
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ Token = tuple[Cells | None, int]
 
 
 class Linker:
-    """Fills numbers into programs, and takes them back."""
+    """Fills numbers into programs, and takes them back. `on_released` hears of actions that no program has any more."""
 
     def __init__(self, arrays: TableArrays) -> None:
         self.groups = Cells(arrays)
@@ -100,6 +101,7 @@ class Linker:
         self._free: list[int] = []
         self._pins = 0
         self._limbo: list[Token] = []
+        self.on_released: Callable[[Handled], None] | None = None
 
     def handled(self, number: int) -> Handled | None:
         """The action for Python of this number; None when there is none any more."""
@@ -141,8 +143,14 @@ class Linker:
             if cells is not None:
                 cells.give_back(number)
             else:
-                self._handled[number] = None
+                thing, self._handled[number] = self._handled[number], None
                 self._free.append(number)
+                if self.on_released is not None and thing is not None:
+                    self.on_released(thing)
+
+    def handled_actions(self) -> Iterator[Any]:
+        """The actions for Python that some program has."""
+        return (thing.action for thing in self._handled if thing is not None)
 
     def pin(self) -> None:
         """Let all numbers stay valid that are so now, until `unpin`: a copy of some program is kept."""

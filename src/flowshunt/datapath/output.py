@@ -9,11 +9,12 @@ import numpy as np
 from flowshunt.datapath.fdb import forward
 from flowshunt.datapath.fields import read_place
 from flowshunt.datapath.fragments.split import plan, split
-from flowshunt.datapath.paths.learn import note_output, note_stations
+from flowshunt.datapath.paths.learn import note_output, note_stations, stop_noting
 from flowshunt.datapath.program import OP_OUTPUT
 from flowshunt.datapath.schema import (
     FATE_IN_PORT,
     FATE_NO_PORT,
+    FATE_VLAN,
     FLAG_NO_FLOOD,
     HEADER_GROWTH,
     MAX_OUTPUT_SIZE,
@@ -33,10 +34,11 @@ from flowshunt.datapath.schema import (
     SOURCE_BATCH,
     SOURCE_TX_DATA,
 )
+from flowshunt.datapath.vlans import has_tag, is_carried, retag, vlan_of
 from flowshunt.jit import kernel
 from flowshunt.packet.emit import copy_bytes, is_changed, rewrite
 from flowshunt.packet.requote import requote
-from flowshunt.packet.schema import NAT_QUOTE_SHIFT, W_NAT, W_PORT
+from flowshunt.packet.schema import NAT_QUOTE_SHIFT, W_ARP_SHA, W_ARP_THA, W_ETH_SRC, W_FLAGS, W_NAT, W_PORT
 
 _U32 = 0xFFFFFFFF
 
@@ -177,6 +179,51 @@ def _output_fragments(
 
 
 @kernel
+def _normal(w: Any, p: Any, in_port: Any) -> Any:
+    """Where `normal` sends the packet: as `forward`."""
+    index = np.int64(p.index[in_port]) if in_port < PORT_NUMBERS else np.int64(-1)
+    if index < 0:
+        return np.int64(-FATE_NO_PORT)
+    vlan = vlan_of(p, w.keys, 0, index)
+    if vlan < 0:
+        return np.int64(-FATE_VLAN)
+    number = forward(p, w.keys, 0, in_port, vlan, w.machine["now_ms"][0])
+    note_stations(w, p)
+    return number
+
+
+@kernel(inline=False)
+def _output_in_vlan(
+    w: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, in_port: Any, number: Any, vlan: Any
+) -> Any:
+    """Send to port `number`, or (PORT_FLOOD) to all that carry the VLAN, tagged as each of them wants it."""
+    w.machine["fate"][0] = FATE_NO_PORT
+    w.machine["dirty"][0] = 1
+    eth, flags = w.keys[0, W_ETH_SRC], w.keys[0, W_FLAGS]
+    sha, tha = w.keys[0, W_ARP_SHA], w.keys[0, W_ARP_THA]
+    for tagged in range(2):
+        retag(w.keys, 0, vlan, tagged)
+        source = at = length = np.int64(-1)
+        for index in range(len(p.ports)):
+            port = np.int64(p.ports["number"][index])
+            if port == in_port or not is_carried(p, index, vlan) or has_tag(p, index, vlan) != (tagged != 0):
+                continue
+            if number == PORT_FLOOD:
+                if np.int64(p.ports["flags"][index]) & FLAG_NO_FLOOD:
+                    continue
+            elif port != number:
+                continue
+            if w.machine["mru"][0] != 0:
+                _output_fragments(w, p, o, f, b, i, packet, in_port, np.int64(index), np.int64(0))
+                continue
+            if source < 0:
+                source, at, length = _write_frame(w, o, b, i)
+            _append(w.machine, p.ports, o, packet, b.packets["time_ns"][i], np.int64(index), source, at, length)
+        w.keys[0, W_ETH_SRC], w.keys[0, W_FLAGS] = eth, flags
+        w.keys[0, W_ARP_SHA], w.keys[0, W_ARP_THA] = sha, tha
+
+
+@kernel
 def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
     """Run an output instruction for packet i of `b`, the one of index `packet` in the batch."""
     instruction = c.pool[pc]
@@ -188,10 +235,14 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
     in_port = (w.keys[0, W_PORT] >> 32) & _U32
     by_normal = number == PORT_NORMAL
     if by_normal:
-        number = forward(p, w.keys, 0, in_port, w.machine["now_ms"][0])
-        note_stations(w, p)
+        number = _normal(w, p, in_port)
         if number < 0:
             w.machine["fate"][0] = -number
+            return
+        if p.state["vlan_ports"][0]:
+            stop_noting(w)
+            vlan = vlan_of(p, w.keys, 0, np.int64(p.index[in_port]))
+            _output_in_vlan(w, p, o, f, b, i, packet, in_port, number, vlan)
             return
     floods = number == PORT_FLOOD or number == PORT_ALL
     index = np.int64(-1)
@@ -199,7 +250,7 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
         index = _choose_port(w, p, o, number, in_port)
         if index < 0:
             return
-    note_output(w, np.int64(p.ports["number"][index]) if index >= 0 else number, by_normal, floods)
+    note_output(w, p, index, by_normal)
     avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
     if floods:
         w.machine["fate"][0] = FATE_NO_PORT

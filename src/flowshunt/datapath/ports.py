@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import fdb
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.vlans import MODES, NATIVE_TAGGED, NATIVE_UNTAGGED, TRUNK_WORDS
 
 _LAST_PORT = 0xFEFF
+_N_VLANS = 4096
 
 
 class Station(NamedTuple):
@@ -50,26 +53,58 @@ class Ports:
         port = np.zeros(1, D.PORT)
         port["number"] = number
         port["flags"] = D.FLAG_NO_FLOOD if no_flood else 0
-        self._replace(np.concatenate([self.arrays.ports, port]))
+        nothing = np.zeros((1, TRUNK_WORDS), np.int64)
+        self._replace(np.concatenate([self.arrays.ports, port]), np.concatenate([self.arrays.trunks, nothing]))
 
     def remove(self, number: int) -> None:
         """Remove a port, and forget the stations behind it. Raises UsageError when there is none."""
         if number not in self:
             raise UsageError(f"there is no port number {number}")
         fdb.flush(self.arrays, number)
-        ports = self.arrays.ports
-        self._replace(ports[ports["number"] != number].copy())
+        others = self.arrays.ports["number"] != number
+        self._replace(self.arrays.ports[others].copy(), self.arrays.trunks[others].copy())
 
-    def _replace(self, ports: np.ndarray) -> None:
+    def set_vlans(self, number: int, mode: str, tag: int = 0, trunks: Iterable[int] = ()) -> None:
+        """Say how `normal` treats VLANs on a port: a mode of `vlans.MODES`, its own VLAN, and those that it carries.
+
+        No `trunks`: all. What is known of stations behind the port is forgotten. Raises UsageError for what cannot be.
+        """
+        if number not in self:
+            raise UsageError(f"there is no port number {number}")
+        carried = {*trunks}
+        if mode not in MODES:
+            raise UsageError(f"VLAN mode {mode!r} is not supported", hint=", ".join(MODES))
+        if not all(0 <= vlan < _N_VLANS for vlan in (tag, *carried)):
+            raise UsageError("a VLAN is a number from 0 to 4095")
+        if carried and MODES.index(mode) in (NATIVE_TAGGED, NATIVE_UNTAGGED):
+            carried.add(tag)
+        fdb.flush(self.arrays, number)
+        index = int(self.arrays.index[number])
+        bits = np.zeros(_N_VLANS, np.uint8)
+        bits[sorted(carried) if carried else slice(None)] = 1
+        self.arrays.trunks[index] = np.packbits(bits, bitorder="little").view(np.int64)
+        self.arrays.ports["vlan_mode"][index] = MODES.index(mode)
+        self.arrays.ports["vlan_tag"][index] = tag
+        self._count_vlans()
         self.version += 1
-        self.arrays = self.arrays._replace(ports=ports)
+
+    def _count_vlans(self) -> None:
+        self.arrays.state["vlan_ports"] = np.count_nonzero(self.arrays.ports["vlan_mode"])
+
+    def _replace(self, ports: np.ndarray, trunks: np.ndarray) -> None:
+        self.version += 1
+        self.arrays = self.arrays._replace(ports=ports, trunks=trunks)
+        self._count_vlans()
         self.arrays.index[:] = -1
         self.arrays.index[ports["number"]] = np.arange(len(ports))
 
     def statistics(self) -> dict[int, dict[str, int]]:
         """Per port number: rx_packets, rx_bytes, tx_packets, tx_bytes."""
-        names = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
-        return {int(port["number"]): {name: int(port[name]) for name in names} for port in self.arrays.ports}
+        return {int(port["number"]): _counters(port) for port in self.arrays.ports}
+
+    def statistics_of(self, number: int) -> dict[str, int]:
+        """The same of one port; nothing when there is none."""
+        return _counters(self.arrays.ports[self.arrays.index[number]]) if number in self else {}
 
     def configure(self, *, age_ms: int | None = None, forward_bpdu: bool | None = None) -> None:
         """Change how long a silent station is remembered, and whether `normal` forwards reserved multicast."""
@@ -110,3 +145,7 @@ class Ports:
         """Counters of learning: learned, moved, evicted for want of space, expired (noticed as such)."""
         names = ("learned", "moved", "evicted", "expired")
         return {f"station.{name}": int(self.arrays.state[name][0]) for name in names}
+
+
+def _counters(port: Any) -> dict[str, int]:
+    return {name: int(port[name]) for name in ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")}

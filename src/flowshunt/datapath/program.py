@@ -37,11 +37,16 @@ OP_COUNT = 17  # packets; bytes: counted here, in the program itself
 # program from the operation
 OP_SELECT = 18
 OP_METER = 19  # cell << 8; the cell in the pool holds the pool offset of the meter (METER_*)
+OP_SKIP = 20  # words << 8; word; mask: skips so many words unless the packet's key has one of the bits
+OP_LARGER = 21  # word << 8 | shift << 16 | bytes << 32: sets the bit when the packet is longer, or clears it
+OP_PUSH = 22  # place << 8 of the low word of the value | place << 32 of the high one, of width 0 when there is none
+OP_POP = 23  # the same
 
 SET_WORDS = 3
 RESUBMIT_WORDS = 2
 CT_WORDS = 5
 COUNT_WORDS = 3
+SKIP_WORDS = 3
 
 METER_WORDS = 5
 METER_PACKET_UNITS, METER_BANDS, METER_LAST_MS, METER_PACKETS, METER_BYTES = range(METER_WORDS)
@@ -278,6 +283,23 @@ class Assembler:
         """Go through a meter, or end as by `exit`."""
         self.late.append(Late(len(self.words), 8, MeterNumber(number)))
         self.words.append(OP_METER)
+
+    def skip_unless(self, word: int, mask: int, program: Sequence[int], late: Iterable[Late]) -> None:
+        """Run instructions only for packets that have one of the bits in a word of the key."""
+        self.words += (OP_SKIP | len(program) << 8, word, as_int64(mask))
+        self.append(program, late)
+
+    def larger(self, place: Place, size: int) -> None:
+        """Put into one bit whether the packet has more than `size` bytes."""
+        self.words.append(OP_LARGER | place.word << 8 | place.shift << 16 | size << 32)
+
+    def push(self, low: Place, high: Place | None = None) -> None:
+        """Push a value of up to 64 bits, or of 128."""
+        self.words.append(OP_PUSH | low.packed() << 8 | (high.packed() << 32 if high else 0))
+
+    def pop(self, low: Place, high: Place | None = None) -> None:
+        """Pop a value, of which the low bits count."""
+        self.words.append(OP_POP | low.packed() << 8 | (high.packed() << 32 if high else 0))
 
     def count(self) -> int:
         """Count packets and bytes; returns the place of the counters in the program."""

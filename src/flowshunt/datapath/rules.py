@@ -261,6 +261,11 @@ class Rules:
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
+    def that_refer_to(self, things: Iterable[Any]) -> list[int]:
+        """Numbers of the rules whose programs refer to one of these groups or meters."""
+        wanted = set(things)
+        return [number for number in self._tokens if any(late.thing in wanted for late in self._rules[number].late)]
+
     def find(self, rule: CompiledRule) -> int | None:
         """Number of the rule with exactly this table, match and priority."""
         match = _ordered(rule)
@@ -365,6 +370,15 @@ class Rules:
             yield at
         finally:
             changes.free_words(self.arrays, at, len(words))
+
+    def touch(self, number: int, now_ms: int) -> None:
+        """Let the hard timeout of a rule begin anew."""
+        self._modified_ms[number] = now_ms
+
+    def retime(self, number: int, source: Any, idle_ms: int, hard_ms: int) -> None:
+        """Give a rule other timeouts, and the source that says so; its age stays."""
+        self._rules[number] = self._rules[number]._replace(source=source, idle_ms=idle_ms, hard_ms=hard_ms)
+        self._watch(number, self._rules[number])
 
     # --- expiring --------------------------------------------------------------------------------------------------
 

@@ -110,8 +110,8 @@ PORT = np.dtype(
         ("tx_packets", np.int64),
         ("tx_bytes", np.int64),
         ("n_stations", np.int64),
-        ("vlan_mode", np.uint8),  # room for access and trunk ports
-        ("vlan_tag", np.uint16),
+        ("vlan_mode", np.uint8),  # vlans.MODES
+        ("vlan_tag", np.uint16),  # the VLAN of packets without a tag
         ("pad", np.uint32),
     ],
     align=True,
@@ -153,6 +153,7 @@ FDB_STATE = np.dtype(
         ("evicted", np.int64),
         ("expired", np.int64),
         ("disturbed", np.int64),  # stations on a path that moved or went since someone looked
+        ("vlan_ports", np.int64),  # ports with VLAN settings
     ]
 )
 
@@ -179,6 +180,7 @@ FATES = (
     "held",
     "drop.fragment",
     "drop.meter",
+    "drop.vlan",
 )
 """What became of a packet. A packet that left on any port is "output", a fragment that waits for the others "held";
 otherwise the last reason not to counts.
@@ -202,6 +204,7 @@ otherwise the last reason not to counts.
     FATE_HELD,
     FATE_FRAGMENT,
     FATE_METER,
+    FATE_VLAN,
 ) = range(len(FATES))
 
 MAX_DEPTH = 64
@@ -255,12 +258,15 @@ COUNTERS = (
 PUNT_NONE, PUNT_WAITING, PUNT_ANSWERED = range(3)
 """Where a punt stands: there is none, Python is asked, Python is done."""
 
-FRAME_WORDS = 8
-F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK, F_OWN, F_SIZE = range(FRAME_WORDS)
+FRAME_WORDS = 10
+F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK, F_OWN, F_SIZE, F_BASE, F_TOP = range(FRAME_WORDS)
 """A frame: where to go on, in which table and depth; the key to go on with (-1: the present one); where the outputs of
 the list of actions began that goes on (-1: the list continues the present one's). With a key of its own: whether it is
-that of the own packet, and the bytes that the packet counts for.
+that of the own packet, the bytes that the packet counts for, and where its stack lies.
 """
+
+STACK_WORDS = 1 << 13
+"""Room for the stack of push and pop, two words per value, and for the copies of it that clones have."""
 
 MACHINE = np.dtype(
     [
@@ -292,6 +298,9 @@ MACHINE = np.dtype(
         ("frag_id", np.int64),
         ("frag_place", np.int64),
         ("frag_named", np.int64),
+        # the stack of push and pop
+        ("base", np.int64),
+        ("top", np.int64),
     ]
 )
 """Registers of the interpreter that few instructions touch, and the others while a packet is punted."""
@@ -312,7 +321,7 @@ class TableArrays(NamedTuple):
 class PortArrays(NamedTuple):
     """Ports and stations. `ports`: PORT (n,), `index`: int32 (PORT_NUMBERS,), place of each number in `ports` or -1.
     `stations`: STATION (capacity,), `slots`: int32 (power of two >= 2 * capacity,), station + 1 or 0, `state`:
-    FDB_STATE (1,).
+    FDB_STATE (1,). `trunks`: int64 (as `ports`, 64), the VLANs that ports carry with a tag, a bit for each.
     """
 
     ports: np.ndarray
@@ -320,6 +329,7 @@ class PortArrays(NamedTuple):
     stations: np.ndarray
     slots: np.ndarray
     state: np.ndarray
+    trunks: np.ndarray
 
 
 class WorkArrays(NamedTuple):
@@ -329,7 +339,8 @@ class WorkArrays(NamedTuple):
     runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
     MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted. `kept`:
     TRACKED (MAX_SNAPSHOTS + 1,), what it remembered at each snapshot. `quotes`: the
-    tracker's, for the frames that leave. All from `paths` on: see `paths.schema.PathArrays`.
+    tracker's, for the frames that leave. `stack`: int64 (STACK_WORDS,), values of push, high word and low word. All
+    from `paths` on: see `paths.schema.PathArrays`.
     """
 
     original: np.ndarray
@@ -340,6 +351,7 @@ class WorkArrays(NamedTuple):
     tracked: np.ndarray
     kept: np.ndarray
     quotes: np.ndarray
+    stack: np.ndarray
     paths: np.ndarray
     lookups: np.ndarray
     lookup_keys: np.ndarray
@@ -422,7 +434,12 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
     stations = np.zeros(n_stations, STATION)
     stations["key"] = -1
     return PortArrays(
-        np.zeros(n_ports, PORT), np.full(PORT_NUMBERS, -1, np.int32), stations, np.zeros(n_slots, np.int32), state
+        np.zeros(n_ports, PORT),
+        np.full(PORT_NUMBERS, -1, np.int32),
+        stations,
+        np.zeros(n_slots, np.int32),
+        state,
+        np.zeros((n_ports, 64), np.int64),
     )
 
 
@@ -437,6 +454,7 @@ def make_work(batch_size: int, quotes: np.ndarray, n_rows: int = 1) -> WorkArray
         np.zeros(1, TRACKED),
         np.zeros(MAX_SNAPSHOTS + 1, TRACKED),
         quotes,
+        np.zeros(STACK_WORDS, np.int64),
         *make_paths(n_rows),
     )
 

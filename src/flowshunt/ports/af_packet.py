@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
+import weakref
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from flowshunt.ports.receiving import (
 from flowshunt.ports.sending import SEND_COUNTERS, make_send_arrays, send_frames
 
 N_SLOTS = 2048
+MIN_SLOTS = 256
 N_LARGE = 64
 """Packets in a batch that a slot is too small for."""
 
@@ -46,8 +49,6 @@ class AfPacketPort:
         """Open the device and make it promiscuous. Raises PortError when there is none, or it cannot be had."""
         self.device = device
         self.in_port = in_port
-        self._address = 0
-        self._size = N_SLOTS * SLOT_SIZE + N_LARGE * LARGE_SIZE
         try:
             # Protocol 0: nothing comes before all is set up and the socket is bound.
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
@@ -60,6 +61,7 @@ class AfPacketPort:
             raise PortError(f"could not open network device {device} ({problem.strerror})") from None
         self._send = make_send_arrays()
         self._dropped = 0
+        self._is_open = True
 
     def _set_up(self) -> None:
         opened = self._socket
@@ -68,23 +70,37 @@ class AfPacketPort:
             opened.setsockopt(_SOL_PACKET, option, value)
         for option in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
             opened.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
-        ring_size = N_SLOTS * SLOT_SIZE
-        opened.setsockopt(
-            _SOL_PACKET, _RX_RING, struct.pack("@4I", _BLOCK_SIZE, ring_size // _BLOCK_SIZE, SLOT_SIZE, N_SLOTS)
-        )
-        self._address = map_memory(self._size)
-        map_memory(ring_size, self._address, opened.fileno())
-        memory = (ctypes.c_uint8 * self._size).from_address(self._address)
+        n_slots = self._make_ring()
+        ring_size, size = n_slots * SLOT_SIZE, n_slots * SLOT_SIZE + N_LARGE * LARGE_SIZE
+        address = map_memory(size)
+        memory = (ctypes.c_uint8 * size).from_address(address)
+        # A batch that is still worked on outlives its port: the memory goes with the last array that refers to it.
+        weakref.finalize(memory, unmap_memory, address, size)
+        map_memory(ring_size, address, opened.fileno())
         self._receive = make_receive_arrays(
-            np.ctypeslib.as_array(memory), opened.fileno(), self.in_port, N_SLOTS, N_LARGE
+            np.ctypeslib.as_array(memory), opened.fileno(), self.in_port, n_slots, N_LARGE
         )
         opened.bind((self.device, _ETH_P_ALL))
         opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("@iHH8x", self._ifindex, _MR_PROMISC, 0))
 
+    def _make_ring(self) -> int:
+        """As many slots as the system has memory for, which is the kernel's; returns how many."""
+        n_slots = N_SLOTS
+        while True:
+            request = struct.pack("@4I", _BLOCK_SIZE, n_slots * SLOT_SIZE // _BLOCK_SIZE, SLOT_SIZE, n_slots)
+            try:
+                self._socket.setsockopt(_SOL_PACKET, _RX_RING, request)
+            except OSError as problem:
+                if problem.errno != errno.ENOMEM or n_slots <= MIN_SLOTS:
+                    raise
+                n_slots //= 2
+            else:
+                return n_slots
+
     @property
     def counters(self) -> dict[str, int]:
         """What went wrong, by name."""
-        if self._address:
+        if self._is_open:
             # The kernel's numbers begin anew each time they are asked for.
             self._dropped += struct.unpack("@2I", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))[1]
         received = dict(zip(RECEIVE_COUNTERS, self._receive.counters.tolist(), strict=True))
@@ -128,8 +144,6 @@ class AfPacketPort:
             raise PortError(f"{self.device}: {os.strerror(problem)}")
 
     def close(self) -> None:
-        """Close the socket; batches that were received are gone with it."""
+        """Close the socket."""
+        self._is_open = False
         self._socket.close()
-        if self._address:
-            unmap_memory(self._address, self._size)
-            self._address = 0

@@ -12,11 +12,12 @@ KEPT = 4096
 
 
 class DummyPort:
-    """See `LivePort`. `transmitted`: what was sent, oldest first."""
+    """See `LivePort`. `transmitted`: what was sent, oldest first. `is_up`: whether anything is."""
 
     def __init__(self, in_port: int) -> None:
         self.in_port = in_port
-        self.counters: dict[str, int] = {}
+        self.is_up = True
+        self.counters: dict[str, int] = {"tx_dropped": 0}
         self.transmitted: deque[Transmitted] = deque(maxlen=KEPT)
 
     def fileno(self) -> int:
@@ -31,8 +32,12 @@ class DummyPort:
         """Nothing was lent."""
 
     def send(self, frames: Frames) -> None:
-        """Keep copies."""
-        for n in frames.to_port(self.in_port):
+        """Keep copies, while the port is up."""
+        chosen = frames.to_port(self.in_port)
+        if not self.is_up:
+            self.counters["tx_dropped"] += len(chosen)
+            return
+        for n in chosen:
             self.transmitted.append(Transmitted(frames.bytes_of(n), int(frames.tx["time_ns"][n])))
 
     def close(self) -> None:

@@ -138,7 +138,7 @@ CT_MARK = struct.pack("!I", 0x0001D604)
         (4, standard(29, bytes(4)), "OFPBAC_BAD_TYPE"),
         (1, struct.pack("!HHI", 0xFFFF, 8, 0x2320), "OFPBAC_BAD_LEN"),
         (1, struct.pack("!HHI8x", 0xFFFF, 16, 0x1234), "OFPBAC_BAD_VENDOR"),
-        (1, nx(16, bytes(22)), "OFPBAC_BAD_VENDOR_TYPE"),
+        (1, nx(10, bytes(22)), "OFPBAC_BAD_VENDOR_TYPE"),
         (1, nx(999, b""), "OFPBAC_BAD_VENDOR_TYPE"),
         (1, struct.pack("!HHHH", 0, 8, 0xFFF0, 0), "OFPBAC_BAD_OUT_PORT"),
         (4, standard(0, struct.pack("!IH6x", 0x10000, 0)), "OFPBAC_BAD_OUT_PORT"),

@@ -244,11 +244,11 @@ def test_questions_about_the_switch(running: Running) -> None:
 @needs_ofctl
 def test_what_the_switch_lacks_is_refused_and_said(running: Running) -> None:
     for arguments, error in (
-        (("add-flow", "actions=learn(table=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[])"),
-         "OFPBAC_BAD_VENDOR_TYPE"),
+        (("add-flow", "actions=multipath(eth_src,50,modulo_n,1,0,NXM_NX_REG0[])"), "OFPBAC_BAD_VENDOR_TYPE"),
+        (("-OOpenFlow13", "add-flow", "actions=push_mpls:0x8847,1"), "OFPBAC_BAD_TYPE"),
+        (("-OOpenFlow13", "add-flow", "actions=encap(nsh(md_type=1)),2"), "OFPBAC_BAD_VENDOR_TYPE"),
         (("-OOpenFlow13", "add-flow", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
         (("-OOpenFlow13", "add-flow", "actions=meter:1,output:1"), "OFPMMFC_INVALID_METER"),
-        (("-OOpenFlow13", "add-meter", "meter=1,kbps,band=type=drop,rate=1"), "OFPMMFC_OUT_OF_METERS"),
         (("-OOpenFlow13", "add-flow", "actions=write_actions(output:1)"), "OFPBIC_UNSUP_INST"),
     ):  # fmt: skip
         said = running.ofctl(*arguments, check=False)

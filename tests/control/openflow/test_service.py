@@ -353,7 +353,6 @@ def test_a_deleted_flow_is_reported_to_those_that_want_it(service: Service) -> N
         (message(4, 18, struct.pack("!HH4x", 12, 0) + bytes(64)), (13, 5)),
         (message(4, 15, struct.pack("!HBxI", 0, 3, 1) + struct.pack("!HHII4x", 16, 0, 0xFFFFFFFF, 0xFFFFFFFF)), (6, 1)),
         (message(4, 15, struct.pack("!HBxI", 1, 0, 1)), (6, 8)),
-        (message(4, 29, struct.pack("!HHI", 0, 1, 1)), (12, 10)),
         (message(4, 29, struct.pack("!HHI", 1, 1, 1)), (12, 3)),
         (message(4, 16, struct.pack("!I4x6s2xIII4x", 1, bytes(6), 0, 0, 0)), (7, 1)),
         (message(4, 16, struct.pack("!I4x6s2xIII4x", 1, b"\2\0\0\0\0\1", 1, 1, 0)), (7, 2)),

@@ -31,6 +31,11 @@ FIT = {
     "a TTL rule for another port": EST + "\ntable=1,priority=200,ip,in_port=9,nw_ttl=64,actions=drop",
     "a TTL rule for another address": EST + "\ntable=1,priority=200,ip,nw_src=10.0.0.9,nw_ttl=64,actions=drop",
     "a TTL rule in a table that is not visited": EST + "\ntable=7,priority=200,ip,nw_ttl=64,actions=drop",
+    "an expiring TTL on a way that decrements it": both("dec_ttl,OUT")
+    + "\ntable=1,priority=200,ip,nw_ttl=1,actions=drop\ntable=1,priority=200,ip,nw_ttl=0,actions=drop",
+    "an expiring TTL before the second decrement": both("dec_ttl,resubmit(,2)")
+    + "\ntable=2,priority=9,ip,in_port=1,actions=dec_ttl,2\ntable=2,priority=9,ip,in_port=2,actions=dec_ttl,1"
+    + "\ntable=2,priority=10,ip,nw_ttl=1,actions=drop\ntable=1,priority=200,ip,nw_ttl=2,actions=drop",
     "a rule on fragments": EST + "\ntable=1,priority=200,ip,nw_frag=later,actions=drop",
     "a rule on SYN": EST + "\ntable=1,priority=200,tcp,tcp_flags=+syn,actions=drop",
     "a rule on FIN without ACK": EST + "\ntable=1,priority=200,tcp,tcp_flags=+fin-ack,actions=drop",
@@ -57,6 +62,16 @@ def protocols_of(rules: str) -> tuple[str, ...]:
 
 VARYING = {
     "a TTL rule": ("nw_ttl", EST + "\ntable=1,priority=200,ip,nw_ttl=1,actions=drop"),
+    "a TTL that is left on a way that decrements it": (
+        "nw_ttl",
+        both("dec_ttl,OUT") + "\ntable=1,priority=200,ip,nw_ttl=2,actions=drop",
+    ),
+    "a TTL that is left after the decrement": (
+        "nw_ttl",
+        both("dec_ttl,resubmit(,2)")
+        + "\ntable=2,priority=9,ip,in_port=1,actions=2\ntable=2,priority=9,ip,in_port=2,actions=1"
+        + "\ntable=2,priority=10,ip,nw_ttl=1,actions=drop",
+    ),
     "a TTL rule of equal priority": ("nw_ttl", EST + "\ntable=1,priority=100,ip,nw_ttl=1,actions=drop"),
     "a TTL rule before ct": ("nw_ttl", EST + "\ntable=0,priority=40000,ip,nw_ttl=1,actions=drop"),
     "a matched rule on TTL": (

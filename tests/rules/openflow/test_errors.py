@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowshunt.base.errors import UsageError
-from flowshunt.rules.openflow import FlowSyntaxError, parse_flow
+from flowshunt.rules.openflow import FlowSyntaxError, parse_flow, parse_flows
 from flowshunt.rules.openflow.errors import EXCERPT
 
 
@@ -44,7 +44,12 @@ def error_of(text: str, **options: object) -> FlowSyntaxError:
         ("actions=outptu:3", "outptu", 'unknown action "outptu"', "did you mean output?"),
         ("actions=drop,1", "drop", "can't be combined", "alone"),
         ("actions=output:65281", "65281", "is not a port to output to", "65279"),
-        ("actions=learn(table=1)", "learn", "not supported yet: learn", ""),
+        ("actions=multipath(1)", "multipath", "not supported yet: multipath", ""),
+        ("actions=learn(table=1,nonsense=1)", "1", 'unknown argument "nonsense" of learn',
+         "a field, load, output, table or the like"),
+        ("actions=controller(reason=x)", "x", 'unknown reason "x"',
+         "no_match, action, invalid_ttl, action_set, group, packet_out"),
+        ("actions=group:0xffffff01", "0xffffff01", "0xffffff01 is not a group", "0 to 0xffffff00"),
         ("actions=resubmit(,)", ",", "needs a port or a table", "resubmit(PORT,TABLE)"),
         ("table=5,actions=goto_table:4", "4", "a later table", "6 to 254, or resubmit(,4)"),
         ("actions=goto_table:5,1", "1", "can't follow goto_table", "behind"),
@@ -120,3 +125,16 @@ def test_what_is_not_printable_is_not_printed() -> None:
 def test_unknown_commands_are_the_programs_mistake(command: str) -> None:
     with pytest.raises(ValueError, match="is none of"):
         parse_flow("actions=1", command=command)  # type: ignore[arg-type]
+
+
+def test_all_mistakes_of_a_text_are_told_up_to_ten() -> None:
+    lines = ["tcp,actions=1", "ip,nw_src=1.2.3.400,actions=1", "udp,actions=2", "tcp,actions=outptu:1"]
+    with pytest.raises(FlowSyntaxError) as caught:
+        parse_flows("\n".join(lines), source="rules")
+    assert [(mistake.line, mistake.column) for mistake in (caught.value, *caught.value.others)] == [(2, 11), (4, 13)]
+    said = str(caught.value)
+    assert said.index("rules:2:11: ") < said.index("rules:4:13: ")
+    assert len(said.splitlines()) == 6
+    with pytest.raises(FlowSyntaxError) as caught:
+        parse_flows("nonsense\n" * 100)
+    assert len(caught.value.others) == 9

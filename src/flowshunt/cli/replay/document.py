@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from flowshunt.cli.replay import offload_document
 from flowshunt.cli.replay.report import Report
 from flowshunt.conntrack.listing.json import document as connection_document
 from flowshunt.ports.capture.sides import Side, Sides
 
-FORMAT = "flowshunt/replay/2"
+FORMAT = "flowshunt/replay/3"
 
 
 def write(report: Report, out: TextIO) -> None:
@@ -18,8 +19,10 @@ def write(report: Report, out: TextIO) -> None:
     head = json.dumps(_head(report), indent=2, ensure_ascii=False)
     out.write(f'{head[: head.rindex("}")].rstrip()},\n  "connections": [')
     separator = "\n    "
-    for connection in report.listing:
-        out.write(separator + json.dumps(connection_document(connection), ensure_ascii=False))
+    offloads = report.offload.connections if report.offload is not None else [None] * len(report.listing)
+    for connection, offload in zip(report.listing, offloads, strict=True):
+        document = connection_document(connection) | offload_document.connection(offload)
+        out.write(separator + json.dumps(document, ensure_ascii=False))
         separator = ",\n    "
     out.write("\n  ]\n}\n")
 
@@ -63,6 +66,7 @@ def _head(report: Report) -> dict[str, Any]:
             for rule in report.rules
         ],
         "counters": dict(report.counters),
+        "offload": None if report.offload is None else offload_document.document(report.offload),
     }
 
 

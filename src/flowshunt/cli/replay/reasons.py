@@ -69,6 +69,7 @@ DROPS = {
     "learned-on-in-port": Reason("destination is on the port that it came from"),
     "invalid-packet": Reason("too damaged to forward"),
     "fragment": Reason("IP fragment that cannot be put together, which Linux drops"),
+    "vlan": Reason("VLAN that its port does not carry"),
 }
 """Why the switch let a packet go without an output, by counter."""
 

@@ -70,8 +70,10 @@ def remarks(results: Sequence[Tried]) -> Iterator[str]:
             key=lambda result: int(result.point.values[_SIZE]),
         )
         size = int(enough.point.values[_SIZE])
+        others = [f"{title} {value_text(value)}" for title, value in enough.point.values.items() if title != _SIZE]
+        with_others = f"with {' and '.join(others)}: " if others else ""
+        much = f"{with_others}{measured(enough.summary, Metric.BYTES):.1f} % of bytes"
         if size < max(sizes):
-            text = f"{label}: {_SIZE} {count(size)} is enough"
+            yield f"{label}: {_SIZE} {count(size)} is enough ({much})"
         else:
-            text = f"{label}: {_SIZE} {count(size)}, the largest tried, is the best"
-        yield f"{text} ({measured(enough.summary, Metric.BYTES):.1f} % of bytes)"
+            yield f"{label}: {_SIZE} {count(size)}, the largest tried, is the best ({much})"

@@ -15,6 +15,7 @@ from typing import Any
 from flowshunt.control.openflow.ct import ALG_PORTS, encode_nat
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import IN_PORT_32, WIRE_FIELDS, WireField
+from flowshunt.control.openflow.learning import encode_larger, encode_learn, encode_stack
 from flowshunt.control.openflow.wire import NX, OF10, OF12, OF15, PORT_CONTROLLER, padded, port_to_32
 from flowshunt.packet.schema import ETH_VLAN, VLAN_PRESENT
 from flowshunt.rules.openflow import flow as F
@@ -310,4 +311,9 @@ _WRITERS: Mapping[type, Callable[[_Writer, Any], bytes]] = {
     F.Enqueue: _Writer.enqueue,
     F.SetQueue: _Writer.set_queue,
     F.Exit: _fixed(_nx(17, b"")),
+    F.Learn: lambda writer, action: _nx(*encode_learn(writer, action)),
+    F.FinTimeout: lambda writer, action: _nx(19, pack("!HH2x", action.idle_timeout, action.hard_timeout)),
+    F.Push: lambda writer, action: _nx(27, encode_stack(writer, action.source)),
+    F.Pop: lambda writer, action: _nx(28, encode_stack(writer, action.dest)),
+    F.CheckLarger: lambda writer, action: _nx(49, encode_larger(writer, action)),
 }

@@ -1,6 +1,6 @@
 """Lists of actions, read and written: bytes to the values of `rules.openflow.flow`, and back.
 
-Reading: `action_reader` has lists and OpenFlow's own actions, `nicira` and `ct` those of Nicira. Writing:
+Reading: `action_reader` has lists and OpenFlow's own actions, `nicira`, `ct` and `learning` those of Nicira. Writing:
 `action_writer`.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from flowshunt.control.openflow import ct, nicira
+from flowshunt.control.openflow import ct, learning, nicira
 from flowshunt.control.openflow.action_reader import EXPERIMENTERS, ActionReader, Actions
 from flowshunt.control.openflow.action_writer import encode_actions
 from flowshunt.control.openflow.wire import NX
 from flowshunt.rules.openflow.match import Facts
 
-EXPERIMENTERS[NX] = {**nicira.ROWS, **ct.ROWS}
+EXPERIMENTERS[NX] = {**nicira.ROWS, **ct.ROWS, **learning.ROWS}
 
 _CACHED_SIZE = 512
 """Longer lists are read anew each time, so that the cache stays small."""

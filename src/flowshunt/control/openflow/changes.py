@@ -12,9 +12,11 @@ from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.flow_removed import REASON_DELETE, REASON_GROUP_DELETE
 from flowshunt.control.openflow.group_table import GroupTable
 from flowshunt.control.openflow.groups import GroupMod
+from flowshunt.control.openflow.meter_table import MeterTable
+from flowshunt.control.openflow.meters import MeterMod
 from flowshunt.control.openflow.wire import GROUP_ALL, NO_BUFFER, OF12
 from flowshunt.datapath.linking import MissingError
-from flowshunt.datapath.program import CompiledRule, GroupNumber
+from flowshunt.datapath.program import CompiledRule, GroupNumber, MeterNumber
 from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
@@ -38,9 +40,16 @@ class BundleError(Exception):
 class FlowChanges:
     """Carries out flow-mods. `removed` gets the statistics of deleted flows that asked to be reported."""
 
-    def __init__(self, datapath: Datapath, removed: Callable[[FlowStatistics, int], None], groups: GroupTable) -> None:
+    def __init__(
+        self,
+        datapath: Datapath,
+        removed: Callable[[FlowStatistics, int], None],
+        groups: GroupTable,
+        meters: MeterTable,
+    ) -> None:
         self._datapath = datapath
         self._groups = groups
+        self._meters = meters
         self._removed = removed
         self._reports = False
         self._prepared: dict[int, tuple[FlowMod, CompiledRule | None]] = {}
@@ -79,6 +88,18 @@ class FlowChanges:
             lines += self._datapath.selected(request) if self._reports else []
             self._datapath.delete_flows(request)
         return [(line, REASON_GROUP_DELETE) for line in lines if "send_flow_rem" in line.flow.flags]
+
+    def apply_meter(self, mod: MeterMod, now_ns: int) -> list[FlowStatistics]:
+        """Carry out one meter-mod. Returns the flows that went with a meter and are to be reported.
+
+        Raises OpenFlowError, and then nothing has changed.
+        """
+        gone = set(self._meters.apply(mod, now_ns))
+        rules = self._datapath.rules
+        numbers = rules.that_refer_to(MeterNumber(number) for number in gone)
+        lines = rules.statistics_of_all(numbers)
+        rules.remove(numbers)
+        return [line for line in lines if "send_flow_rem" in line.flow.flags]
 
     def _way_back_of_group(self, mod: GroupMod, now_ms: int) -> Undo:
         groups, rules = self._groups, self._datapath.rules

@@ -16,6 +16,7 @@ from pathlib import Path
 from flowshunt.base.clock import Clock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
+from flowshunt.base.sockets import private_socket
 from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Request
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.service import Service
@@ -64,14 +65,11 @@ class Server:
         _check_directory(path.parent)
         if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"{path} is there and no socket")
-        before = os.umask(0o177)
         try:
-            path.unlink(missing_ok=True)
-            self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), str(path))
+            bound = private_socket(path)
+            self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), sock=bound)
         except OSError as problem:
             raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
-        finally:
-            os.umask(before)
         self._path = path
 
     async def close(self) -> None:

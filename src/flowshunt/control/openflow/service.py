@@ -32,9 +32,16 @@ from flowshunt.control.openflow.connection import Commit, Connection, Request
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import Event, Events
 from flowshunt.control.openflow.flow_mod import FlowMod
-from flowshunt.control.openflow.flow_removed import REASON_DELETE, REASON_HARD, REASON_IDLE, FlowRemoved
+from flowshunt.control.openflow.flow_removed import (
+    REASON_DELETE,
+    REASON_HARD,
+    REASON_IDLE,
+    REASON_METER_DELETE,
+    FlowRemoved,
+)
 from flowshunt.control.openflow.flushing import flush
 from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
+from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume
 from flowshunt.control.openflow.roles import Roles
 from flowshunt.control.openflow.wire import NO_BUFFER, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
@@ -94,7 +101,8 @@ class Service:
         self.connections: dict[Connection, bool] = {}
         self.events = Events()
         self.groups = GroupTable(bridge.datapath, self.is_port_live)
-        self._changes = FlowChanges(bridge.datapath, self._flow_removed, self.groups)
+        self.meters = MeterTable(bridge.datapath)
+        self._changes = FlowChanges(bridge.datapath, self._flow_removed, self.groups, self.meters)
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
@@ -161,6 +169,7 @@ class Service:
             _LOG.info("bundle refused: %s", failure)
             connection.commit_failed(commit, mods[failure.place], failure.error)
             return
+        self._bridge.executor.tidy()
         for request in outs:
             try:
                 self._packet_out(connection, request)
@@ -194,6 +203,7 @@ class Service:
 
     def _flow_mod(self, connection: Connection, request: Request) -> None:
         self._changes.apply(request.message, request.version, self._now_ns // _MILLION)
+        self._bridge.executor.tidy()
 
     def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
         datapath = self._bridge.datapath
@@ -323,21 +333,23 @@ class Service:
         features = groups.GroupFeatures(0xF, _GROUP_CAPABILITIES, most, actions, request.message.nicira)
         connection.reply(request, features)
 
-    # --- meters: there are none ------------------------------------------------------------------------------------
+    # --- meters ----------------------------------------------------------------------------------------------------
 
     def _meter_mod(self, connection: Connection, request: Request) -> None:
-        mod: meters.MeterMod = request.message
-        if mod.command != "delete":
-            raise OpenFlowError("OFPMMFC_OUT_OF_METERS" if mod.command == "add" else "OFPMMFC_UNKNOWN_METER")
+        for line in self._changes.apply_meter(request.message, self._now_ns):
+            self._flow_removed(line, REASON_METER_DELETE)
 
     def _meter_stats(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, meters.MeterStatsReply(_no_meter(request.message.meter)))
+        found = self.meters.counters(request.message.meter, self._now_ns)
+        connection.reply(request, meters.MeterStatsReply(found))
 
     def _meter_config(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, meters.MeterConfigReply(_no_meter(request.message.meter)))
+        connection.reply(request, meters.MeterConfigReply(self.meters.entries(request.message.meter)))
 
     def _meter_features(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, meters.MeterFeatures())
+        capabilities = meters.FLAG_KBPS | meters.FLAG_PKTPS | meters.FLAG_BURST | meters.FLAG_STATS
+        features = meters.MeterFeatures(MAX_METERS, 1 << meters.BAND_DROP, capabilities, MAX_BANDS)
+        connection.reply(request, features)
 
     # --- extensions ------------------------------------------------------------------------------------------------
 
@@ -425,12 +437,6 @@ def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:
 
 
 _EXPIRED = {EXPIRED_IDLE: REASON_IDLE, EXPIRED_HARD: REASON_HARD}
-
-
-def _no_meter(wanted: int | None) -> tuple[()]:
-    if wanted is not None:
-        raise OpenFlowError("OFPMMFC_UNKNOWN_METER", f"there is no meter {wanted}")
-    return ()
 
 
 _GROUP_CAPABILITIES = 7

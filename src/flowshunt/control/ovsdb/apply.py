@@ -12,7 +12,7 @@ from flowshunt.base.log import logger
 from flowshunt.conntrack.timeouts import POLICY_CLASSES
 from flowshunt.control.openflow.wire import VERSIONS
 from flowshunt.control.ovsdb import reconcile as R
-from flowshunt.control.ovsdb.model import Bridge
+from flowshunt.control.ovsdb.model import Bridge, Vlans
 from flowshunt.control.ovsdb.node import Node
 
 DEFAULT_AGE_S = 300
@@ -155,13 +155,9 @@ class Applier:
         _LOG.warning("bridge %s: %s", bridge, why)
 
     def _set_vlans(self, action: R.SetVlans) -> None:
-        if (action.bridge, action.name) in self.errors:
-            return
-        bridge = self._node.bridges[action.bridge]
-        number = bridge.ports[action.name].ofport
-        if number > 0 and action.vlans is not None:
-            bridge.del_port(action.name)
-            self._refuse(action.bridge, action.name, f"{action.name}: VLAN settings of ports are not supported")
+        if (action.bridge, action.name) not in self.errors:
+            vlans = action.vlans or Vlans("all")
+            self._node.bridges[action.bridge].set_vlans(action.name, vlans.mode, vlans.tag, vlans.trunks)
 
     # --- the switch as a whole -------------------------------------------------------------------------------------
 

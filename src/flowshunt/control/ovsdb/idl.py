@@ -56,12 +56,15 @@ class Poller:
                 loop.add_reader(fd, self._wake.set)
             if events & select.POLLOUT:
                 loop.add_writer(fd, self._wake.set)
+        timer = None
+        if self._deadline is not None:
+            timer = loop.call_later(max(self._deadline / 1000 - time.monotonic(), 0), self._wake.set)
         try:
-            timeout = None if self._deadline is None else max(self._deadline / 1000 - time.monotonic(), 0)
-            await asyncio.wait_for(self._wake.wait(), timeout)
-        except TimeoutError:
-            pass
+            # Not asyncio.wait_for: before Python 3.12 it may lose a cancellation.
+            await self._wake.wait()
         finally:
+            if timer is not None:
+                timer.cancel()
             for fd in self._fds:
                 loop.remove_reader(fd)
                 loop.remove_writer(fd)

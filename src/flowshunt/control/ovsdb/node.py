@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from flowshunt.conntrack.table import Tracker
@@ -63,6 +63,9 @@ class Bridge(Protocol):
 
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""
+
+    def set_vlans(self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = ()) -> None:
+        """Say how a port treats VLANs."""
 
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address."""

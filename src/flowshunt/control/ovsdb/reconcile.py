@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from flowshunt.control.ovsdb.model import Bridge, Interface, Port, Vlans, Wanted, Zone
 
+VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged")
+"""Values of `vlan_mode` that can be had."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
@@ -133,6 +136,8 @@ def _refusal(port: Port, interface: Interface) -> str | None:
     """Why an interface cannot be had, as Open vSwitch's users read it in its `error`."""
     if len(port.interfaces) > 1:
         return f"port {port.name}: bonds are not supported"
+    if port.vlans is not None and port.vlans.mode not in VLAN_MODES:
+        return f"port {port.name}: VLAN mode {port.vlans.mode} is not supported"
     if interface.is_policed:
         return f"{interface.name}: ingress policing is not supported"
     return None

@@ -57,7 +57,8 @@ def helper(schema: dict[str, Any]) -> SchemaHelper:
 async def fetch(remote: str) -> dict[str, Any]:
     """The schema of the database at `remote`. Raises InputError when it cannot be had now, UsageError when never."""
     try:
-        return await asyncio.wait_for(_fetch(remote), _TIMEOUT_S)
+        async with asyncio.timeout(_TIMEOUT_S):
+            return await _fetch(remote)
     except OSError as problem:  # that it took too long is one, too
         raise InputError(f"{remote}: {problem.strerror or 'no answer'}") from None
 

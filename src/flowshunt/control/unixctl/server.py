@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
+from flowshunt.base.sockets import private_socket
 from flowshunt.control.jsonrpc import Decoder, JsonRpcError, Reply, Request, encode
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import CommandError, Registry
@@ -49,14 +50,10 @@ class Server:
         prepare_directory(path.parent)
         if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"{path} is there and no socket")
-        before = os.umask(0o177)
         try:
-            path.unlink(missing_ok=True)
-            self._server = await asyncio.start_unix_server(self._serve, str(path))
+            self._server = await asyncio.start_unix_server(self._serve, sock=private_socket(path))
         except OSError as problem:
             raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
-        finally:
-            os.umask(before)
         self._path = path
 
     async def close(self) -> None:

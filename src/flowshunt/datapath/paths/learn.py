@@ -83,10 +83,16 @@ def note_connection(w: Any, t: Any) -> Any:
 
 
 @kernel
-def note_output(w: Any, number: Any, by_normal: Any, floods: Any) -> Any:
-    """The packet leaves, as its key is now, on port `number` or on many."""
+def note_output(w: Any, p: Any, index: Any, by_normal: Any) -> Any:
+    """The packet leaves, as its key is now, on the port in place `index`, or (-1) is flooded."""
     if w.paths["noting"][0]:
-        _note_output(w, number, by_normal, floods)
+        _note_output(w, p, index, by_normal)
+
+
+@kernel
+def stop_noting(w: Any) -> Any:
+    """What becomes of the packet depends on more than a path can say."""
+    w.paths["noting"][0] = 0
 
 
 @kernel
@@ -232,10 +238,10 @@ def _has_helper(t: Any, row: Any) -> Any:
 
 
 @kernel(inline=False)
-def _note_output(w: Any, number: Any, by_normal: Any, floods: Any) -> Any:
+def _note_output(w: Any, p: Any, index: Any, by_normal: Any) -> Any:
     s = w.paths
     s["outputs"][0] += 1
-    s["noted"][0] |= (NOTED_NORMAL if by_normal else 0) | (NOTED_FLOOD if floods else 0)
-    s["out_port"][0] = number
+    s["noted"][0] |= (NOTED_NORMAL if by_normal else 0) | (NOTED_FLOOD if index < 0 else 0)
+    s["out_port"][0] = p.ports["number"][index] if index >= 0 else 0
     for word in range(HEADER_WORDS):
         w.final_key[0, word] = w.keys[0, word]

@@ -186,6 +186,10 @@ def _write(found: Effects, word: int, mask: int) -> Effects:
 # --- matches ---------------------------------------------------------------------------------------------------------
 
 
+_Rival = tuple[int | None, tuple[int, ...]]
+"""Another rule: the TTL that it asks for, and what it is as a candidate, without its position."""
+
+
 class Judge:
     """Judges chains of one switch's rules; what it finds out about a rule holds until the rules change."""
 
@@ -193,22 +197,32 @@ class Judge:
         self._rules = rules
         self._version = -1
         self._readers: dict[int, list[int]] = {}
-        self._rivals: dict[tuple[int, int | None], list[tuple[int, ...]] | None] = {}
+        self._rivals: dict[tuple[int, int | None], list[_Rival] | None] = {}
 
     def judge(self, entries: Sequence[tuple[int, int | None]]) -> Verdict:
-        """The verdict of a chain: tables and rules (None: no rule matched) that a packet met, in order."""
+        """The verdict of a chain: tables and rules (None: no rule matched) that a packet met, in order.
+
+        A packet whose TTL would come to nothing on the way never skips the tables, so a rule on a TTL as low as that
+        does no harm.
+        """
         self._renew()
         verdict = Verdict()
-        words: list[int] = []
-        for position, (table, number) in enumerate(entries):
+        before: list[int] = []
+        for _, number in entries:
+            before.append(verdict.decrements)
             if number is not None:
                 verdict = _join(verdict, self._rules.rule(number))
             if verdict.unfit:
                 return verdict
+        words: list[int] = []
+        for position, (table, number) in enumerate(entries):
             rivals = self._rivals_of(table, number)
             if rivals is None:
                 return refusal(TOS_ALONE)
-            for rival in rivals:
+            too_low = verdict.decrements - before[position]
+            for ttl, rival in rivals:
+                if ttl is not None and ttl <= too_low:
+                    continue
                 words += (position, *rival)
                 verdict = verdict._replace(n_candidates=verdict.n_candidates + 1)
                 if verdict.n_candidates > MAX_CANDIDATES:
@@ -222,16 +236,13 @@ class Judge:
             self._readers = self._rules.looking_at(_READ)
             self._rivals = {}
 
-    def _rivals_of(self, table: int, number: int | None) -> list[tuple[int, ...]] | None:
-        """Rules that might match in place of a rule, or where none did, as candidates without their position.
-
-        None: there are too many to say.
-        """
+    def _rivals_of(self, table: int, number: int | None) -> list[_Rival] | None:
+        """Rules that might match in place of a rule, or where none did. None: there are too many to say."""
         if (table, number) not in self._rivals:
             self._rivals[table, number] = self._find_rivals(table, number)
         return self._rivals[table, number]
 
-    def _find_rivals(self, table: int, number: int | None) -> list[tuple[int, ...]] | None:
+    def _find_rivals(self, table: int, number: int | None) -> list[_Rival] | None:
         readers = np.array(self._readers.get(table, ()), np.int64)
         met = None
         if number is not None:
@@ -241,7 +252,7 @@ class Judge:
         if len(readers) > MAX_READERS:
             return None
         rules = (self._rules.rule(reader) for reader in readers.tolist())
-        return [_candidate(rule) for rule in rules if met is None or _may_match(rule, met)]
+        return [(_ttl_of(rule), _candidate(rule)) for rule in rules if met is None or _may_match(rule, met)]
 
 
 def _join(verdict: Verdict, rule: CompiledRule) -> Verdict:
@@ -268,6 +279,15 @@ def _may_match(rule: CompiledRule, met: CompiledRule) -> bool:
     return not any(
         (value ^ constant[word][1]) & mask & constant[word][0] for word, mask, value in rule.match if word in constant
     )
+
+
+def _ttl_of(rule: CompiledRule) -> int | None:
+    """The TTL that packets of a rule have; None: it does not say, or names several."""
+    shift = FIELDS["nw_ttl"].shift
+    for word, mask, value in rule.match:
+        if word == W_L4 and (mask >> shift) & 0xFF == 0xFF:
+            return (value >> shift) & 0xFF
+    return None
 
 
 def _candidate(rule: CompiledRule) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from flowshunt.rules.openflow.elsewhere import (
 )
 from flowshunt.rules.openflow.errors import BadValueError, quote
 from flowshunt.rules.openflow.flow import Action, Move, SetField
+from flowshunt.rules.openflow.learning import read_fin_timeout, read_learn
 from flowshunt.rules.openflow.match import Facts
 from flowshunt.rules.openflow.nat import read_nat
 from flowshunt.rules.openflow.scanner import Context, Item, items
@@ -29,9 +30,9 @@ MAX_NESTING = 16
 
 _NOT_YET = frozenset(
     (
-        "bundle", "bundle_load", "check_pkt_larger", "clear_actions", "conjunction", "dec_mpls_ttl", "dec_nsh_ttl",
-        "decap", "delete_field", "encap", "fin_timeout", "learn", "multipath", "pop", "pop_mpls", "push", "push_mpls",
-        "sample", "set_mpls_label", "set_mpls_tc", "set_mpls_ttl", "set_tunnel", "set_tunnel64", "write_actions",
+        "bundle", "bundle_load", "clear_actions", "conjunction", "dec_mpls_ttl", "dec_nsh_ttl", "decap",
+        "delete_field", "encap", "multipath", "pop_mpls", "push_mpls", "sample", "set_mpls_label", "set_mpls_tc",
+        "set_mpls_ttl", "set_tunnel", "set_tunnel64", "write_actions",
     )
 )  # fmt: skip
 _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
@@ -216,6 +217,31 @@ class ActionReader:
         self.depth -= 1
         return flow.Clone(actions)
 
+    def push(self, item: Item) -> Action:
+        """`push:FIELD[FIRST..LAST]`."""
+        return flow.Push(self.fields.source(item.value).subfield())
+
+    def pop(self, item: Item) -> Action:
+        """`pop:FIELD[FIRST..LAST]`."""
+        return flow.Pop(self.fields.dest(item.value).subfield())
+
+    def check_larger(self, item: Item) -> Action:
+        """`check_pkt_larger(SIZE)->FIELD[BIT]`."""
+        size, arrow, target = item.value.partition(")->")
+        if not arrow:
+            raise BadValueError(f"{quote(item.value)} lacks a destination", "write check_pkt_larger(SIZE)->reg0[0]")
+        part = self.fields.dest(target)
+        if part.width != 1:
+            raise BadValueError(f"{target} is not one bit", "write check_pkt_larger(SIZE)->reg0[0]", target)
+        return flow.CheckLarger(read_int(size, 16), part.subfield())
+
+    def learned_table(self, text: str) -> int:
+        """The table of flows that are learned."""
+        table = read_table(text, self.context)
+        if table == flow.ALL_TABLES:
+            raise BadValueError("255 is not a table", "0 to 254")
+        return table
+
     def note(self, item: Item) -> Action:
         """`note:HEX`: pairs of digits, with dots between them or not."""
         data = bytearray()
@@ -372,5 +398,10 @@ _HANDLERS: MappingProxyType[str, Callable[[ActionReader, Item], Action]] = Mappi
         "set_queue": read_set_queue,
         "pop_queue": lambda reader, item: flow.SetQueue(None),
         "exit": lambda reader, item: flow.Exit(),
+        "learn": read_learn,
+        "fin_timeout": read_fin_timeout,
+        "push": ActionReader.push,
+        "pop": ActionReader.pop,
+        "check_pkt_larger": ActionReader.check_larger,
     }
 )

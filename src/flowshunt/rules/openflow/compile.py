@@ -47,6 +47,7 @@ _FIXED_GUARDS = {
     "nd_target": P.GUARD_ND,
 }
 _PIPELINE = P.GUARD_NONE
+_FIN, _RST = 1, 4
 
 
 def compile_flow(flow: F.Flow) -> CompiledRule:
@@ -325,9 +326,26 @@ class _Actions:
     def handled(self, out: Assembler, action: F.Action) -> None:
         out.handled(Handled(action, self._flow))
 
+    def fin_timeout(self, out: Assembler, action: F.FinTimeout) -> None:
+        """Python is asked only for the packets that end a conversation."""
+        inner = Assembler()
+        inner.handled(Handled(action, self._flow))
+        place = FIELDS["tcp_flags"]
+        out.skip_unless(place.word, (_FIN | _RST) << place.shift, inner.words, inner.late)
+
     def enqueue(self, out: Assembler, action: F.Enqueue) -> None:
         """There are no queues: what would wait in one leaves."""
         out.output(_port(action.port))
+
+
+def _stack_places(subfield: F.Subfield) -> tuple[Place, Place | None]:
+    """Where the low and the high word of a value for the stack lie."""
+    pieces = _pieces(subfield)
+    if len(pieces) == 1:
+        return pieces[0][0], None
+    if subfield.start:
+        raise UsageError(f"bits across the middle of {subfield.field} can't be pushed or popped", hint="use all of it")
+    return pieces[0][0], pieces[1][0]
 
 
 def _handler(action: F.Action) -> Callable[[_Actions, Assembler, Any], None]:
@@ -356,4 +374,9 @@ _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Enqueue: _Actions.enqueue,
     F.SetQueue: lambda _, out, action: None,
     F.Exit: lambda _, out, action: out.exit(),
+    F.Learn: _Actions.handled,
+    F.FinTimeout: _Actions.fin_timeout,
+    F.Push: lambda _, out, action: out.push(*_stack_places(action.source)),
+    F.Pop: lambda _, out, action: out.pop(*_stack_places(action.dest)),
+    F.CheckLarger: lambda _, out, action: out.larger(_pieces(action.dest)[0][0], action.size),
 }

@@ -8,6 +8,8 @@ from flowshunt.base.errors import UsageError
 
 EXCERPT = 100
 """Most characters of a line that a message shows."""
+MAX_MISTAKES = 10
+"""Most mistakes of a text that are told at once."""
 QUOTED = 40
 """Most characters of a word that a message repeats."""
 
@@ -36,8 +38,8 @@ class FlowSyntaxError(UsageError, ValueError):
     """A flow text that can't be read, or that asks for what can't be.
 
     `source` names the text, `line` and `column` count from 1, `word` is what was read there, `message` says what is
-    wrong and `hint`, which may be None, what would be right. `text` is the line. As a string: all of that, and the
-    line with carets under the word.
+    wrong and `hint`, which may be None, what would be right. `text` is the line. `others` are the mistakes of later
+    lines, MAX_MISTAKES in all. As a string: all of that, and the line with carets under the word, for each mistake.
     """
 
     def __init__(
@@ -50,8 +52,12 @@ class FlowSyntaxError(UsageError, ValueError):
         self.column = column
         self.word = word
         self.text = text
+        self.others: tuple[FlowSyntaxError, ...] = ()
 
     def __str__(self) -> str:
+        return "\n".join(mistake._said() for mistake in (self, *self.others))
+
+    def _said(self) -> str:
         said = f"{self.where}: {self.message}"
         if self.hint:
             said += f": {self.hint}"

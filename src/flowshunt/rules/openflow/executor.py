@@ -9,12 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from flowshunt.datapath.program import PUNT_ACTION
+from flowshunt.base.errors import UsageError
+from flowshunt.base.log import logger
+from flowshunt.datapath.program import PUNT_ACTION, CompiledRule, Handled, as_int64
 from flowshunt.datapath.punts import Punt
 from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath
 from flowshunt.packet.schema import ETH_IPV6, FIELDS
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.learning import learned_flow
+
+_LOG = logger(__name__)
 
 Triples = tuple[tuple[str, int, int], ...]
 
@@ -67,6 +72,10 @@ class Executor:
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
         self.to_controllers: Callable[[ToController], None] | None = None
+        self.n_not_learned = 0
+        self._pending: dict[tuple[int, int], int] = {}
+        self._doomed: set[tuple[int, int]] = set()
+        datapath.rules.linker.on_released = self._released
         datapath.handle_punts(PUNT_ACTION, self)
 
     def __call__(self, punt: Punt) -> None:
@@ -96,5 +105,95 @@ class Executor:
         if action.pause:
             punt.halt()
 
+    # --- learning --------------------------------------------------------------------------------------------------
 
-_HANDLERS: Mapping[type, Callable[[Executor, Punt, Any, F.Flow], None]] = {F.Controller: Executor._controller}
+    def _learn(self, punt: Punt, action: F.Learn, flow: F.Flow) -> None:
+        """The flow is made of the packet as it is now, and is there for the next packet."""
+        learned = learned_flow(action, lambda part: read_field(punt.key, part.field) >> part.start & _ones(part.width))
+        now_ms = int(punt.own.packets["time_ns"][0]) // 1_000_000
+        rule = self._datapath.compile(learned)
+        fits = self._datapath.rules.find(rule) is not None or not action.limit or self._n_learned(action) < action.limit
+        if action.result is not None:
+            _write_bit(punt.key, action.result, fits)
+        if fits:
+            self._pending[learned.table, learned.cookie] = self._pending.get((learned.table, learned.cookie), 0) + 1
+            self._datapath.after_packet.append(lambda: self._add_learned(rule, now_ms))
+
+    def _n_learned(self, action: F.Learn) -> int:
+        """Flows with the table and cookie of a learn action, those that are about to be added included."""
+        request = F.Flow(table=action.table, cookie=action.cookie, cookie_mask=NO_COOKIE)
+        there = len(self._datapath.selected_rules(request))
+        return there + self._pending.get((action.table, action.cookie), 0)
+
+    def _add_learned(self, rule: CompiledRule, now_ms: int) -> None:
+        """Add a learned flow; one that is there already begins its hard timeout anew, and goes on counting."""
+        self._pending.clear()
+        rules = self._datapath.rules
+        number = rules.find(rule)
+        try:
+            if number is None:
+                rules.add((rule,), now_ms)
+            elif rules.rule(number).source == rule.source:
+                rules.touch(number, now_ms)
+            else:
+                rules.change(number, rule, now_ms)
+        except UsageError as problem:
+            self.n_not_learned += 1
+            _LOG.debug("a flow could not be learned: %s", problem)
+
+    def _fin_timeout(self, punt: Punt, action: F.FinTimeout, flow: F.Flow) -> None:
+        """Shorten the timeouts of the flow that the packet met, once it has passed."""
+        rule = self._datapath.compile(flow)
+        now_ms = int(punt.own.packets["time_ns"][0]) // 1_000_000
+        self._datapath.after_packet.append(lambda: self._shorten(rule, action, now_ms))
+
+    def _shorten(self, rule: CompiledRule, action: F.FinTimeout, now_ms: int) -> None:
+        rules = self._datapath.rules
+        number = rules.find(rule)
+        if number is None:
+            return
+        flow = rules.rule(number).source
+        idle = _shorter(flow.idle_timeout, action.idle_timeout)
+        hard = _shorter(flow.hard_timeout, action.hard_timeout)
+        if (idle, hard) != (flow.idle_timeout, flow.hard_timeout):
+            rules.retime(number, replace(flow, idle_timeout=idle, hard_timeout=hard), 1000 * idle, 1000 * hard)
+
+    # --- learned flows that go with those that taught them ---------------------------------------------------------
+
+    def _released(self, handled: Handled) -> None:
+        action = handled.action
+        if isinstance(action, F.Learn) and action.delete_learned:
+            self._doomed.add((action.table, action.cookie))
+
+    def tidy(self) -> None:
+        """Delete the flows that no flow teaches any more where learn said so; call it after changes of flows."""
+        while self._doomed:
+            table, cookie = self._doomed.pop()
+            actions = self._datapath.rules.linker.handled_actions()
+            teaching = (action for action in actions if isinstance(action, F.Learn) and action.delete_learned)
+            if not any((action.table, action.cookie) == (table, cookie) for action in teaching):
+                self._datapath.delete_flows(F.Flow(table=table, cookie=cookie, cookie_mask=NO_COOKIE))
+
+
+def _ones(width: int) -> int:
+    return (1 << width) - 1
+
+
+def _shorter(timeout: int, limit: int) -> int:
+    """A timeout that is at most `limit`, where there is one; 0 is none of both."""
+    return limit if limit and (not timeout or timeout > limit) else timeout
+
+
+def _write_bit(key: Any, part: F.Subfield, value: bool) -> None:
+    place = FIELDS[part.field]
+    at = part.start + place.shift
+    word = place.word if place.width <= 64 or part.start >= 64 else place.word + 1
+    mask = 1 << (at & 63)
+    key[word] = as_int64((int(key[word]) & _WORD & ~mask) | (mask if value else 0))
+
+
+_HANDLERS: Mapping[type, Callable[[Executor, Punt, Any, F.Flow], None]] = {
+    F.Controller: Executor._controller,
+    F.Learn: Executor._learn,
+    F.FinTimeout: Executor._fin_timeout,
+}

@@ -201,9 +201,71 @@ class Exit:
     """End the pipeline here."""
 
 
+@dataclass(frozen=True, slots=True)
+class LearnSpec:
+    """What a learned flow gets from the packet: bits of a field, or a number, for one of three things.
+
+    `kind` is "match" (the flow matches `dest` to be so), "load" (it sets `dest` to that) or "output" (it sends there).
+    """
+
+    kind: str
+    source: Subfield | int
+    dest: Subfield | None
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Add a flow made of the packet, or refresh it. `limit` 0: none; `result` gets 1 where the flow is there then."""
+
+    specs: tuple[LearnSpec, ...] = ()
+    table: int = 1
+    priority: int = DEFAULT_PRIORITY
+    cookie: int = 0
+    idle_timeout: int = 0
+    hard_timeout: int = 0
+    fin_idle_timeout: int = 0
+    fin_hard_timeout: int = 0
+    send_flow_rem: bool = False
+    delete_learned: bool = False
+    limit: int = 0
+    result: Subfield | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FinTimeout:
+    """Shorten the flow's timeouts, where they are longer, when a TCP packet with FIN or RST passes; 0: not that one."""
+
+    idle_timeout: int = 0
+    hard_timeout: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Push bits of a field onto the packet's stack."""
+
+    source: Subfield
+
+
+@dataclass(frozen=True, slots=True)
+class Pop:
+    """Take bits of a field from the packet's stack."""
+
+    dest: Subfield
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLarger:
+    """Put into one bit whether the packet has more than `size` bytes."""
+
+    size: int
+    dest: Subfield
+
+
 Action = (
     Output | Normal | Flood | All | InPort | Local | Resubmit | GotoTable | SetField | Move | PushVlan | PopVlan
     | DecTtl | Ct | CtClear | Clone | Note | Controller | Group | Meter | Enqueue | SetQueue | Exit
+    | Learn | FinTimeout | Push | Pop | CheckLarger
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from flowshunt.rules.openflow import flow as flows
 from flowshunt.rules.openflow import values
 from flowshunt.rules.openflow.fields import PROTOCOLS, USER_FIELDS, UserField
 from flowshunt.rules.openflow.flow import Action, Flow, SetField, Subfield
+from flowshunt.rules.openflow.learning import write_learn
 from flowshunt.rules.openflow.match import Facts, facts_of
 from flowshunt.rules.openflow.nat import write_nat
 from flowshunt.rules.openflow.parse import FLAGS, Command
@@ -239,6 +240,19 @@ class _ActionWriter:
                 return f"enqueue:{write_port(port, self.names)}:{queue}"
             case flows.SetQueue(number):
                 return "pop_queue" if number is None else f"set_queue:{number}"
+            case flows.Learn():
+                return write_learn(action, self.part)
+            case flows.FinTimeout(idle, hard):
+                said = [
+                    f"{name}={number}" for name, number in (("idle_timeout", idle), ("hard_timeout", hard)) if number
+                ]
+                return f"fin_timeout({','.join(said)})"
+            case flows.Push(source):
+                return f"push:{self.part(source)}"
+            case flows.Pop(dest):
+                return f"pop:{self.part(dest)}"
+            case flows.CheckLarger(size, dest):
+                return f"check_pkt_larger({size})->{self.part(dest)}"
         return _FIXED[type(action)]
 
     def resubmit(self, action: flows.Resubmit) -> str:

@@ -20,7 +20,7 @@ from typing import Literal, NoReturn, get_args
 
 from flowshunt.rules.openflow import flow as flows
 from flowshunt.rules.openflow.actions import ActionReader, read_table
-from flowshunt.rules.openflow.errors import BadValueError, FlowWarning, quote
+from flowshunt.rules.openflow.errors import MAX_MISTAKES, BadValueError, FlowSyntaxError, FlowWarning, quote
 from flowshunt.rules.openflow.fields import PLAIN_NAMES, PROTOCOLS, UNSUPPORTED, USER_FIELDS
 from flowshunt.rules.openflow.flow import Flow
 from flowshunt.rules.openflow.match import MatchBuilder
@@ -90,9 +90,22 @@ def parse_flows(
 ) -> list[tuple[Command, Flow]]:
     """The flows of a file with one on each line, each with its command: the word before it, or `command`.
 
-    `#` starts a comment, blank lines are skipped. Raises FlowSyntaxError for the first line that is wrong.
+    `#` starts a comment, blank lines are skipped. Raises FlowSyntaxError for the first line that is wrong, with the
+    mistakes of the lines behind it.
     """
-    return list(iterate_flows(text, ports, tables=tables, source=source, command=command, warn=warn))
+    found: list[tuple[Command, Flow]] = []
+    mistakes: list[FlowSyntaxError] = []
+    for line_command, reader, start, end in _lines(text, ports, tables, source, command, warn):
+        try:
+            found.append((line_command, reader.read(start, end)))
+        except FlowSyntaxError as mistake:
+            mistakes.append(mistake)
+            if len(mistakes) == MAX_MISTAKES:
+                break
+    if mistakes:
+        mistakes[0].others = tuple(mistakes[1:])
+        raise mistakes[0]
+    return found
 
 
 def iterate_flows(
@@ -104,7 +117,20 @@ def iterate_flows(
     command: Command = "add",
     warn: Callable[[FlowWarning], None] | None = None,
 ) -> Iterator[tuple[Command, Flow]]:
-    """As `parse_flows`, one after the other."""
+    """As `parse_flows`, one after the other; the first mistake ends it."""
+    for line_command, reader, start, end in _lines(text, ports, tables, source, command, warn):
+        yield line_command, reader.read(start, end)
+
+
+def _lines(
+    text: str,
+    ports: Mapping[str, int],
+    tables: Mapping[str, int],
+    source: str,
+    command: Command,
+    warn: Callable[[FlowWarning], None] | None,
+) -> Iterator[tuple[Command, _FlowReader, int, int]]:
+    """Per line with a flow: its command, its reader, and where the flow begins and ends in the line."""
     for number, line in enumerate(text.split("\n"), 1):
         content, hashed, _ = line.partition("#")
         start = len(content) - len(content.lstrip(_BLANK))
@@ -116,7 +142,7 @@ def iterate_flows(
         given = COMMANDS.get(content[start:word_end])
         context = Context(content if hashed else line, source, number, ports, tables, warn)
         reader = _FlowReader(context, given or command)
-        yield given or command, reader.read(word_end if given else start, len(content))
+        yield given or command, reader, word_end if given else start, len(content)
 
 
 class _FlowReader:

@@ -149,7 +149,7 @@ class FieldActions:
         self._check_prerequisite(part.field)
         return part
 
-    def _dest(self, text: str) -> FieldPart:
+    def dest(self, text: str) -> FieldPart:
         """The part of a field that an action writes."""
         part = read_part(text)
         field = part.field
@@ -173,7 +173,7 @@ class FieldActions:
         text, arrow, target = item.value.partition("->")
         if not arrow:
             raise BadValueError(f"{quote(item.value)} lacks a destination", "write set_field:VALUE[/MASK]->FIELD")
-        part = self._dest(target)
+        part = self.dest(target)
         field = part.field
         if field.place == "in_port" and part.width == field.width:
             value, mask = values.read_port(text, self.context.ports), full_mask(16)
@@ -198,7 +198,7 @@ class FieldActions:
         text, arrow, target = item.value.partition("->")
         if not arrow:
             raise BadValueError(f"{quote(item.value)} lacks a destination", "write load:VALUE->FIELD[FIRST..LAST]")
-        part = self._dest(target)
+        part = self.dest(target)
         low, high = part.held
         value = read_int(text, part.width)
         if value >> (high - part.start):
@@ -210,7 +210,7 @@ class FieldActions:
         text, arrow, target = item.value.partition("->")
         if not arrow:
             raise BadValueError(f"{quote(item.value)} lacks a destination", "write move:FIELD[]->FIELD[]")
-        source, dest = self.source(text), self._dest(target)
+        source, dest = self.source(text), self.dest(target)
         if source.width != dest.width:
             raise BadValueError(
                 f"{text} has {source.width} bits, but {target} has {dest.width}",

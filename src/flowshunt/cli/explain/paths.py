@@ -1,0 +1,61 @@
+"""A path in words: from port to port, what changes on the way, and by which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowshunt.conntrack.snapshot import address_of
+from flowshunt.datapath.paths import records as P
+from flowshunt.packet.schema import VLAN_PRESENT
+from flowshunt.rules.openflow.format import format_flow
+
+if TYPE_CHECKING:
+    from flowshunt.app import Switch
+
+_KIND_IPV6 = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class PathText:
+    """`changes`: name and new value of each field that leaves otherwise; `rules`: in the order in which they apply."""
+
+    in_port: str
+    out_port: str
+    changes: tuple[tuple[str, str], ...]
+    rules: tuple[str, ...]
+
+
+def path_text(record: Any, switch: Switch, names: Mapping[int, str]) -> PathText:
+    """What a LEARNED record says."""
+    path = record["path"]
+    rules = tuple(
+        f"{'' if flow.table else 'table=0, '}{format_flow(flow, switch.ports)}"
+        for flow in switch.datapath.paths.chain_rules(int(record["chain"]))
+    )
+    in_port, out_port = (names.get(int(path[name]), str(int(path[name]))) for name in ("in_port", "out_port"))
+    return PathText(in_port, out_port, _changes(path), rules)
+
+
+def _changes(path: Any) -> tuple[tuple[str, str], ...]:
+    flags, is_ipv6 = int(path["flags"]), bool(int(path["tuple"]) & _KIND_IPV6)
+    ports = f"{int(path['new_source_port'])} -> {int(path['new_destination_port'])}"
+    tci = int(path["new_vlan_tci"])
+    candidates = (
+        (P.REWRITE_ETH_SRC, "eth_src", _mac(path["new_eth_src"])),
+        (P.REWRITE_ETH_DST, "eth_dst", _mac(path["new_eth_dst"])),
+        (P.REWRITE_VLAN, "vlan", str(tci & 0xFFF) if tci & VLAN_PRESENT else "none"),
+        (P.REWRITE_SOURCE, "nw_src", str(address_of(path["new_source"], is_ipv6))),
+        (P.REWRITE_DESTINATION, "nw_dst", str(address_of(path["new_destination"], is_ipv6))),
+        (P.REWRITE_PORTS, "ports", ports),
+        (P.REWRITE_TOS, "nw_tos", str(int(path["new_tos"]))),
+    )
+    changes = [(name, value) for flag, name, value in candidates if flags & flag]
+    if path["ttl_decrements"]:
+        changes.append(("nw_ttl", f"-{int(path['ttl_decrements'])}"))
+    return tuple(changes)
+
+
+def _mac(value: Any) -> str:
+    return (int(value) & (1 << 48) - 1).to_bytes(6, "big").hex(":")

@@ -1,0 +1,111 @@
+"""Access, trunk and native VLANs, as ovs-vswitchd.conf.db(5) says that `normal` treats them."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowshunt.base.errors import UsageError
+from flowshunt.datapath.tables import Datapath
+from flowshunt.datapath.vlans import MODES
+from flowshunt.rules.openflow import flow as F
+from tests.builders import Packet
+from tests.datapath.switches import Sent, fate, flow, ports_of, send, switch
+
+ACCESS, TRUNK, SOME, TAGGED, UNTAGGED, PLAIN = range(1, 7)
+
+
+def frame(vlan: int | None = None, pcp: int = 0, source: int = 1, destination: int = 9) -> bytes:
+    packet = Packet().eth(f"02:00:00:00:00:{source:02x}", f"02:00:00:00:00:{destination:02x}")
+    packet = packet if vlan is None else packet.vlan(vlan, pcp=pcp)
+    return packet.ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
+
+
+def lab() -> Datapath:
+    """Port 1 is an access port of VLAN 10; 2 carries all with tags, 3 only 10 and 20; 4 and 5 have the native VLAN 10,
+    with and without a tag; 6 has no settings.
+    """
+    datapath = switch(flow(F.Normal()), ports=range(1, 7))
+    ports = datapath.ports
+    ports.set_vlans(ACCESS, "access", 10)
+    ports.set_vlans(TRUNK, "trunk")
+    ports.set_vlans(SOME, "trunk", trunks=(10, 20))
+    ports.set_vlans(TAGGED, "native-tagged", 10, (30,))
+    ports.set_vlans(UNTAGGED, "native-untagged", 10, (20,))
+    return datapath
+
+
+def by_port(sent: list[Sent]) -> dict[int, bytes]:
+    return {one.port: one.frame for one in sent}
+
+
+def test_what_comes_in_on_an_access_port_has_its_vlan_elsewhere() -> None:
+    tagged = frame(10)
+    expected = {TRUNK: tagged, SOME: tagged, TAGGED: tagged, UNTAGGED: frame(), PLAIN: tagged}
+    assert by_port(send(lab(), frame(), in_port=ACCESS)) == expected
+
+
+def test_a_tag_is_taken_off_and_its_priority_kept_where_it_stays() -> None:
+    sent = by_port(send(lab(), frame(10, pcp=5), in_port=TRUNK))
+    tagged = frame(10, pcp=5)
+    assert sent == {ACCESS: frame(), SOME: tagged, TAGGED: tagged, UNTAGGED: frame(), PLAIN: tagged}
+
+
+def test_packets_go_only_where_their_vlan_does() -> None:
+    assert set(by_port(send(lab(), frame(20), in_port=TRUNK))) == {SOME, UNTAGGED, PLAIN}
+    assert set(by_port(send(lab(), frame(30), in_port=PLAIN))) == {TRUNK, TAGGED}
+    assert by_port(send(lab(), frame(), in_port=TRUNK)) == {PLAIN: frame()}
+
+
+def test_a_native_port_gives_its_vlan_to_what_has_none() -> None:
+    sent = by_port(send(lab(), frame(), in_port=UNTAGGED))
+    assert (sent[ACCESS], sent[TRUNK], sent[TAGGED]) == (frame(), frame(10), frame(10))
+
+
+@pytest.mark.parametrize(("port", "vlan"), [(ACCESS, 10), (ACCESS, 20), (SOME, 30), (SOME, None), (UNTAGGED, 30)])
+def test_what_a_port_does_not_carry_is_not_admitted(port: int, vlan: int | None) -> None:
+    datapath = lab()
+    assert fate(datapath, frame(vlan), in_port=port) == "drop.vlan"
+    assert datapath.ports.stations(1_000_000) == []
+
+
+def test_stations_are_learned_by_vlan() -> None:
+    datapath = lab()
+    send(datapath, frame(source=9, destination=1), in_port=ACCESS)
+    assert [(one.port, one.vlan) for one in datapath.ports.stations(1_000_000)] == [(ACCESS, 10)]
+    assert send(datapath, frame(10), in_port=TRUNK) == [Sent(ACCESS, frame())]
+    assert ACCESS not in ports_of(send(datapath, frame(20), in_port=TRUNK))
+
+
+def test_an_inner_tag_comes_out_when_the_outer_one_is_taken_off() -> None:
+    double = Packet().eth().vlan(10, tpid=0x88A8).vlan(5).ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
+    single = Packet().eth().vlan(5).ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
+    sent = by_port(send(lab(), double, in_port=TRUNK))
+    assert (sent[ACCESS], sent[SOME]) == (single, double)
+
+
+def test_other_outputs_than_normal_do_not_care() -> None:
+    datapath = lab()
+    datapath.delete_flows(F.Flow())
+    datapath.add_flows([flow(F.Output(ACCESS))])
+    assert send(datapath, frame(20), in_port=PLAIN) == [Sent(ACCESS, frame(20))]
+
+
+def test_settings_end_with_their_port_and_can_be_taken_back() -> None:
+    datapath = lab()
+    ports = datapath.ports
+    for number in range(1, 6):
+        ports.remove(number)
+        ports.add(number)
+    assert ports.arrays.state["vlan_ports"][0] == 0
+    assert set(by_port(send(datapath, frame(), in_port=ACCESS))) == {2, 3, 4, 5, 6}
+    ports.set_vlans(1, "access", 7)
+    ports.set_vlans(1, "all")
+    assert ports.arrays.state["vlan_ports"][0] == 0
+
+
+def test_what_cannot_be_is_refused() -> None:
+    ports = lab().ports
+    for number, mode, tag in ((9, "access", 1), (1, "dot1q-tunnel", 1), (1, "access", 4096)):
+        with pytest.raises(UsageError):
+            ports.set_vlans(number, mode, tag)
+    assert MODES[0] == "all"
