@@ -150,12 +150,12 @@ def test_all_counters_are_read_within_a_few_seconds_a_slice_at_a_time(monkeypatc
     forwarder.calls.clear()
     asked = []
     for _ in range(60):
-        bench.now_ms += 100
+        bench.now_ms += 400
         bench.offload.poll(bench.now_ms)
         asked.append(forwarder.n_calls_of("statistics"))
     assert asked[-1] >= 5
     assert max(np.diff(asked)) <= 1
-    assert bench.now_ms - 11 * SECOND <= bench.offload.synchronised_ms < bench.now_ms
+    assert bench.now_ms - 44 * SECOND <= bench.offload.synchronised_ms < bench.now_ms
     assert bench.offload._installer is not None
     assert bench.offload._installer.accounting.n_synchronised >= 300
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
+
+import pytest
+
 from flowshunt.conntrack.states import WATCH_HELD
+from flowshunt.offload.framework import Offload
+from flowshunt.offload.registry import Settings
+from flowshunt.offload.runner import Inline, Worker
 from tests.offload.forwarders import Forwarding, PathBench
 from tests.offload.traffic import SECOND, tcp
 
@@ -138,3 +145,18 @@ def test_unregistering_lets_go_of_what_a_worker_never_answered() -> None:
     bench.answer(1)
     bench.show([way])
     assert bench.offload.holder(*way) == "next"
+
+
+def test_one_that_belongs_to_the_packet_thread_stays_there_however_slow_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    for stays in (False, True):
+        forwarder = Forwarding()
+        forwarder.packet_thread_only = stays  # type: ignore[attr-defined]
+        bench = PathBench(enabled=False)
+        ticks = count(step=10_000_000_000)
+        bench.offload = Offload(bench.holding, clock_ns=lambda ticks=ticks: next(ticks), paths=bench.paths)  # type: ignore[misc]
+        bench.offload.register(forwarder)
+        bench.offload.configure(Settings(enabled=True))
+        bench.ask(1)
+        runner = bench.offload._attachments["forwarding"].runner
+        assert isinstance(runner, Inline if stays else Worker)
+    assert "where it has to stay" in caplog.text

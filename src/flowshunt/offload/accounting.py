@@ -15,10 +15,11 @@ from flowshunt.offload import forwarding as F
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.book import Book, Members
 from flowshunt.offload.caller import Caller
+from flowshunt.offload.picking import pick
 from flowshunt.offload.runner import Worker
 from flowshunt.offload.table import Paths, Table
 
-PERIOD_MS = 5_000
+PERIOD_MS = 20_000
 SLICE_ROWS = 4096
 """Rows that are gone through at a time, at least and (times MAX_SLICES) at most."""
 MAX_SLICES = 8
@@ -43,7 +44,10 @@ class Ledger(NamedTuple):
 
 
 class _Told(NamedTuple):
-    ledger: Ledger
+    leaders: np.ndarray
+    generations: np.ndarray
+    ledger: Ledger | None
+    """As it was when a worker was asked; None: it is as it was, since the answer came at once."""
     due: np.ndarray | None
     """OPERATION of connections that are due, and which of the ledger's flows each belongs to; else None."""
     places: np.ndarray | None
@@ -71,9 +75,9 @@ class Accounting:
 
     def ledger(self, leaders: np.ndarray) -> Ledger:
         """As the book has it now, of leaders int64 (n,)."""
-        entries = self._book.entries[leaders]
-        columns = (entries[name] for name in ("chains", "in_ports", "eth_srcs", "vlans"))
-        return Ledger(leaders, entries["generation"], tuple(self._book.members(leaders)), *columns)
+        entries = self._book.entries
+        columns = (entries[name][leaders] for name in ("chains", "in_ports", "eth_srcs", "vlans"))
+        return Ledger(leaders, self._book.generations(leaders), tuple(self._book.members(leaders)), *columns)
 
     def add(self, attachment: Attachment, ledger: Ledger, usage: np.ndarray) -> None:
         """Add USAGE (n,) of the flows of a ledger to connections, rules and stations.
@@ -89,7 +93,7 @@ class Accounting:
         for part in ledger.members:
             those = used[part.which]
             if those.any():
-                mine = usage[part.which[those]]
+                mine = pick(usage, part.which[those])
                 identity = part.rows[those], part.generations[those], part.turned[those]
                 self._table.add_usage(*identity, mine["packets"], mine["bytes"], mine["last_used_ms"])
         for d in range(2):
@@ -157,22 +161,35 @@ class Accounting:
 
     def _read(self, leaders: np.ndarray) -> None:
         for attachment, mine in self._by_holder(leaders):
-            self._ask(attachment, _Told(self.ledger(leaders[mine]), None, None))
+            self._ask(attachment, leaders[mine])
 
     def _by_holder(self, leaders: np.ndarray) -> list[tuple[Attachment, np.ndarray]]:
         numbers = self._caller.holder[leaders]
         found = ((self._caller.attachment_of(number), numbers == number) for number in np.unique(numbers).tolist())
         return [(attachment, mine) for attachment, mine in found if attachment is not None]
 
-    def _ask(self, attachment: Attachment, told: _Told) -> bool:
+    def _ask(
+        self,
+        attachment: Attachment,
+        leaders: np.ndarray,
+        due: np.ndarray | None = None,
+        places: np.ndarray | None = None,
+    ) -> bool:
+        generations = self._book.generations(leaders)
+        ledger = self.ledger(leaders) if isinstance(attachment.runner, Worker) else None
+        told = _Told(leaders, generations, ledger, due, places)
         now_ms = self._caller.now_ms
-        rows = told.ledger.leaders.astype(np.uint32), told.ledger.generations.astype(np.uint32)
-        call = F.Call(F.STATISTICS, (*rows, now_ms), now_ms, attachment.epoch, told)
+        call = F.Call(F.STATISTICS, (leaders.astype(np.uint32), generations, now_ms), now_ms, attachment.epoch, told)
         return self._caller.call(attachment, call)
 
     def on_statistics(self, attachment: Attachment, told: _Told, usage: np.ndarray) -> None:
         """The answer to what was asked."""
-        self.add(attachment, told.ledger, usage)
+        if told.ledger is not None:
+            self.add(attachment, told.ledger, usage)
+        else:
+            used = (usage["packets"] != 0).any(axis=1)
+            if used.any():
+                self.add(attachment, self.ledger(told.leaders[used]), pick(usage, used))
         if told.due is not None:
             attachment.counters["updated"] += len(told.due)
             attachment.asks[told.due["row"]] = 0
@@ -191,7 +208,7 @@ class Accounting:
             flows, places = np.unique(leaders[mine], return_inverse=True)
             if len(flows):
                 answered |= mine
-                self._ask(attachment, _Told(self.ledger(flows), due[mine], places))
+                self._ask(attachment, flows, due[mine], places)
         if not answered.all():
             self._answer(due[~answered], np.zeros(int((~answered).sum()), np.int64))
 

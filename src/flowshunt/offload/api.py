@@ -55,6 +55,9 @@ class OptionalCallbacks(Protocol):
     n operations; a full one refuses with `queue-full`, and the connection is offered again at its next reply packet.
     None or missing: as the framework thinks best (built-in ones 0, installed plug-ins a worker)."""
 
+    packet_thread_only: bool
+    """True: it works on what belongs to the packet thread, and is never moved to a worker, however long it blocks."""
+
     forwards: bool
     """True: from a conn_established that answered True until conn_del, packets may pass unseen by the tracker. At most
     one provider does so for a connection; while it lasts TCP windows are not checked, and the connection expires only

@@ -14,6 +14,7 @@ import numpy as np
 
 from flowshunt.conntrack.memory import reserve
 from flowshunt.datapath.paths.records import N_ZONES, PATH
+from flowshunt.offload.picking import as_bytes
 
 FIT = (1, 2)
 """By direction: its path is known, and may be taken without asking."""
@@ -65,7 +66,7 @@ class Pool:
     """Paths that wait, at most `capacity`; memory is committed up to the most that ever waited."""
 
     def __init__(self, capacity: int) -> None:
-        self.paths = reserve(PATH, capacity)
+        self.paths = reserve(np.uint8, capacity, PATH.itemsize)
         self._free = reserve(np.uint32, capacity)
         self._n_free = 0
         self._n_fresh = 0
@@ -115,21 +116,21 @@ class Book:
         return last
 
     def digests(self, paths: np.ndarray) -> np.ndarray:
-        """A number for each of PATH (n,), int64 (n,), equal for equal paths.
+        """A number for each path, bytes of PATH as uint8 (n, size): int64 (n,), equal for equal paths.
 
         Different ones are equal by chance once in 2**32 at most, whoever chose them: the sum is weighed with numbers
         that nobody outside knows, and a path has fields that senders choose.
         """
-        words = np.ascontiguousarray(paths).view(np.uint32).reshape(len(paths), _WORDS)
+        words = np.ascontiguousarray(paths).view(np.uint32)
         sums: np.ndarray = (words.astype(np.uint64) * self._keys).sum(1, dtype=np.uint64)
         return sums.view(np.int64)
 
     def same_way(self, learned: np.ndarray) -> np.ndarray:
         """Whether what the book has under these leaders is of the very connections of LEARNED (n,): bool (n,)."""
         leaders = learned["rows"][:, 0]
-        entries = self.entries[leaders]
-        same: np.ndarray = (self.flags[leaders] != 0) & (entries["generation"] == learned["generations"][:, 0])
-        same &= entries["n_zones"] == learned["n_zones"]
+        same: np.ndarray = self.flags[leaders] != 0
+        same &= self.entries["generation"][leaders] == learned["generations"][:, 0]
+        same &= self.entries["n_zones"][leaders] == learned["n_zones"]
         for zone in range(1, int(learned["n_zones"].max())):
             there = learned["n_zones"] > zone
             same &= ~there | (self._other_rows[leaders, zone - 1] == learned["rows"][:, zone])
@@ -154,10 +155,11 @@ class Book:
         It waits unless it is what the holder has already.
         """
         leaders = learned["rows"][:, 0].astype(np.int64)
-        digests = self.digests(learned["path"])
+        paths = as_bytes(learned, "path")
+        digests = self.digests(paths)
         flags, entries = self.flags[leaders], self.entries
         same = (flags & FIT[d] != 0) & (entries["digests"][leaders, d] == digests)
-        self._wait(d, leaders, learned["path"], ~same | (flags & (HELD | ASKED | WAITS[d]) == 0))
+        self._wait(d, leaders, paths, ~same | (flags & (HELD | ASKED | WAITS[d]) == 0))
         entries["digests"][leaders, d] = digests
         entries["epochs"][leaders, d] = learned["epoch"]
         entries["chains"][leaders, d] = learned["chain"]
@@ -170,7 +172,7 @@ class Book:
         self.top = max(self.top, int(leaders.max()) + 1)
 
     def _wait(self, d: int, leaders: np.ndarray, paths: np.ndarray, wanted: np.ndarray) -> None:
-        """Put those of PATH (n,) that are wanted, bool (n,), into the pool, in the place of what waits there."""
+        """Put those paths, uint8 (n, size), that are wanted, bool (n,), into the pool, for what waits there already."""
         fresh = leaders[wanted & (self.flags[leaders] & WAITS[d] == 0)]
         self.entries["places"][fresh, d] = self.pool.take(len(fresh))
         self.flags[fresh] |= WAITS[d]
@@ -205,7 +207,7 @@ class Book:
         return found
 
     def waiting_paths(self, leaders: np.ndarray) -> np.ndarray:
-        """PATH (n, 2), of leaders whose paths both wait."""
+        """uint8 (n, 2, size): PATH of both directions, of leaders whose paths both wait."""
         paths: np.ndarray = self.pool.paths[self.entries["places"][leaders]]
         return paths
 

@@ -390,7 +390,12 @@ class Dispatcher:
 
     def _put_aside_if_slow(self, attachment: Attachment) -> None:
         runner = attachment.runner
-        if isinstance(runner, Inline) and runner.is_slow:
+        if not isinstance(runner, Inline) or not runner.is_slow:
+            return
+        if getattr(attachment.provider, "packet_thread_only", False):
+            _log.warning("provider %s blocked the packet thread, where it has to stay", attachment.name)
+            runner.is_slow = False
+        else:
             _log.warning("provider %s blocked the packet thread; from now on it has a worker thread", attachment.name)
             attachment.runner = Worker(attachment.provider, self._devices)
 

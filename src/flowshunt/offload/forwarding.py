@@ -17,6 +17,7 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.calls import failures
 from flowshunt.offload.errors import MAX_ERRNO, errno_of
 from flowshunt.offload.installing import USAGE
+from flowshunt.offload.picking import copied
 
 INSTALL, RENEW, BEGIN_EPOCH, WITHDRAW, STATISTICS, HANDED_BACK = (
     "install",
@@ -96,7 +97,7 @@ def _sane(value: Any, n: int, now_ms: int) -> np.ndarray:
     """USAGE in which nothing is negative or ahead of now. Raises ValueError for anything else."""
     if not isinstance(value, np.ndarray) or value.dtype != USAGE or value.shape != (n,):
         raise ValueError(f"USAGE of {n} flows was wanted")
-    usage = value.copy()
+    usage = copied(np.ascontiguousarray(value))
     for name in ("packets", "bytes", "frame_bytes"):
         np.maximum(usage[name], 0, out=usage[name])
     np.clip(usage["last_used_ms"], 0, max(now_ms, 0), out=usage["last_used_ms"])

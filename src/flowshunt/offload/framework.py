@@ -192,7 +192,7 @@ class Offload:
     def synchronise(self) -> None:
         """Add all that was forwarded to the counters of connections, rules and stations (row E6).
 
-        Happens by itself at least every few seconds, see `synchronised_ms`, and for a connection when it is listed.
+        Happens by itself within some twenty seconds, see `synchronised_ms`, and for a connection when it is listed.
         What a worker's provider forwarded follows when it answers.
         """
         if self._installer is not None:

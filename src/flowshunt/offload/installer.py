@@ -30,7 +30,8 @@ from flowshunt.offload.accounting import Accounting, Ledger
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.book import Book
 from flowshunt.offload.caller import Caller, Journal
-from flowshunt.offload.installing import FLOW
+from flowshunt.offload.installing import FLOW, PATH
+from flowshunt.offload.picking import as_bytes, copied, pick
 from flowshunt.offload.runner import Worker
 from flowshunt.offload.table import Paths, Table
 
@@ -82,13 +83,13 @@ class Installer:
         self.follow_epoch()
         leaders = learned["rows"][:, 0].astype(np.int64)
         limits = self._table.idle_limits(leaders, learned["generations"][:, 0].astype(np.int64))
-        learned = learned[(limits > 0) & (self.book.flags[leaders] & B.LEAVING == 0)]
+        learned = pick(learned, (limits > 0) & (self.book.flags[leaders] & B.LEAVING == 0))
         touched = []
         for d in range(2):
-            mine = learned[learned["turned"] & 1 == d]
+            mine = pick(learned, learned["turned"] & 1 == d)
             if len(mine):
                 leaders = mine["rows"][:, 0].astype(np.int64)
-                mine = mine[self.book.last_of_each(leaders)]
+                mine = pick(mine, self.book.last_of_each(leaders))
                 touched.append(self._note(d, mine))
         if touched:
             self._pair(np.unique(np.concatenate(touched)))
@@ -97,16 +98,16 @@ class Installer:
         """Records of direction d, each leader once. Returns the leaders whose path may be taken."""
         others = ~self.book.same_way(learned)
         if others.any():
-            self._begin(learned[others])
+            self._begin(pick(learned, others))
         unfit = learned["unfit"] != 0
         if unfit.any():
-            self._note_unfit(d, learned[unfit])
-            learned = learned[~unfit]
+            self._note_unfit(d, pick(learned, unfit))
+            learned = pick(learned, ~unfit)
         if len(learned) == 0:
             return np.zeros(0, np.int64)
         leaders: np.ndarray = learned["rows"][:, 0].astype(np.int64)
         free = self.book.flags[leaders] & B.LEAVING == 0
-        leaders, learned = leaders[free], learned[free]
+        leaders, learned = leaders[free], pick(learned, free)
         held = leaders[self.book.flags[leaders] & B.HELD != 0]
         if len(held):
             self.accounting.before_chains_change(held, d, learned)
@@ -122,7 +123,7 @@ class Installer:
         busy = self.book.flags[known] & B.BUSY != 0
         self.withdraw(known[busy], R.PATH_CHANGED)
         self.book.forget(known[~busy])
-        self.book.begin(learned[self.book.flags[leaders] == 0])
+        self.book.begin(pick(learned, self.book.flags[leaders] == 0))
 
     def _note_unfit(self, d: int, learned: np.ndarray) -> None:
         reasons = _REASON_OF_UNFIT[np.minimum(learned["unfit"], len(UNFIT) - 1)]
@@ -149,10 +150,10 @@ class Installer:
         """Offer, replace or renew those of which both directions are known in one epoch."""
         flags = self.book.flags[leaders]
         leaders = leaders[(flags & _BOTH_FIT == _BOTH_FIT) & (flags & B.LEAVING == 0)]
-        entries = self.book.entries[leaders]
-        everyone = (1 << entries["n_zones"].astype(np.int64)) - 1
-        paired = entries["epochs"][:, 0] == entries["epochs"][:, 1]
-        paired &= entries["turned"][:, 0] ^ entries["turned"][:, 1] == everyone
+        entries = self.book.entries
+        epochs, turned = entries["epochs"][leaders], entries["turned"][leaders]
+        everyone = (1 << entries["n_zones"][leaders].astype(np.int64)) - 1
+        paired = (epochs[:, 0] == epochs[:, 1]) & (turned[:, 0] ^ turned[:, 1] == everyone)
         leaders = leaders[paired]
         flags = self.book.flags[leaders]
         held, waits = flags & (B.HELD | B.ASKED) != 0, flags & _BOTH_WAIT
@@ -186,8 +187,9 @@ class Installer:
         self.book.stop_waiting(leaders)
         held = self.book.flags[leaders] & B.BUSY != 0
         for attachment, mine in self._by_holder(leaders, held):
-            self._ask(attachment, leaders[mine], flows[mine])
-        self._offer(leaders[~held], flows[~held])
+            self._ask(attachment, leaders[mine], pick(flows, mine))
+        if not held.all():
+            self._offer(leaders[~held], pick(flows, ~held))
 
     def _without_conflicts(self, leaders: np.ndarray) -> np.ndarray:
         """Flows on whose way no connection is of another flow; one that was another's is taken from that."""
@@ -218,14 +220,15 @@ class Installer:
 
     def _flows(self, leaders: np.ndarray, limits: np.ndarray) -> np.ndarray:
         flows = np.zeros(len(leaders), FLOW)
-        entries = self.book.entries[leaders]
+        entries = self.book.entries
         flows["now_ms"] = self._caller.now_ms
-        flows["epoch"] = entries["epochs"][:, 0]
-        flows["paths"] = self.book.waiting_paths(leaders)
+        flows["epoch"] = entries["epochs"][leaders, 0]
+        paths = self.book.waiting_paths(leaders)
+        as_bytes(flows, "paths")[:] = paths.reshape(len(leaders), 2 * PATH.itemsize)
         flows["rows"], flows["generations"] = self.book.identities(leaders)
         flows["max_idle_ms"] = limits
-        flows["ct_state"] = entries["ct_states"]
-        flows["n_zones"] = entries["n_zones"]
+        flows["ct_state"] = entries["ct_states"][leaders]
+        flows["n_zones"] = entries["n_zones"][leaders]
         return flows
 
     def _offer(self, leaders: np.ndarray, flows: np.ndarray, after: Attachment | None = None) -> None:
@@ -239,8 +242,8 @@ class Installer:
             state = attachment.state[leaders]
             needed = A.TAKEN | (A.ESTABLISHED if attachment.takes_established else 0)
             ready = state & needed == needed
-            self._ask(attachment, leaders[ready], flows[ready])
-            leaders, flows = leaders[~ready], flows[~ready]
+            self._ask(attachment, leaders[ready], pick(flows, ready))
+            leaders, flows = leaders[~ready], pick(flows, ~ready)
 
     def _ask(self, attachment: Attachment, leaders: np.ndarray, flows: np.ndarray) -> None:
         """Offer flows to one forwarder, which may hold them already. A worker may begin before we hear of it."""
@@ -257,7 +260,7 @@ class Installer:
         self.book.flags[leaders] |= B.ASKED
         self.book.entries["n_asked"][leaders] += 1
         asked = _Asked(leaders, generations, flows)
-        if not self._call(attachment, F.INSTALL, (flows.copy(),), keep=asked):
+        if not self._call(attachment, F.INSTALL, (copied(flows),), keep=asked):
             errors = np.ones(len(leaders), np.int32)
             attachment.counters["queue-full"] += len(leaders)
             self._installed(attachment, asked, errors, np.full(len(leaders), R.QUEUE_FULL, np.uint16))
@@ -295,7 +298,7 @@ class Installer:
         self._withdraw_each(leaders[held], why[held])
         free = leaders[~held]
         self._let_go(free, isinstance(attachment.runner, Worker))
-        self._offer(free, asked.flows[refused][~held], after=attachment)
+        self._offer(free, pick(pick(asked.flows, refused), ~held), after=attachment)
 
     def _let_go(self, leaders: np.ndarray, was_held: bool = True) -> None:
         """Nobody holds these flows any more. Rows that belong to others by now are left alone."""

@@ -46,6 +46,7 @@ class Eswitch(ArrayProvider):
 
     mark = "HW_OFFLOAD"
     queue_limit = 0
+    packet_thread_only = True
 
     @classmethod
     def from_options(cls, shares: Shares | None, options: Mapping[str, str]) -> Eswitch:

@@ -43,6 +43,7 @@ class Flowtable(ArrayProvider):
 
     mark = "OFFLOAD"
     queue_limit = 0
+    packet_thread_only = True
 
     def __init__(
         self,
