@@ -51,8 +51,8 @@ PARTS = {
         " --connection 'proto=tcp dport=5001' -q | tail -4",
     ],
     "what-if": [
-        f"flowshunt what-if {DEMO} --flows {RULES}/dual-stack.flows --offload flowtable --table-size 1,2,4 --ageing 1,30"
-        " 2>/dev/null",
+        f"flowshunt what-if {DEMO} --flows {RULES}/dual-stack.flows --offload flowtable"
+        " --table-size 2,4,8 --ageing 1,30 2>/dev/null",
     ],
     "error": [f"flowshunt replay {DEMO} --set-flow 'table=0,ip,nw_scr=10.0.0.0/8,actions=normal'"],
     "python": ["python examples/states.py"],
