@@ -129,6 +129,11 @@ class HandForwarder:
         self._ended += list(self._installed)
         self._withdraw()
 
+    def flush(self) -> None:
+        """End all flows; their connections are held on, with the timers that the packets gave them."""
+        for row, generation, usage in zip(*self.share.flush(), strict=True):
+            self._account((int(row), int(generation)), usage)
+
     def _watch(self, events: np.ndarray) -> None:
         for event in events:
             name = int(event["row"]), int(event["generation"])

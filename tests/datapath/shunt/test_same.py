@@ -158,6 +158,8 @@ def sent(result: Any, batch: Batch) -> list[tuple[int, Sent]]:
 def test_random_traffic_comes_out_the_same(
     rules: str, options: dict[str, Any], translated: str | None, profile: str, check: bool
 ) -> None:
+    # Linux keeps what is held when it is due, so a sweep in a silence would not find it over.
+    waits = WAITS if profile == "default" else WAITS[:6]
     hits = 0
     for seed in range(3):
         rng = random.Random(seed)
@@ -171,7 +173,7 @@ def test_random_traffic_comes_out_the_same(
         for _ in range(10):
             ports = [5000, 5001, 5002] if translated else [None]
             batch = traffic(rng, peers, rng.choice(ports), now_ms, 40)
-            now_ms = int(batch.packets["time_ns"].max()) // 1_000_000 + (rng.choice(WAITS) if translated else 0)
+            now_ms = int(batch.packets["time_ns"].max()) // 1_000_000 + (rng.choice(waits) if translated else 0)
             results = hand.process(batch), plain.datapath.process(batch)
             states = [result.ct_state.tolist() for result in results]
             assert states[0] == states[1], (seed, now_ms)
@@ -180,7 +182,7 @@ def test_random_traffic_comes_out_the_same(
             for one in (hand, plain):
                 one.tracker.sweep(now_ms)
         hits += hand.share.hits
-        hand.withdraw_all()
+        hand.flush()
         assert connections(hand) == connections(plain), seed
     assert hits > 20
 
