@@ -97,8 +97,12 @@ def _sane(value: Any, n: int, now_ms: int) -> np.ndarray:
     """USAGE in which nothing is negative or ahead of now. Raises ValueError for anything else."""
     if not isinstance(value, np.ndarray) or value.dtype != USAGE or value.shape != (n,):
         raise ValueError(f"USAGE of {n} flows was wanted")
+    counters = ("packets", "bytes", "frame_bytes")
+    is_positive = min(value[name].min(initial=0) for name in (*counters, "last_used_ms")) >= 0
+    if is_positive and value["last_used_ms"].max(initial=0) <= now_ms:
+        return value
     usage = copied(np.ascontiguousarray(value))
-    for name in ("packets", "bytes", "frame_bytes"):
+    for name in counters:
         np.maximum(usage[name], 0, out=usage[name])
     np.clip(usage["last_used_ms"], 0, max(now_ms, 0), out=usage["last_used_ms"])
     return usage
