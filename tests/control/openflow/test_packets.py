@@ -180,3 +180,17 @@ def test_what_no_controller_hears_costs_nothing_but_the_punt(bench: Bench) -> No
     bench.receive(udp())
     assert bench.running.switch.statistics()["punted"] == 1
     assert bench.running.switch.statistics()["handler-errors"] == 0
+
+
+@needs_ofctl
+def test_what_no_flow_matches_goes_to_a_controller_of_an_old_version(bench: Bench) -> None:
+    bench.running.ofctl("add-flow", "table=1,arp,actions=drop")
+    bench.receive(udp())
+    monitor = bench.monitor("65534")
+    bench.receive(udp("10.0.0.7"))
+    said = monitor.next()
+    assert "cookie=0x0" in said or "cookie" not in said
+    assert "in_port=1 (via no_match) data_len=47" in said and "nw_src=10.0.0.7" in said
+    new = bench.monitor("65534", "-OOpenFlow13")
+    bench.receive(udp("10.0.0.8"))
+    assert "(via no_match)" in new.next()  # the old one asks for it

@@ -44,7 +44,7 @@ from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume
 from flowshunt.control.openflow.roles import Roles
-from flowshunt.control.openflow.wire import NO_BUFFER, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
+from flowshunt.control.openflow.wire import NO_BUFFER, OF13, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
 from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
@@ -116,6 +116,7 @@ class Service:
     def detach(self, connection: Connection) -> None:
         """The connection is gone."""
         self.connections.pop(connection, None)
+        self._watch_misses()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -183,6 +184,18 @@ class Service:
     def _features(self, connection: Connection, request: Request) -> None:
         described = tuple(self._ports(None))
         connection.reply(request, switch.Features(self.datapath_id, N_TABLES, described))
+        self._watch_misses()
+
+    def _watch_misses(self) -> None:
+        """Send packets that no flow matches to controllers, if one of a version before 1.3 hears of packets.
+
+        From 1.3 on they are dropped, unless a flow of priority 0 says otherwise.
+        """
+        wanted = any(
+            0 < connection.version < OF13 and not connection.controller_id and (connection.miss_send_len or not quiet)
+            for connection, quiet in list(self.connections.items())
+        )
+        self._bridge.executor.send_misses(wanted)
 
     def _config(self, connection: Connection, request: Request) -> None:
         connection.reply(request, switch.Config(self._fragments, connection.miss_send_len))
@@ -192,6 +205,7 @@ class Service:
             raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
         connection.miss_send_len = request.message.miss_send_len
         self._fragments = request.message.fragments
+        self._watch_misses()
 
     def _description(self, connection: Connection, request: Request) -> None:
         connection.reply(request, self.description)

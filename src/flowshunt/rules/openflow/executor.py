@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
-from flowshunt.datapath.program import PUNT_ACTION, CompiledRule, Handled, as_int64
+from flowshunt.datapath.program import PUNT_ACTION, Assembler, CompiledRule, Handled, as_int64
 from flowshunt.datapath.punts import Punt
 from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath
@@ -73,6 +73,7 @@ class Executor:
         self._datapath = datapath
         self.to_controllers: Callable[[ToController], None] | None = None
         self.n_not_learned = 0
+        self._miss_program: int | None = None
         self._pending: dict[tuple[int, int], int] = {}
         self._doomed: set[tuple[int, int]] = set()
         datapath.rules.linker.on_released = self._released
@@ -104,6 +105,20 @@ class Executor:
             )
         if action.pause:
             punt.halt()
+
+    def send_misses(self, wanted: bool) -> None:
+        """Let packets that the first table has no flow for go to controllers, or be dropped."""
+        rules = self._datapath.rules
+        if wanted and self._miss_program is None:
+            out = Assembler()
+            out.handled(Handled(F.Controller(reason=REASON_MISS), F.Flow()))
+            words, _ = rules.linker.link(out.finish(), out.late)
+            self._miss_program = rules.store(words)
+        state = rules.arrays.state
+        before = bool(state["miss"][0])
+        if before != wanted:
+            state["miss"] = self._miss_program if wanted else 0
+            rules.version += 1
 
     # --- learning --------------------------------------------------------------------------------------------------
 
