@@ -39,6 +39,21 @@ PARTS = {
         f"flowshunt replay {DEMO} --flows {RULES}/bluefield.flows --timeout tcp_established=600 -q --table conntrack"
         " | grep ESTABLISHED",
     ],
+    "offload": [
+        f"flowshunt replay {DEMO} --flows {RULES}/dual-stack.flows --offload eswitch:bluefield-2 --compare"
+        " | sed -n '/^Offload$/,/^Offload over/p' | head -n -2",
+        f"flowshunt replay {DEMO} --flows {RULES}/dual-stack.flows --offload flowtable -q --table offload | tail -3",
+    ],
+    "explain": [
+        f"flowshunt explain {DEMO} --flows {RULES}/dual-stack.flows --connection 'proto=tcp dport=5001' -q",
+        f"flowshunt explain {DEMO} --set-flow 'table=0,ip,actions=ct(commit,table=1)'"
+        " --set-flow 'table=1,actions=normal' --set-flow 'table=1,priority=40000,ip,nw_ttl=64,actions=normal'"
+        " --connection 'proto=tcp dport=5001' -q | tail -4",
+    ],
+    "what-if": [
+        f"flowshunt what-if {DEMO} --flows {RULES}/dual-stack.flows --offload flowtable"
+        " --table-size 2,4,8 --ageing 1,30 2>/dev/null",
+    ],
     "error": [f"flowshunt replay {DEMO} --set-flow 'table=0,ip,nw_scr=10.0.0.0/8,actions=normal'"],
     "python": ["python examples/states.py"],
 }

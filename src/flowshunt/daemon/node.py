@@ -6,8 +6,9 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,8 @@ from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
 from flowshunt.daemon.links import follow_links
-from flowshunt.daemon.ports import describe, has_device, open_device
+from flowshunt.daemon.opening import Opener
+from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
 from flowshunt.daemon.worker import Worker
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
@@ -56,9 +58,13 @@ class Node:
         config: Config | None = None,
         clock: Clock | None = None,
         open_port: OpenPort = open_device,
+        has_devices: bool | None = None,
         busy_poll: bool = False,
     ) -> None:
-        """`rundir`: where sockets go. `open_port`: what opens devices; `daemon.ports.open_dummy` for tests."""
+        """`rundir`: where sockets go. `open_port`: what opens devices; `daemon.ports.open_dummy` for tests.
+
+        `has_devices`: whether ports of type system are network devices; without, they are unless it is that.
+        """
         self.rundir = rundir
         self.clock = clock or SystemClock()
         self.core = Switch.from_config(config or Config())
@@ -69,7 +75,8 @@ class Node:
         self.other_config: dict[str, str] = {}
         self.is_holding = False
         """Packets that come in are dropped: flows are being restored."""
-        self._open_port = open_port
+        self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
+        self._opener = Opener(open_port)
         self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,7 +94,7 @@ class Node:
         """Begin. The loop that this runs in is the thread of control."""
         self._loop = asyncio.get_running_loop()
         self._worker.start()
-        if self._open_port is open_device:
+        if self._has_devices:
             self._follower = asyncio.create_task(follow_links(self._link_changed))
 
     async def stop(self) -> None:
@@ -145,6 +152,13 @@ class Node:
         await asyncio.sleep(0)
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
+        """On the thread of control: have network devices ready for the `add_port` of bridges, while this is entered.
+
+        Packets do not wait for them then, nor one for the other.
+        """
+        return self._opener.ahead(names) if self._has_devices else nullcontext()
 
     def now_ms(self) -> int:
         """The time; from any thread."""
@@ -225,7 +239,7 @@ class Node:
             if not info.options.get("peer"):
                 raise PortError(f"{info.name}: patch type requires valid 'peer' argument")
             return PatchPort(info.ofport, partial(self._deliver, info.name, info.options["peer"]))
-        return self._open_port(info)
+        return self._opener(info)
 
     def _link_changed(self, name: str | None) -> None:
         """On the thread of control: something happened to a device, or perhaps to all."""

@@ -72,8 +72,9 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
     for name, section in config.bridges.items():
         number = None if section.datapath_id is None else int(section.datapath_id, 16)
         bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))
-        for port, details in config.ports[name].items():
-            await node.call(partial(_add_port, bridge, port, details))
+        async with node.opening(port for port, details in config.ports[name].items() if details.type == "system"):
+            for port, details in config.ports[name].items():
+                await node.call(partial(_add_port, bridge, port, details))
         await node.call(partial(_add_flows, node, bridge, config, base))
         await node.settled()
         tell(f"bridge {name} on unix:{bridge.management_path}")

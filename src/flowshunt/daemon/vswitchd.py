@@ -107,7 +107,12 @@ async def serve(settings: Settings, ready: Callable[[], None], vlog: Vlog) -> No
     """
     stop = asyncio.Event()
     clock = SystemClock() if settings.dummy is None else SteppedClock()
-    node = Node(settings.rundir, clock=clock, open_port=opener(settings.dummy))
+    node = Node(
+        settings.rundir,
+        clock=clock,
+        open_port=opener(settings.dummy),
+        has_devices=settings.dummy not in ("override", "system"),
+    )
     stepped = clock if isinstance(clock, SteppedClock) else None
     server = Server(node, registry(settings.version, stop, vlog=vlog, clock=stepped), settings.program)
     _BRIDGE_LOG.info("%s", settings.version)

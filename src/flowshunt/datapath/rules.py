@@ -360,12 +360,17 @@ class Rules:
                 self.arrays.rules[counter][number] = 0
         self._watch(number, rule)
 
-    @contextmanager
-    def stored(self, words: Sequence[int]) -> Iterator[int]:
-        """A program of no rule in the pool while it is needed: its offset. Raises TablesFullError."""
+    def store(self, words: Sequence[int]) -> int:
+        """Keep a program of no rule in the pool; returns its offset. Raises TablesFullError."""
         at = int(changes.store_words(self.arrays, np.array(words, np.int64)))
         if not at:
             raise TablesFullError("the flow tables are full", hint="delete flows first")
+        return at
+
+    @contextmanager
+    def stored(self, words: Sequence[int]) -> Iterator[int]:
+        """A program of no rule in the pool while it is needed: its offset. Raises TablesFullError."""
+        at = self.store(words)
         try:
             yield at
         finally:

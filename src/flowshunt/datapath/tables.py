@@ -15,6 +15,7 @@ from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath import schema as D
 from flowshunt.datapath.fragments.schema import PROFILES
 from flowshunt.datapath.fragments.store import Fragments
+from flowshunt.datapath.freezing import Frozen, freeze, thaw
 from flowshunt.datapath.inspection import Consultation, Inspector
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
 from flowshunt.datapath.paths.table import Paths
@@ -290,6 +291,34 @@ class Datapath:
                 return self._start_at(at, frame, in_port, now_ns, fields)
         finally:
             self.rules.linker.unlink(tokens)
+
+    def freeze(self) -> Frozen:
+        """A copy of the packet that a handler of punted packets is asked about; the handler may halt it then.
+
+        It has to go on, by `resume`, or be given up, by `forget`.
+        """
+        self.rules.linker.pin()
+        return freeze(self._work, self.rules.arrays.pool, int(self._own.packets["in_port"][0]))
+
+    def forget(self, frozen: Frozen) -> None:
+        """Give up a packet that was frozen."""
+        self.rules.linker.unpin()
+
+    def resume(
+        self, frozen: Frozen, frame: bytes, now_ns: int, fields: Iterable[tuple[int, int, int]] = ()
+    ) -> tuple[Result, Batch]:
+        """Let a frozen packet go on with these bytes, with fields of the pipeline changed; as `send_out`."""
+        try:
+            with self.rules.stored([word for program in frozen.programs for word in program]) as at:
+                batch = self._take_in(frame, frozen.in_port, now_ns)
+                thaw(frozen, self._work, at, now_ns // 1_000_000)
+                key = self._work.keys[0]
+                key[:HEADER_WORDS] = self._own.original[0, :HEADER_WORDS]
+                for word, mask, value in fields:
+                    key[word] = int(key[word]) & ~mask | value
+                return self._run(batch), batch
+        finally:
+            self.rules.linker.unpin()
 
     def _start_at(
         self, at: int, frame: bytes, in_port: int, now_ns: int, fields: Iterable[tuple[int, int, int]]

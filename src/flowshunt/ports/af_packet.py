@@ -97,6 +97,11 @@ class AfPacketPort:
             else:
                 return n_slots
 
+    def renumber(self, in_port: int) -> None:
+        """Give the port another OpenFlow number, before anything was received."""
+        self.in_port = in_port
+        self._receive.state["in_port"] = in_port
+
     @property
     def counters(self) -> dict[str, int]:
         """What went wrong, by name."""

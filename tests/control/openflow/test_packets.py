@@ -14,6 +14,7 @@ import pytest
 from flowshunt.datapath.schema import SOURCE_BATCH
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import Batch
+from flowshunt.rules.openflow.executor import MAX_PAUSED
 from tests.builders import Packet, batch_of
 from tests.control.openflow.test_server import OVS_OFCTL, Running, needs_ofctl
 from tests.datapath.switches import Sent, udp
@@ -180,3 +181,54 @@ def test_what_no_controller_hears_costs_nothing_but_the_punt(bench: Bench) -> No
     bench.receive(udp())
     assert bench.running.switch.statistics()["punted"] == 1
     assert bench.running.switch.statistics()["handler-errors"] == 0
+
+
+@needs_ofctl
+def test_what_no_flow_matches_goes_to_a_controller_of_an_old_version(bench: Bench) -> None:
+    bench.running.ofctl("add-flow", "table=1,arp,actions=drop")
+    bench.receive(udp())
+    monitor = bench.monitor("65534")
+    bench.receive(udp("10.0.0.7"))
+    said = monitor.next()
+    assert "cookie=0x0" in said or "cookie" not in said
+    assert "in_port=1 (via no_match) data_len=47" in said and "nw_src=10.0.0.7" in said
+    new = bench.monitor("65534", "-OOpenFlow13")
+    bench.receive(udp("10.0.0.8"))
+    assert "(via no_match)" in new.next()  # the old one asks for it
+
+
+@needs_ofctl
+def test_a_paused_packet_goes_on_where_it_stopped(bench: Bench) -> None:
+    bench.running.ofctl("add-flows", "-", text=(
+        "udp,actions=set_field:5->reg3,push:NXM_NX_REG3[],clone(resubmit(,1),output:2),LOCAL\n"
+        "table=1,actions=mod_dl_src:00:00:00:00:00:07,controller(pause,userdata=01),pop:NXM_NX_REG4[],resubmit(,2)\n"
+        "table=2,reg3=5,reg4=5,actions=1\n"
+    ))  # fmt: skip
+    monitor = bench.monitor("65534", "resume", "-Pnxt_packet_in2")
+    bench.receive(udp(), in_port=9)
+    assert "userdata=01" in monitor.next()
+    until = time.monotonic() + 10
+    while len(bench.sent) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    frame = udp().bytes()
+    changed = frame[:6] + bytes(5) + b"\x07" + frame[12:]
+    assert bench.sent == [Sent(1, changed), Sent(2, changed), Sent(0xFFFE, frame)]
+    assert bench.running.switch.datapath.rules.linker._pins == 0
+
+
+def test_too_many_paused_packets_are_given_up_oldest_first(bench: Bench) -> None:
+    switch = bench.running.switch
+    switch.add_flows("actions=controller(pause),2")
+    seen: list[bytes] = []
+    switch.executor.to_controllers = lambda packet: seen.append(packet.continuation)
+    for _ in range(MAX_PAUSED + 3):
+        bench.receive(udp())
+    assert len(set(seen)) == MAX_PAUSED + 3
+    assert switch.executor.n_given_up == 3
+    now = bench.running.server.clock.now_ns()
+    frame = udp().bytes()
+    tokens = (seen[0], seen[3], seen[3], b"")
+    assert [switch.resume(token, frame, now) for token in tokens] == [False, True, False, False]
+    switch.del_flows("")
+    assert switch.resume(seen[-1], frame, now)
+    assert bench.sent == [Sent(2, frame)] * 2

@@ -55,11 +55,16 @@ class Lab:
             f"--unixctl={self.directory}/db.ctl",
             env={**os.environ, "OVS_SYSLOG_METHOD": "null"},
         )  # fmt: skip
-        for _ in range(200):
-            if (self.directory / "db.sock").exists():
-                break
-            await asyncio.sleep(0.05)
+        await until(self._is_answering)
         await self.vsctl("--no-wait", "init")
+
+    async def _is_answering(self) -> bool:
+        try:
+            _, writer = await asyncio.open_unix_connection(str(self.directory / "db.sock"))
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     async def stop_database(self) -> None:
         if self._database is not None:

@@ -209,9 +209,7 @@ def test_the_datapath_and_its_bridges_are_shown(tmp_path: Path) -> None:
         )
         assert await lab.says("dpif/dump-dps") == "netdev@br0\n"
         assert await lab.says("ofproto/list") == "br0\n"
-        assert await lab.says("dpctl/dump-flows", "type=all") == "flow-dump from the main thread:\n"
         assert await lab.refuses("dpctl/dump-flows", "type=foo") == f"ovs-vswitchd: Failed to parse type (foo){INVALID}"
-        assert await lab.says("dpif/dump-flows", "-m", "br0") == ""
         assert await lab.refuses("dpif/dump-flows", "nope") == "no such bridge"
         assert "CT zone: Yes\n" in await lab.says("dpif/show-dp-features", "br0")
         lines = (await lab.says("bridge/dump-flows", "br0")).splitlines()
@@ -219,6 +217,42 @@ def test_the_datapath_and_its_bridges_are_shown(tmp_path: Path) -> None:
         assert lines[1].startswith("table_id=1, duration=0s, n_packets=2, n_bytes=160, ")
         assert await lab.refuses("bridge/dump-flows", "nope") == "Unknown bridge"
         assert "  packets received: 2\n" in await lab.says("dpif-netdev/pmd-stats-show")
+
+    run(tmp_path, work)
+
+
+def test_rules_that_packets_met_are_the_flows_of_the_datapath(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        bridge = await lab.add_bridge("br0", "p1", "p2")
+        rules = (
+            "in_port=1,udp,nw_dst=10.1.1.0/24,tp_dst=2,actions=ct(commit,zone=5,table=1)\n"
+            "in_port=2,udp,actions=drop\n"
+            "table=1,ct_state=+new+trk-rpl,ct_zone=5,udp,actions=output:2"
+        )
+        await lab.node.call(lambda: bridge.switch.add_flows(rules, now_ms=START_MS))
+        lab.clock.advance_to((START_MS + 100) * 1_000_000)
+        head = "flow-dump from the main thread:\n"
+        assert await lab.says("dpctl/dump-flows") == head
+        await lab.says("netdev-dummy/receive", "p1", UDP)
+        lab.clock.advance_to((START_MS + 350) * 1_000_000)
+        counters = "packets:1, bytes:106, used:0.250s"
+        first = "recirc_id(0),in_port(p1),eth_type(0x0800),ipv4(dst=10.1.1.0/24,proto=17,frag=no),udp(dst=2)"
+        second = "recirc_id(0x1),ct_state(+new-rpl+trk),ct_zone(0x5),eth_type(0x0800),ipv4(proto=17,frag=no)"
+        listed = f"{first}, {counters}, actions:ct(commit,table=1,zone=5)\n{second}, {counters}, actions:output:p2\n"
+        assert await lab.says("dpctl/dump-flows", "--names", "filter=in_port=p1") == head + listed
+        assert await lab.says("dpif/dump-flows", "--names", "br0") == listed
+        assert ", dp:ovs, actions:" in await lab.says("dpctl/dump-flows", "-m", "netdev@ovs-netdev")
+        assert await lab.says("dpctl/dump-flows", "type=offloaded") == head
+        assert "in_port(1)" in await lab.says("dpctl/dump-flows", "type=ovs")
+        wrong = await lab.refuses("dpctl/dump-flows", "filter=zzz")
+        assert wrong == "ovs-vswitchd: Failed to parse filter (zzz: unknown field zzz)"
+        assert await lab.says("revalidator/purge") == ""
+        assert await lab.says("dpctl/dump-flows") == head
+        lab.clock.advance_to((START_MS + 400) * 1_000_000)
+        await lab.says("netdev-dummy/receive", "p1", UDP)
+        assert "packets:2" in await lab.says("dpctl/dump-flows")
+        lab.clock.advance_to((START_MS + 20_000) * 1_000_000)
+        assert await lab.says("dpctl/dump-flows") == head
 
     run(tmp_path, work)
 

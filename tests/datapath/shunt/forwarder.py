@@ -14,7 +14,14 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.kernels.entry import find_row
 from flowshunt.conntrack.linux_states import ESTABLISHED
-from flowshunt.conntrack.states import CS_ESTABLISHED, CS_INVALID, OTHER_BIDIRECTIONAL, PEER_ESTABLISHED
+from flowshunt.conntrack.states import (
+    CS_ESTABLISHED,
+    CS_INVALID,
+    CS_REPLY,
+    F_SEEN_REPLY,
+    OTHER_BIDIRECTIONAL,
+    PEER_ESTABLISHED,
+)
 from flowshunt.datapath.paths import records as R
 from flowshunt.datapath.schema import SOURCE_BATCH
 from flowshunt.datapath.shunt.table import Share
@@ -97,7 +104,6 @@ class HandForwarder:
         self.datapath, self.share, self.zones = datapath, share, zones
         self.tracker = datapath.tracker
         self.holding = Holding(self.tracker)
-        self.epoch = 0
         self.match_tos, self.mtu = match_tos, mtu
         self.errors: list[int] = []
         self.usage: dict[tuple[int, int], np.ndarray] = {}
@@ -114,16 +120,19 @@ class HandForwarder:
         self._learn(batch, result)
         return result
 
-    def bump(self) -> None:
-        """The rules have changed."""
-        self.epoch += 1
-        self._paths.clear()
-        self.datapath.shunt.set_epoch(self.epoch)
+    @property
+    def epoch(self) -> int:
+        return int(self.datapath.shunt.arrays.state["epoch"][0])
 
     def withdraw_all(self) -> None:
         """Give everything back."""
         self._ended += list(self._installed)
         self._withdraw()
+
+    def flush(self) -> None:
+        """End all flows; their connections are held on, with the timers that the packets gave them."""
+        for row, generation, usage in zip(*self.share.flush(), strict=True):
+            self._account((int(row), int(generation)), usage)
 
     def _watch(self, events: np.ndarray) -> None:
         for event in events:
@@ -181,6 +190,8 @@ class HandForwarder:
         ]
         if min(found) < 0 or not all(self._is_established(row >> 1) for row in found):
             return
+        if bool(state & CS_REPLY) != bool(found[-1] & 1):  # of an earlier connection of that tuple
+            return
         conns = self.tracker.arrays.conns
         ways = sorted({(row >> 1, int(conns["generation"][row >> 1]), row & 1) for row in found})
         rows = tuple((row, generation) for row, generation, _ in ways)
@@ -190,13 +201,15 @@ class HandForwarder:
         known = self._paths.setdefault(rows, {})
         stale = direction in known and known[direction][0] != path
         known[direction] = path, state, self.epoch
-        if len(known) == 2 and (stale or self._leader.get(rows[0]) is None or self._is_dead(rows[0])):
+        confirmed = len(known) == 2 and known[0][2] == known[1][2]
+        if confirmed and (stale or self._leader.get(rows[0]) is None or self._is_dead(rows[0])):
             self._install(rows, known)
 
     def _is_established(self, row: int) -> bool:
         record = self.tracker.arrays.conns[row]
         if (int(record["tuple"]) >> 8) & 0xFF == P.PROTO_UDP:
-            return bool(record["state"] == OTHER_BIDIRECTIONAL or self.tracker.profile == "linux")
+            answered = record["flags"] & F_SEEN_REPLY
+            return bool(record["state"] == OTHER_BIDIRECTIONAL or (self.tracker.profile == "linux" and answered))
         if self.tracker.profile == "linux":
             return bool(record["state"] == ESTABLISHED)
         return bool((record["peer"] == PEER_ESTABLISHED).all())

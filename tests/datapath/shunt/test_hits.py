@@ -225,10 +225,10 @@ def test_a_new_epoch_sends_all_the_long_way_until_they_are_renewed() -> None:
     hand = make()
     talk_udp(hand)
     hand.datapath.shunt.set_epoch(1)
-    assert not through(hand, query())
+    assert not send(hand.datapath, query()) or not hand.share.hits
     assert causes(hand)["epoch"] == 1
     (row,) = (connection.id for connection in hand.tracker.connections())
-    hand.share.renew(np.array([row]), np.array([0]), 1)
+    hand.share.renew(np.array([row]), np.array([0]), hand.epoch)
     assert through(hand, query()) == 1
 
 
@@ -438,3 +438,42 @@ def test_wrong_use_is_told() -> None:
         hand.datapath.shunt.share(str(n))
     with pytest.raises(UsageError):
         hand.datapath.shunt.share("one more")
+
+
+# --- checked flows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["checksum", "sequence"])
+def test_a_checked_flow_sends_what_is_not_plainly_valid_to_the_tracker(what: str) -> None:
+    hand = make()
+    hand.share.check = True
+    shake_hands(hand)
+    assert through(hand, data(size=10, ack=True)) == 1
+    if what == "checksum":
+        wrong = Packet().eth().ipv4(CLIENT, SERVER).tcp(1000, 80, seq=1011, ack_number=1001, ack=True, checksum=1)
+    else:
+        wrong = data(size=10, seq=1_000_000, ack=True)
+    result = hand.process(batch_of([wrong], time_ns=START * 1_000_000))
+    assert result.ct_state.tolist() == [0x30]
+    assert len(result.tx) == 0
+    assert causes(hand)["checked"] == hand.share.statistics()["refused"] == 1
+    assert through(hand, data(size=10, seq=11, ack=True)) == 1
+    assert hand.share.statistics()["unchecked"] == 0
+
+
+def test_an_unchecked_flow_lets_it_pass_and_counts_it() -> None:
+    hand = make()
+    shake_hands(hand)
+    assert through(hand, data(size=10, seq=1_000_000, ack=True)) == 1
+    assert hand.share.statistics()["unchecked"] == 1
+
+
+def test_linux_sees_the_packet_that_makes_a_udp_connection_a_stream() -> None:
+    hand = make(profile="linux")
+    talk_udp(hand)
+    assert through(hand, query(), time_ms=START + 2000) == 1
+    assert not through(hand, query(), time_ms=START + 2001)
+    assert causes(hand)["stream"] == 1
+    assert through(hand, query(), time_ms=START + 2002) == 1
+    (connection,) = hand.tracker.connections()
+    assert connection.assured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ _PATHS = ("path-original", "path-reply")
 Identity = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One step: when, what (`offload.caller.KINDS`), with which provider and reason; a path with what it is."""
 
     time_ms: int
@@ -59,7 +58,9 @@ class Story:
             self.add(Step(time_ms, kind, path=path))
 
     def add(self, step: Step) -> None:
-        """One more step."""
+        """One more step; what stands in the way of both directions is said once."""
+        if step.kind == "unfit" and self.steps and self.steps[-1][1:] == step[1:]:
+            return
         if len(self.steps) == MAX_STEPS:
             del self.steps[MAX_STEPS // 2]
             self.n_left_out += 1

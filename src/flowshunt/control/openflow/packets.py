@@ -42,6 +42,9 @@ _REASON_ACTION = 1
 (_PACKET, _FULL_LENGTH, _BUFFER, _TABLE, _COOKIE, _REASON, _METADATA, _USERDATA, _CONTINUATION) = range(9)
 
 
+_TOKEN = 0x80FF
+
+
 class PacketOut(NamedTuple):
     """A packet to be sent through a list of actions, as if it came in at `in_port` (16 bits)."""
 
@@ -151,6 +154,11 @@ def _encode_properties(packet: PacketIn, version: int) -> bytes:
     if packet.continuation:
         parts.append(_property(_CONTINUATION, bytes(4) + packet.continuation))
     return b"".join(parts)
+
+
+def continuation_of(token: bytes) -> bytes:
+    """What stands in a packet-in for a paused packet: a property of our own, which tools pass over; empty for none."""
+    return pack("!HH4x", _TOKEN, 8 + len(token)) + token if token else b""
 
 
 def decode_resume(body: bytes, version: int) -> Resume:

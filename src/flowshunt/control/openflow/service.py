@@ -42,9 +42,9 @@ from flowshunt.control.openflow.flow_removed import (
 from flowshunt.control.openflow.flushing import flush
 from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
-from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume
+from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
-from flowshunt.control.openflow.wire import NO_BUFFER, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
+from flowshunt.control.openflow.wire import NO_BUFFER, OF13, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
 from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
@@ -70,6 +70,9 @@ class Bridge(Protocol):
 
     def packet_out(self, frame: bytes, in_port: int, actions: Actions, now_ns: int, metadata: Triples = ()) -> object:
         """Take a frame through actions, and send what leaves. Raises UsageError."""
+
+    def resume(self, token: bytes, frame: bytes, now_ns: int, metadata: Triples = ()) -> bool:
+        """Let a paused packet go on, and send what leaves; False when none waits. Raises UsageError."""
 
 
 def describe_port(name: str, number: int) -> ports.PortDescription:
@@ -116,6 +119,7 @@ class Service:
     def detach(self, connection: Connection) -> None:
         """The connection is gone."""
         self.connections.pop(connection, None)
+        self._watch_misses()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -183,6 +187,18 @@ class Service:
     def _features(self, connection: Connection, request: Request) -> None:
         described = tuple(self._ports(None))
         connection.reply(request, switch.Features(self.datapath_id, N_TABLES, described))
+        self._watch_misses()
+
+    def _watch_misses(self) -> None:
+        """Send packets that no flow matches to controllers, if one of a version before 1.3 hears of packets.
+
+        From 1.3 on they are dropped, unless a flow of priority 0 says otherwise.
+        """
+        wanted = any(
+            0 < connection.version < OF13 and not connection.controller_id and (connection.miss_send_len or not quiet)
+            for connection, quiet in list(self.connections.items())
+        )
+        self._bridge.executor.send_misses(wanted)
 
     def _config(self, connection: Connection, request: Request) -> None:
         connection.reply(request, switch.Config(self._fragments, connection.miss_send_len))
@@ -192,6 +208,7 @@ class Service:
             raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
         connection.miss_send_len = request.message.miss_send_len
         self._fragments = request.message.fragments
+        self._watch_misses()
 
     def _description(self, connection: Connection, request: Request) -> None:
         connection.reply(request, self.description)
@@ -390,13 +407,20 @@ class Service:
             packet.cookie,
             packet.metadata,
             action.userdata,
-            packet.continuation,
+            continuation_of(packet.continuation),
             is_miss_flow=packet.is_miss,
         )
         self.events.put(Event("packet_in", reason, message, action.controller))
 
     def _resume(self, connection: Connection, request: Request) -> None:
-        raise OpenFlowError("NXR_NOT_SUPPORTED", "no packet is paused here")
+        message: Resume = request.message
+        settable = [triple for triple in message.metadata if triple[0] in _RESUMED_FIELDS]
+        try:
+            found = self._bridge.resume(message.continuation[-8:], message.data, self._now_ns, tuple(settable))
+        except UsageError as problem:
+            raise refusal(problem) from None
+        if not found:
+            raise OpenFlowError("NXR_STALE", "this packet does not wait any more")
 
     def _monitor(self, connection: Connection, request: Request) -> None:
         raise OpenFlowError("OFPMOFC_UNKNOWN", "flows can't be monitored yet")
@@ -439,6 +463,8 @@ def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:
 _EXPIRED = {EXPIRED_IDLE: REASON_IDLE, EXPIRED_HARD: REASON_HARD}
 
 
+_RESUMED_FIELDS = frozenset(("metadata", *(f"reg{n}" for n in range(16))))
+"""What a controller may change of a paused packet, besides its bytes."""
 _GROUP_CAPABILITIES = 7
 """Weights, liveness, and groups that lead to groups."""
 _STANDARD_ACTIONS = sum(1 << number for number in STANDARD)

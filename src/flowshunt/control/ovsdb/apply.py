@@ -39,8 +39,10 @@ class Applier:
     async def carry_out(self, actions: Sequence[R.Action]) -> None:
         """Carry out actions in order, with packets in between; returns when sockets are as they should be."""
         waiting: Iterator[R.Action] = iter(actions)
-        while part := list(islice(waiting, _SLICE)):
-            await self._node.call(partial(self._carry_out, part))
+        added = [action for action in actions if isinstance(action, R.AddPort)]
+        async with self._node.opening(one.interface.name for one in added if one.kind == "system"):
+            while part := list(islice(waiting, _SLICE)):
+                await self._node.call(partial(self._carry_out, part))
         await self._node.settled()
 
     def _carry_out(self, actions: Sequence[R.Action]) -> None:

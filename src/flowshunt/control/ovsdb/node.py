@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from flowshunt.conntrack.table import Tracker
@@ -86,6 +87,9 @@ class Node(Protocol):
 
     async def settled(self) -> None:
         """Wait until the sockets of all bridges are as they should be."""
+
+    def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
+        """Have network devices ready for `add_port` while this is entered; on the thread of control."""
 
     def now_ms(self) -> int:
         """The time."""

@@ -52,6 +52,7 @@ from flowshunt.datapath.shunt.schema import (
     E_RETAG,
     E_SET_TOS,
     E_UNASSURED,
+    E_UNSETTLED,
 )
 from flowshunt.datapath.shunt.settle import refresh, settle
 from flowshunt.jit import kernel, prefetch
@@ -304,8 +305,9 @@ def _meet_others(s: Any, t: Any, b: Any, i: Any) -> Any:
         return np.int64(0)
     if not parse_quoted(b.data, b.packets, i, t.inner_key, 0, i):
         return np.int64(0)
-    word = turn_word(packet_word(b.packets, i, t.inner_key, 0))
-    return meet_entries(s, hash_packet(t.state, t.inner_key, 0, word), t.inner_key, 0, W_NW_DST, W_NW_SRC, word)
+    word = packet_word(b.packets, i, t.inner_key, 0)
+    hashed = hash_packet(t.state, t.inner_key, 0, word)  # the same for an answer to the quoted packet, which is wanted
+    return meet_entries(s, hashed, t.inner_key, 0, W_NW_DST, W_NW_SRC, turn_word(word))
 
 
 # --- leaving ---------------------------------------------------------------------------------------------------------
@@ -323,6 +325,8 @@ def _leave(
     e["bytes"][entry] += np.int64(b.packets["l3_end"][i]) - np.int64(b.packets["l3"][i])
     e["frame_bytes"][entry] += size
     flags = np.int64(e["flags"][entry])
+    if flags & E_UNSETTLED == 0:
+        e["flags"][entry] = flags | E_UNSETTLED
     owner = np.int64(e["owner"][entry])
     s.owners["hits"][owner] += 1
     s.owners["hit_bytes"][owner] += size

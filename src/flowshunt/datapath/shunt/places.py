@@ -44,8 +44,12 @@ def prefetch_place(s: Any, hashed: Any) -> Any:
 def suggest_entry(s: Any, hashed: Any, tag: Any) -> Any:
     """An entry that has this tag, now on its way into the cache; ABSENT, ELSEWHERE."""
     base = s.state["base"][0]
-    bucket = base + (hashed & (base - 1))
+    index = hashed & (base - 1)
+    bucket = base + index
     matches = match_words(s.buckets, bucket, 32, tag) & _WORDS
+    if matches == 0 and s.buckets[bucket, _PASSED] != 0:
+        bucket = base + ((index + 1) & (base - 1))
+        matches = match_words(s.buckets, bucket, 32, tag) & _WORDS
     if matches == 0:
         return np.int64(ELSEWHERE if s.buckets[bucket, _PASSED] != 0 or s.state["old_base"][0] != 0 else ABSENT)
     entry = (s.buckets[bucket, lowest_bit(matches)] & _ENTRY) - 1

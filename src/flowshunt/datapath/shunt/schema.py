@@ -56,6 +56,8 @@ E_CHECKED = 32
 E_UNASSURED = 64
 """Profile linux: a packet that finds the connection old enough makes it a stream, which is for the tracker to do."""
 E_DEAD = 128
+E_UNSETTLED = 256
+"""There were hits that the timers of the connections do not know of yet."""
 
 NOWHERE = -1
 
@@ -87,7 +89,7 @@ MAX_OWNERS = 16
 
 SHUNT_STATE = np.dtype(
     [
-        ("epoch", np.int64),
+        ("epoch", np.int64),  # the present one, of the datapath's paths
         ("n_flows", np.int64),
         ("n_fresh", np.int64),  # flow records ever used
         ("n_free", np.int64),  # length of the free stack
@@ -144,7 +146,7 @@ judge it, since a checksum or its place in the window is not plainly right.
 ) = range(len(CAUSES))
 
 MIN_BUCKETS = 64
-GROW_AT = 4
+GROW_AT = 3
 """Average entries per bucket at which the table doubles."""
 MAX_CHAIN = 16
 """Buckets, each full, that an entry may be away from its own; only one tuple in many VLANs gets there."""

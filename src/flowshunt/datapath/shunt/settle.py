@@ -14,7 +14,7 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels.protocols import current_timeout
 from flowshunt.conntrack.kernels.rows import set_timer
-from flowshunt.datapath.shunt.schema import E_CHECKED, E_DEAD, E_UNASSURED, NOWHERE
+from flowshunt.datapath.shunt.schema import E_CHECKED, E_DEAD, E_UNASSURED, E_UNSETTLED, NOWHERE
 from flowshunt.jit import kernel
 
 
@@ -40,21 +40,28 @@ def flow_used(s: Any, flow: Any) -> Any:
 
 @kernel(inline=False)
 def settle(s: Any, t: Any, flow: Any, now: Any) -> Any:
-    """Set the timers of a flow's connections as if its packets had been tracked.
+    """Set the timers of a flow's connections as if its packets had been tracked, if there were any since last time.
 
-    A timer is never set back: what the tracker saw itself may be later.
+    What the tracker saw came before them, since a packet of the connection that it sees settles first.
     """
     used = flow_used(s, flow)
+    e = s.entries
+    first, second = np.int64(e["flags"][2 * flow]), np.int64(e["flags"][2 * flow + 1])
+    unsettled = (first | second) & E_UNSETTLED
+    if unsettled:
+        e["flags"][2 * flow] = first & ~E_UNSETTLED
+        e["flags"][2 * flow + 1] = second & ~E_UNSETTLED
     for z in range(s.entries["n_zones"][2 * flow]):
         row, generation = member(s, flow, z)
         if not lives(t, row, generation):
             continue
-        expires = max(t.conns["expires_ms"][row], used + current_timeout(t, row))
+        expires = used + current_timeout(t, row) if unsettled else t.conns["expires_ms"][row]
         watch = np.int64(t.conns["watch"][row])
         if expires <= now and watch & S.WATCH_HELD:
             t.conns["watch"][row] = watch & ~S.WATCH_HELD
-        set_timer(t, row, expires)
-    if s.entries["flags"][2 * flow] & E_CHECKED:
+        if unsettled:
+            set_timer(t, row, expires)
+    if first & E_CHECKED:
         _judge_windows(s, t, flow)
 
 

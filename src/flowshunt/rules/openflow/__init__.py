@@ -8,11 +8,13 @@ control channel decodes to, and what `compile` takes. Parts, in the order in whi
 - `errors`, `values`: messages; numbers, addresses, flags and ports as they are written.
 - `fields`: every name of a field, its place in the flow key, its prerequisites.
 - `scanner`: keys and values of a text.
-- `match`, `setters`, `actions`, `parse`: the reader.
+- `match`, `setters`, `elsewhere`, `learning`, `actions`, `parse`: the reader.
 - `format`: the printer.
 
-May import: `flowshunt.packet.schema`, `flowshunt.base`, and for `compile` the datapath. Nothing but `compile` needs
-compiled code, and it is not imported from here.
+`compile` makes programs of flows, `buckets` of groups; `executor` carries out what programs leave to Python.
+
+May import: `flowshunt.packet.schema`, `flowshunt.base`, and for the last three the datapath. Nothing but these needs
+compiled code, and they are not imported from here.
 """
 
 from flowshunt.rules.openflow.errors import FlowSyntaxError, FlowWarning

@@ -5,13 +5,15 @@ Compiled programs punt a packet for them (`datapath.punts`) with the action and 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
-from flowshunt.datapath.program import PUNT_ACTION, CompiledRule, Handled, as_int64
+from flowshunt.datapath.freezing import Frozen
+from flowshunt.datapath.program import PUNT_ACTION, Assembler, CompiledRule, Handled, as_int64
 from flowshunt.datapath.punts import Punt
 from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath
@@ -25,6 +27,9 @@ Triples = tuple[tuple[str, int, int], ...]
 
 NO_COOKIE = (1 << 64) - 1
 """The cookie of actions that belong to no flow."""
+MAX_PAUSED = 256
+"""Packets that may wait for a controller; with more, the oldest are given up."""
+
 REASON_MISS, REASON_ACTION, REASON_GROUP, REASON_PACKET_OUT = 0, 1, 4, 5
 
 _WORD = (1 << 64) - 1
@@ -73,6 +78,10 @@ class Executor:
         self._datapath = datapath
         self.to_controllers: Callable[[ToController], None] | None = None
         self.n_not_learned = 0
+        self.n_given_up = 0
+        self._paused: dict[bytes, Frozen] = {}
+        self._next_token = secrets.randbits(62)
+        self._miss_program: int | None = None
         self._pending: dict[tuple[int, int], int] = {}
         self._doomed: set[tuple[int, int]] = set()
         datapath.rules.linker.on_released = self._released
@@ -100,10 +109,41 @@ class Executor:
                     NO_COOKIE if outside or in_group else flow.cookie,
                     metadata_of(punt.key),
                     is_miss,
+                    self._pause() if action.pause else b"",
                 )
             )
         if action.pause:
             punt.halt()
+
+    # --- packets that pause ----------------------------------------------------------------------------------------
+
+    def _pause(self) -> bytes:
+        """Keep the packet; returns the number by which a controller lets it go on. The oldest goes when many wait."""
+        if len(self._paused) >= MAX_PAUSED:
+            self._datapath.forget(self._paused.pop(next(iter(self._paused))))
+            self.n_given_up += 1
+        token = self._next_token.to_bytes(8, "big")
+        self._next_token += 1
+        self._paused[token] = self._datapath.freeze()
+        return token
+
+    def take_paused(self, token: bytes) -> Frozen | None:
+        """The packet that waits under a number, which is void then; the caller resumes it. None: there is none."""
+        return self._paused.pop(token, None)
+
+    def send_misses(self, wanted: bool) -> None:
+        """Let packets that the first table has no flow for go to controllers, or be dropped."""
+        rules = self._datapath.rules
+        if wanted and self._miss_program is None:
+            out = Assembler()
+            out.handled(Handled(F.Controller(reason=REASON_MISS), F.Flow()))
+            words, _ = rules.linker.link(out.finish(), out.late)
+            self._miss_program = rules.store(words)
+        state = rules.arrays.state
+        before = bool(state["miss"][0])
+        if before != wanted:
+            state["miss"] = self._miss_program if wanted else 0
+            rules.version += 1
 
     # --- learning --------------------------------------------------------------------------------------------------
 

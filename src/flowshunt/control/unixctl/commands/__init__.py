@@ -8,6 +8,7 @@ from flowshunt.control.unixctl.commands import (
     connections,
     datapath,
     dummy,
+    flows,
     fragments,
     limits,
     stations,
@@ -18,5 +19,5 @@ from flowshunt.control.unixctl.registry import Command
 
 def everything() -> tuple[Command, ...]:
     """Every command that needs nothing but a node."""
-    modules = (connections, limits, fragments, datapath, bridges, stations, dummy, tracker, absent)
+    modules = (connections, limits, fragments, datapath, bridges, stations, dummy, tracker, flows, absent)
     return tuple(one for module in modules for one in module.COMMANDS)

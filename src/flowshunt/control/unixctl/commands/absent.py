@@ -77,7 +77,6 @@ async def no_qos_types(node: Node, arguments: list[str]) -> str:
 
 
 COMMANDS = (
-    command("revalidator/purge", "", 0, 0, answers("")),
     command("revalidator/wait", "", 0, 0, answers("")),
     command("upcall/show", "", 0, 0, show_upcalls),
     command("upcall/set-flow-limit", "flow-limit-number", 1, 1, set_flow_limit),

@@ -1,4 +1,4 @@
-"""`dpctl/*` and `dpif/*`: the one datapath, its ports, and the flows that it does not cache."""
+"""`dpctl/*` and `dpif/*`: the one datapath, its ports and features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from flowshunt.control.unixctl.registry import CommandError, answers, command, o
 
 _KINDS = {"internal": "tap", "system": ""}
 """What the types of ports are called on a userspace datapath; the others by their own name."""
-FLOW_TYPES = ("ovs", "tc", "dpdk", "offloaded", "non-offloaded", "partially-offloaded", "all")
 _FEATURES = """\
 Masked set action: Yes
 Tunnel push pop: No
@@ -108,20 +107,6 @@ def _counters(figures: dict[str, int]) -> list[str]:
     ]
 
 
-async def dump_flows(node: Node, arguments: list[str]) -> str:
-    """Flows that a cache holds: none, as packets walk the tables."""
-    rest = split(arguments).rest
-    for word in list(rest):
-        key, sign, value = word.partition("=")
-        if not sign or key not in ("type", "filter", "pmd"):
-            continue
-        if key == "type" and value not in FLOW_TYPES:
-            raise refusal(f"Failed to parse type ({value})")
-        rest.remove(word)
-    without_datapath(rest, 1)
-    return "flow-dump from the main thread:\n"
-
-
 async def datapath_only(node: Node, arguments: list[str]) -> str:
     """A command that has nothing to do but to check its argument."""
     without_datapath(split(arguments).rest, 1)
@@ -160,13 +145,6 @@ def _check_bridge(node: Node, arguments: list[str]) -> None:
 
 
 @on_worker
-def dump_bridge_flows(node: Node, arguments: list[str]) -> str:
-    """Flows of one bridge that a cache holds: none."""
-    _check_bridge(node, arguments)
-    return ""
-
-
-@on_worker
 def show_features(node: Node, arguments: list[str]) -> str:
     """What the datapath can do, in the words of Open vSwitch."""
     _check_bridge(node, arguments)
@@ -182,14 +160,12 @@ def list_bridges(node: Node, arguments: list[str]) -> str:
 COMMANDS = (
     command("dpctl/dump-dps", "", 0, 0, dump_datapaths),
     command("dpctl/show", "[-s] [dp...]", 0, None, show),
-    command("dpctl/dump-flows", "[-m] [--names] [dp] [filter=..] [type=..] [pmd=..]", 0, 6, dump_flows),
     command("dpctl/del-flows", "[dp] [file]", 0, 2, datapath_only),
     command("dpctl/cache-get-size", "[dp]", 0, 1, datapath_only),
     command("dpctl/add-dp", "dp [iface...]", 1, None, refuse_datapath),
     command("dpctl/del-dp", "dp", 1, 1, refuse_datapath),
     command("dpif/dump-dps", "", 0, 0, dump_bridges),
     command("dpif/show", "", 0, 0, show_bridges),
-    command("dpif/dump-flows", "[-m] [--names | --no-names] bridge", 1, 4, dump_bridge_flows),
     command("dpif/show-dp-features", "bridge", 1, 1, show_features),
     command("dpif/set-dp-features", "bridge", 1, 3, answers("")),
     command("ofproto/list", "", 0, 0, list_bridges),

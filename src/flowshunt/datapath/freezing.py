@@ -1,0 +1,96 @@
+"""Packets that pause: all that they need to go on is copied, and put back when they do.
+
+What is left of the running programs is copied too, since their rules may go meanwhile; the numbers in them stay valid
+because the linker is told to keep them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.datapath import program as P
+from flowshunt.datapath import schema as D
+
+_LENGTHS = {
+    P.OP_SET: P.SET_WORDS,
+    P.OP_RESUBMIT: P.RESUBMIT_WORDS,
+    P.OP_COUNT: P.COUNT_WORDS,
+    P.OP_SKIP: P.SKIP_WORDS,
+}
+
+
+class Frozen(NamedTuple):
+    """A paused packet. `programs`: what is left of the running list, then of those in `frames`, in their order."""
+
+    machine: np.ndarray
+    key: np.ndarray
+    tracked: np.ndarray
+    frames: np.ndarray
+    snapshots: np.ndarray
+    kept: np.ndarray
+    stack: np.ndarray
+    programs: tuple[tuple[int, ...], ...]
+    in_port: int
+
+
+def rest_of(pool: np.ndarray, at: int) -> tuple[int, ...]:
+    """The words of a program from an instruction on to the END of its list."""
+    start = at
+    while True:
+        instruction = int(pool[at])
+        op = instruction & 0xFF
+        if op == P.OP_END:
+            return tuple(pool[start : at + 1].tolist())
+        if op == P.OP_CT:
+            at += P.CT_WORDS + (instruction >> 32)
+        elif op == P.OP_CLONE:
+            at += 1 + (instruction >> 8 & 0xFFFFFFFF)
+        else:
+            at += _LENGTHS.get(op, 1)
+
+
+def freeze(work: D.WorkArrays, pool: np.ndarray, in_port: int) -> Frozen:
+    """A copy of the packet that waits at a punt."""
+    machine = work.machine
+    n_frames, n_snapshots = int(machine["frames"][0]), int(machine["snapshots"][0])
+    frames = work.frames[:n_frames].copy()
+    starts = (int(machine["pc"][0]), *frames[:, D.F_PC].tolist())
+    return Frozen(
+        machine.copy(),
+        work.keys[0].copy(),
+        work.tracked.copy(),
+        frames,
+        work.snapshots[:n_snapshots].copy(),
+        work.kept[:n_snapshots].copy(),
+        work.stack[: int(machine["top"][0])].copy(),
+        tuple(rest_of(pool, start) for start in starts),
+        in_port,
+    )
+
+
+def thaw(frozen: Frozen, work: D.WorkArrays, at: int, now_ms: int) -> None:
+    """Put a packet back, as one that a punt was answered for; its programs lie one behind the other from `at` on.
+
+    Its outputs begin with nothing, and it is the own packet.
+    """
+    machine = frozen.machine.copy()
+    for register in ("tx_start", "size_start", "tx_mark", "size_mark", "mru"):
+        machine[register] = 0
+    machine["now_ms"], machine["own"], machine["dirty"], machine["punt"] = now_ms, 1, 1, D.PUNT_ANSWERED
+    machine["pc"] = at
+    frames = frozen.frames.copy()
+    for row, program in enumerate(frozen.programs[:-1]):
+        at += len(program)
+        frames[row, D.F_PC] = at
+    frames[:, D.F_OWN] = 1
+    frames[:, D.F_SIZE_MARK] = 0
+    frames[:, D.F_TX_MARK] = np.minimum(frames[:, D.F_TX_MARK], 0)
+    work.machine[:] = machine
+    work.tracked[:] = frozen.tracked
+    work.frames[: len(frames)] = frames
+    work.snapshots[: len(frozen.snapshots)] = frozen.snapshots
+    work.kept[: len(frozen.kept)] = frozen.kept
+    work.stack[: len(frozen.stack)] = frozen.stack
+    work.keys[0] = frozen.key
