@@ -205,6 +205,10 @@ def test_another_mark_takes_the_connection_back_until_its_paths_are_shown_again(
     assert bench.paths.forgotten == [way.row]
     assert bench.reason("forwarding") == "path-changed"
     bench.show([way])
+    assert forwarder.flows == {}, "that might have been told before the mark, in the same millisecond"
+    assert bench.paths.forgotten[1:] == [way.row, way.row]
+    bench.pass_time(1)
+    bench.show([way])
     assert list(forwarder.flows) == [way]
 
 

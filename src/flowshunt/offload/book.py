@@ -32,6 +32,7 @@ ENTRY = np.dtype(
     [
         ("digests", np.int64, 2),  # of the paths, by direction of the leader; likewise all pairs
         ("epochs", np.int64, 2),
+        ("turns", np.int64, 2),  # in which the paths were told
         ("eth_srcs", np.int64, 2),
         ("generation", np.uint32),  # the leader's
         ("n_asked", np.uint32),  # installations that wait for their answer
@@ -149,8 +150,8 @@ class Book:
             self._other_rows[leaders[many]] = learned["rows"][many, 1:]
             self._other_generations[leaders[many]] = learned["generations"][many, 1:]
 
-    def note(self, d: int, learned: np.ndarray) -> None:
-        """A fit path of direction d for each leader of LEARNED (n,), each leader once.
+    def note(self, d: int, learned: np.ndarray, turn: int) -> None:
+        """A fit path of direction d for each leader of LEARNED (n,), each leader once, told in `turn`.
 
         It waits unless it is what the holder has already.
         """
@@ -162,6 +163,7 @@ class Book:
         self._wait(d, leaders, paths, ~same | (flags & (HELD | ASKED | WAITS[d]) == 0))
         entries["digests"][leaders, d] = digests
         entries["epochs"][leaders, d] = learned["epoch"]
+        entries["turns"][leaders, d] = turn
         entries["chains"][leaders, d] = learned["chain"]
         entries["turned"][leaders, d] = learned["turned"]
         entries["ct_states"][leaders, d] = learned["ct_state"]

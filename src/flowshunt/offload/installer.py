@@ -6,8 +6,8 @@ What happens to a connection here (DESIGN: notification and installing are two t
 2. When both directions of the same connections are known in one epoch and all of them are established, the flow is
    offered to the forwarders that have the connection, in priority order. The first that takes it holds it.
 3. In a later epoch the same paths are told again, and the flow is renewed; others replace it.
-4. It is withdrawn at the end of any of its connections, when one of them begins to close or gets another mark, when a
-   packet shows that it may not be forwarded any more, and with its provider.
+4. It is withdrawn at the end of any of its connections, when one of them begins to close or gets another mark or label,
+   when a packet shows that it may not be forwarded any more, and with its provider.
 
 Calls are asked and answered apart, since a provider may have a worker thread: one on the packet thread answers at once.
 What the provider forwarded becomes counters in `accounting`.
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowshunt.conntrack import schema as C
-from flowshunt.datapath.paths.records import UNFIT
+from flowshunt.datapath.paths.records import N_ZONES, UNFIT
 from flowshunt.offload import attachment as A
 from flowshunt.offload import book as B
 from flowshunt.offload import forwarding as F
@@ -30,6 +30,7 @@ from flowshunt.offload.accounting import Accounting, Ledger
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.book import Book
 from flowshunt.offload.caller import Caller, Journal
+from flowshunt.offload.changes import Changes
 from flowshunt.offload.installing import FLOW, PATH
 from flowshunt.offload.picking import as_bytes, copied, pick
 from flowshunt.offload.runner import Worker
@@ -71,6 +72,7 @@ class Installer:
         self._table = table
         self._paths = paths
         self._caller = caller
+        self._changes = Changes(table.capacity)
         self._epoch = -1
         self._polled_ms = -1
 
@@ -81,6 +83,7 @@ class Installer:
         if len(learned) == 0 or not self._caller.forwarders():
             return
         self.follow_epoch()
+        learned = self._without_outdated(learned)
         leaders = learned["rows"][:, 0].astype(np.int64)
         limits = self._table.idle_limits(leaders, learned["generations"][:, 0].astype(np.int64))
         learned = pick(learned, (limits > 0) & (self.book.flags[leaders] & B.LEAVING == 0))
@@ -93,6 +96,15 @@ class Installer:
                 touched.append(self._note(d, mine))
         if touched:
             self._pair(np.unique(np.concatenate(touched)))
+        self._changes.turn += 1
+
+    def _without_outdated(self, learned: np.ndarray) -> np.ndarray:
+        """Without what was told before a connection on the way got another mark or label, which is told anew."""
+        outdated = self._changes.outdate(learned)
+        for zone in range(N_ZONES if outdated.any() else 0):
+            there = outdated & (learned["n_zones"] > zone)
+            self._paths.forget(learned["rows"][there, zone].astype(np.int64))
+        return pick(learned, ~outdated)
 
     def _note(self, d: int, learned: np.ndarray) -> np.ndarray:
         """Records of direction d, each leader once. Returns the leaders whose path may be taken."""
@@ -112,7 +124,7 @@ class Installer:
         if len(held):
             self.accounting.before_chains_change(held, d, learned)
         if len(leaders):
-            self.book.note(d, learned)
+            self.book.note(d, learned, self._changes.turn)
             self._tell(_PATH_KINDS[d], leaders, self.book.generations(leaders))
         return leaders
 
@@ -154,7 +166,7 @@ class Installer:
         epochs, turned = entries["epochs"][leaders], entries["turned"][leaders]
         everyone = (1 << entries["n_zones"][leaders].astype(np.int64)) - 1
         paired = (epochs[:, 0] == epochs[:, 1]) & (turned[:, 0] ^ turned[:, 1] == everyone)
-        leaders = leaders[paired]
+        leaders = self._without_changed(leaders[paired])
         flags = self.book.flags[leaders]
         held, waits = flags & (B.HELD | B.ASKED) != 0, flags & _BOTH_WAIT
         self._renew(leaders[held & (waits == 0)])
@@ -162,6 +174,18 @@ class Installer:
         both = leaders[waits == _BOTH_WAIT]
         if len(both):
             self._make_offers(both)
+
+    def _without_changed(self, leaders: np.ndarray) -> np.ndarray:
+        """Without flows of which a path was told before the last change of a mark or label; both are told anew."""
+        turns = self.book.entries["turns"][leaders].min(axis=1)
+        changed = np.zeros(len(leaders), bool)
+        for part in self.book.members(leaders):
+            changed[part.which] |= self._changes.came_after(part.rows, turns[part.which])
+        changed &= self.book.flags[leaders] & B.BUSY == 0
+        if changed.any():
+            self._paths.forget(self.book.all_rows(leaders[changed])[0])
+            self.book.forget(leaders[changed])
+        return leaders[~changed]
 
     def _renew(self, leaders: np.ndarray) -> None:
         epochs = self.book.entries["epochs"][leaders, 0]
@@ -372,11 +396,12 @@ class Installer:
     # --- the tracker's events -----------------------------------------------------------------------------------------
 
     def on_events(self, events: np.ndarray) -> None:
-        """Flows end with any of their connections, and when one of them closes or gets another mark."""
+        """Flows end with any of their connections, and when one of them closes or gets another mark or label."""
+        self._changes.note(events)
         if self.journal is not None:
             self._journal_events(events)
         kinds, rows = events["kind"], events["row"]
-        changed = (kinds == C.EVENT_STATE) | (kinds == C.EVENT_MARK)
+        changed = (kinds == C.EVENT_STATE) | (kinds == C.EVENT_MARK) | (kinds == C.EVENT_LABEL)
         ended = kinds == C.EVENT_DESTROYED
         concerned = (changed | ended) & ((self.book.owner[rows] != 0) | (self.book.flags[rows] != 0))
         if not concerned.any():
