@@ -86,3 +86,23 @@ table=1,in_port=pf0hpf,udp,ct_state=+est,actions=p0
         twins.send(udp(reply=True), port=2)
     assert twins.hits > before
     twins.compare()
+
+
+@pytest.mark.parametrize("command", ["add", "modify"])
+def test_a_rule_that_takes_the_place_of_another_does_not_count_what_was_forwarded_before(command: str) -> None:
+    flows = """
+table=0,udp,actions=ct(table=1)
+table=1,in_port=p0,udp,ct_state=+new,actions=ct(commit),pf0hpf
+table=1,in_port=p0,udp,ct_state=+est,actions=pf0hpf
+table=1,in_port=pf0hpf,udp,ct_state=+est,actions=p0
+"""
+    twins = Twins(flows)
+    for _ in range(5):
+        twins.send(udp())
+        twins.send(udp(reply=True), port=2)
+    assert twins.hits > 4
+    twins.add_flows(f"{command} table=1,in_port=p0,udp,ct_state=+est,actions=dec_ttl,pf0hpf")
+    for _ in range(5):
+        twins.send(udp())
+        twins.send(udp(reply=True), port=2)
+    twins.compare()

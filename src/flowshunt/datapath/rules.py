@@ -195,8 +195,11 @@ class Rules:
                 self._keep_tokens(number, linked.pop(index, _NOTHING_LINKED)[1])
             if not result & changes.REPLACED:
                 self._per_table[rule.table] += 1
-            elif replaced is not None:
-                replaced.append(self._rules[number])
+            else:
+                if not rule.keeps_counters:
+                    self._begin_generation(number)
+                if replaced is not None:
+                    replaced.append(self._rules[number])
             self._rules[number] = rule
             self._note_times(number, rule)
         if done < len(rules):
@@ -219,6 +222,10 @@ class Rules:
     def _unlink_all(self, linked: Mapping[int, _Linked]) -> None:
         for _, tokens in linked.values():
             self.linker.unlink(tokens)
+
+    def _begin_generation(self, number: int) -> None:
+        """A rule counts from zero: what was forwarded elsewhere until now, and is told later, is not of its packets."""
+        self.arrays.rules["generation"][number] += 1
 
     def _keep_tokens(self, number: int, tokens: list[Token]) -> None:
         """Remember what the program of a rule has taken, and give back what the one before had."""
@@ -358,6 +365,7 @@ class Rules:
         if resets_counters:
             for counter in ("packets", "bytes"):
                 self.arrays.rules[counter][number] = 0
+            self._begin_generation(number)
         self._watch(number, rule)
 
     def store(self, words: Sequence[int]) -> int:
