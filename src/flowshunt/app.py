@@ -103,6 +103,7 @@ class Switch:
         if beside is None:
             self.offload = Offload(Holding(self.tracker), devices=self._port_names.get, paths=self.datapath.paths)
             self._shares: Shares = self.datapath.shunt
+            self.tracker.before_timeouts = self.offload.withdraw_flows
         else:
             self.offload, self._shares = beside.offload, beside._shares
         self.datapath.before_expiry = self.offload.synchronise

@@ -106,3 +106,45 @@ table=1,in_port=pf0hpf,udp,ct_state=+est,actions=p0
         twins.send(udp())
         twins.send(udp(reply=True), port=2)
     twins.compare()
+
+
+ONE_WAY = """
+table=0,udp,actions=ct(table=1)
+table=1,in_port=p0,udp,ct_state=+new,actions=ct(commit),pf0hpf
+table=1,in_port=p0,udp,ct_state=+est,actions=pf0hpf
+table=1,in_port=pf0hpf,udp,ct_state=+est,actions=p0
+"""
+
+
+def shorten(twins: Twins, seconds: int) -> None:
+    for switch in twins.switches:
+        switch.tracker.set_timeout_policy(0, {"udp_multiple": seconds})
+
+
+def talk(twins: Twins) -> None:
+    for _ in range(3):
+        twins.send(udp())
+        twins.send(udp(reply=True), port=2)
+
+
+@pytest.mark.parametrize("gap_ms", [4000, 4999, 5000, 5001, 6000, 29_000])
+def test_what_is_forwarded_lives_no_longer_than_a_new_policy_allows(gap_ms: int) -> None:
+    twins = Twins(ONE_WAY)
+    talk(twins)
+    shorten(twins, 5)
+    talk(twins)
+    before = twins.hits
+    twins.send(udp())
+    assert twins.hits == before + 1
+    twins.send(udp(), after_ms=gap_ms)
+    talk(twins)
+    twins.compare()
+
+
+def test_what_was_forwarded_under_the_policy_before_lives_as_long_as_that_said() -> None:
+    twins = Twins(ONE_WAY)
+    talk(twins)
+    twins.send(udp(), after_ms=3000)
+    shorten(twins, 5)
+    twins.send(udp(), after_ms=8000)
+    twins.compare()

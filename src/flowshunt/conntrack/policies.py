@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack import schema as C
@@ -32,11 +32,16 @@ def check_policy(policy: Policy) -> dict[str, int]:
 
 
 class Policies:
-    """The settings of a tracker that may change while it runs. All hold for the packets that follow."""
+    """The settings of a tracker that may change while it runs. All hold for the packets that follow.
+
+    `before_timeouts()`, where it is set, is called before a timeout policy changes: whoever lets packets pass unseen
+    brings timers up to date there.
+    """
 
     def __init__(self, arrays: C.ConntrackArrays) -> None:
         """Policies of a tracker that was just made: no limits but its capacity, the profile's timeouts."""
         self.arrays = arrays
+        self.before_timeouts: Callable[[], None] | None = None
         self._limits: dict[int, int] = {}
         self._default_policy: dict[str, int] = {}
         self._policies: dict[int, dict[str, int]] = {}
@@ -139,6 +144,7 @@ class Policies:
         then.
         """
         policy = check_policy(policy)
+        self._announce_timeouts()
         if zone is None:
             self._default_policy = policy
             self._write_row(0, {})
@@ -155,8 +161,14 @@ class Policies:
             existed = bool(self._default_policy)
             self.set_timeout_policy(None, {})
             return existed
-        self.arrays.zones["policy"][check_zone(zone)] = 0
+        check_zone(zone)
+        self._announce_timeouts()
+        self.arrays.zones["policy"][zone] = 0
         return self._policies.pop(zone, None) is not None
+
+    def _announce_timeouts(self) -> None:
+        if self.before_timeouts is not None:
+            self.before_timeouts()
 
     def _row_for(self, zone: int, policy: Policy) -> int:
         """The row of the timeout table for a policy: the one that has it, or a free one, filled."""

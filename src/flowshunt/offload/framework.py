@@ -142,6 +142,15 @@ class Offload:
                 self._dispatcher.switch_off(attachment)
                 self._switch_on(attachment)
 
+    def withdraw_flows(self) -> None:
+        """Take all flows from their forwarders, timers settled; their next packets show whether they come back.
+
+        For what changes how long connections live: flows are installed with that.
+        """
+        if self._installer is not None:
+            for attachment in self._dispatcher.forwarders():
+                self._installer.abandon(attachment)
+
     def close(self) -> None:
         """Unregister all."""
         for name in list(self._attachments):
