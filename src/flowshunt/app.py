@@ -31,6 +31,7 @@ from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath, Result
+from flowshunt.offload.api import Provider
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers import make, register_available
 from flowshunt.offload.providers.options import set_options
@@ -101,8 +102,13 @@ class Switch:
         self.executor = Executor(self.datapath)
         self.on_output: Callable[[Result, Batch], None] | None = None
         if beside is None:
-            self.offload = Offload(Holding(self.tracker), devices=self._port_names.get, paths=self.datapath.paths)
             self._shares: Shares = self.datapath.shunt
+            self.offload = Offload(
+                Holding(self.tracker),
+                devices=self._port_names.get,
+                paths=self.datapath.paths,
+                on_unregistered=self._shares.release,
+            )
         else:
             self.offload, self._shares = beside.offload, beside._shares
         self.datapath.before_expiry = self.offload.synchronise
@@ -322,12 +328,20 @@ class Switch:
         UsageError for one that there is not or that cannot be registered, and for its options; OSError for a file that
         an option names. Then nothing is offloaded.
         """
-        for name in [provider.name for provider in self.offload.registry]:
-            self.offload.unregister(name)
-        made = [make(name, options, self._shares) for name, options in providers]
-        for provider in made:
-            self.offload.register(provider)
-        self.offload.configure(Settings(bool(made), tuple(provider.name for provider in made)))
+        self.offload.close()
+        self.offload.configure(Settings())
+        made: list[Provider] = []
+        try:
+            for name, options in providers:
+                made.append(make(name, options, self._shares))
+            for provider in made:
+                self.offload.register(provider)
+            self.offload.configure(Settings(bool(made), tuple(provider.name for provider in made)))
+        except (UsageError, OSError):
+            self.offload.close()
+            for provider in made:
+                self._shares.release(provider.name)
+            raise
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

@@ -265,3 +265,37 @@ def test_a_configuration_sets_its_options_and_leaves_out_what_cannot_be(caplog: 
     assert (table.timeout_ms, table.limit, table.check) == (7000, 5, True)
     twins.other.configure_offload({"hw-offload": "true"})
     assert (table.timeout_ms, table.limit, table.check) == (30_000, 2000, False)
+
+
+def test_offload_may_be_chosen_anew_as_often_as_one_likes() -> None:
+    twins = Twins()
+    talk = Talk(twins).open()
+    talk.exchange(4)
+    for options in ({"limit": "1", "check": "true"}, {}):
+        before = twins.hits
+        twins.other.offload_to([("flowtable", options)])
+        talk.exchange(6)
+        assert twins.hits > before  # the totals go on
+        assert flowtable(twins).counters()["hits"] == twins.hits - before
+        assert flowtable(twins).check is bool(options)
+    assert flowtable(twins).limit == twins.other.datapath.shunt.capacity
+    twins.compare()
+
+
+def test_a_choice_that_fails_offloads_to_nobody_and_can_be_made_again() -> None:
+    twins = Twins()
+    for wrong in (("eswitch", {"num_of_groups": "0"}), ("nobody", {}), ("flowtable", {})):
+        with pytest.raises(UsageError):
+            twins.other.offload_to([("flowtable", {}), wrong])
+        assert not list(twins.other.offload.providers())
+        assert not twins.other.offload.settings.enabled
+    twins.other.offload_to([("flowtable", {}), ("eswitch", {})])
+    assert [provider.name for provider, _ in twins.other.offload.providers()] == ["flowtable", "eswitch"]
+
+
+def test_a_provider_that_was_let_go_of_comes_back_with_the_next_configuration() -> None:
+    twins = Twins()
+    twins.other.offload.unregister("flowtable")
+    twins.other.configure_offload({"hw-offload": "true"})
+    Talk(twins).open().exchange(6)
+    assert twins.reason() == "none"
