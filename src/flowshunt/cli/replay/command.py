@@ -16,7 +16,7 @@ from flowshunt.cli import kernels
 from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain, give_up_stdout
 from flowshunt.cli.replay import connections, document, render
 from flowshunt.cli.replay.loading import Loader
-from flowshunt.cli.replay.offloading import OffloadWatch
+from flowshunt.cli.replay.offloading import OffloadWatch, settled
 from flowshunt.cli.replay.options import DEFAULT_FLOWS, STDOUT, ReplayOptions, TableStyle
 from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
 from flowshunt.cli.replay.report import Report, make_report
@@ -72,7 +72,7 @@ def _replay_and_report(
     watch: OffloadWatch | None,
 ) -> int:
     tally = Tally()
-    consumers = [tally.add, *([watch.add] if watch else ()), *outputs.consumers]
+    consumers = [*([settled(switch), watch.add] if watch else ()), tally.add, *outputs.consumers]
     twin = _twin(options, loader or switch, outputs.unchecked)
     outcome = replay(options, twin or loader or switch, source, consumers)
     loaded = loader.finish() if loader is not None else None

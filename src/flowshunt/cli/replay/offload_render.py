@@ -100,7 +100,7 @@ def _misses(report: OffloadReport) -> Section:
 
 def _refused(report: OffloadReport) -> Section:
     columns = Column("reason"), Column("connections", True), Column("meaning")
-    known = {code: R.reason(R.number_of(code.partition(":")[0])) for code in report.refused}
+    known = {code: R.reason_of(code) for code in report.refused}
     rows = tuple((code, count(n), known[code].sentence) for code, n in report.refused.items())
     fixes = tuple(f"{code}: {known[code].fix}" for code in report.refused if code.partition(":")[0] not in FOR_ROOM)
     room = ("Other limits can be tried with flowshunt what-if.",) if FOR_ROOM & set(report.refused) else ()
