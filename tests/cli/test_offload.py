@@ -65,6 +65,17 @@ def test_counters_are_those_of_a_run_without(repository: Path, tmp_path: Path) -
     assert all(entry["provider"] is None and entry["reasons"] == {} for entry in without["connections"])
 
 
+def test_the_summary_accounts_for_every_packet(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.execute(_options(repository, offloads=FLOWTABLE, quiet=False))
+
+    out = capsys.readouterr().out
+    causes = out.partition("Packets that took the long way, by cause\n")[2].partition("\n\n")[0].splitlines()[1:]
+    shunted = re.search(r"shunted +(\d+) packets", out)
+    assert shunted is not None
+    assert sum(int(line.split()[1]) for line in causes) + int(shunted[1]) == 377
+    assert sorted(line.split()[0] for line in causes) == ["absent", "dead", "empty", "not-fit", "tcp-flags"]
+
+
 def test_the_table_says_who_forwards_or_why_nobody_does(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command.execute(_options(repository, offloads=FLOWTABLE, table=TableStyle.OFFLOAD))
 

@@ -27,8 +27,9 @@ MISSES = {
     "stream": "the tracker notes that the connection is a stream",
     "no-port": "its output port is gone",
     "checked": "checksum or window not plainly right (check=true)",
+    "empty": "nothing was offloaded at that moment",
 }
-"""Why a packet took the long way, by the names of `datapath.shunt.schema.CAUSES`."""
+"""Why a packet took the long way, by the names of `datapath.shunt.schema.CAUSES`; `empty`: it had nothing to look in."""
 
 
 def sections(report: OffloadReport) -> list[Section]:
@@ -90,9 +91,10 @@ def _providers(report: OffloadReport) -> Section:
 
 def _misses(report: OffloadReport) -> Section:
     columns = Column("cause"), Column("packets", True), Column("share", True), Column("meaning")
+    n_empty = report.packets - report.shunted_packets - sum(report.misses.values())
     rows = tuple(
         (name, count(n), share(n, report.packets), MISSES.get(name, ""))
-        for name, n in sorted(report.misses.items(), key=lambda item: -item[1])
+        for name, n in sorted({**report.misses, "empty": n_empty}.items(), key=lambda item: -item[1])
         if n
     )
     return Section("Packets that took the long way, by cause", columns, rows)
