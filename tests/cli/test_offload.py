@@ -65,6 +65,15 @@ def test_counters_are_those_of_a_run_without(repository: Path, tmp_path: Path) -
     assert all(entry["provider"] is None and entry["reasons"] == {} for entry in without["connections"])
 
 
+def test_a_comparison_begins_with_the_same_table(repository: Path, tmp_path: Path) -> None:
+    table = tmp_path / "first.json"
+    assert command.execute(_options(repository, limit=260, json=str(table))) == 0
+    status, told = _json(repository, tmp_path, offloads=FLOWTABLE, compare=True, load_table=str(table))
+
+    assert told["summary"]["loaded_connections"] == 12
+    assert (status, told["offload"]["comparison"]["different"]) == (0, 0)
+
+
 def test_the_summary_accounts_for_every_packet(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command.execute(_options(repository, offloads=FLOWTABLE, quiet=False))
 
