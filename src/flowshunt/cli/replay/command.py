@@ -100,9 +100,7 @@ def _offload(options: ReplayOptions, switch: Switch) -> OffloadWatch | None:
     return OffloadWatch(switch)
 
 
-def _twin(
-    options: ReplayOptions, switch: Processor, table: TableFile | None, unchecked: TextIO | None
-) -> Twin | None:
+def _twin(options: ReplayOptions, switch: Processor, table: TableFile | None, unchecked: TextIO | None) -> Twin | None:
     """The switch with another one beside it that has the same rules, settings and table, and does not offload."""
     if not options.compare:
         return None

@@ -29,7 +29,7 @@ MISSES = {
     "checked": "checksum or window not plainly right (check=true)",
     "empty": "nothing was offloaded at that moment",
 }
-"""Why a packet took the long way, by the names of `datapath.shunt.schema.CAUSES`; `empty`: it had nothing to look in."""
+"""Why a packet took the long way, by the names of `datapath.shunt.schema.CAUSES`, or `empty`: no entry to compare."""
 
 
 def sections(report: OffloadReport) -> list[Section]:
