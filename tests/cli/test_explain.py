@@ -113,3 +113,10 @@ def test_a_table_to_begin_with_is_no_option() -> None:
     told = CliRunner().invoke(app, ["explain", "a.pcap", "--load-table", "b.json"])
 
     assert (told.exit_code, "--load-table" in told.output) == (2, True)
+
+
+def test_a_provider_that_forwards_nothing_observes(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ReplayOptions(str(repository / "demo" / "demo.pcap"), flows=C1, offloads=(Offload("dummy"),), quiet=True)
+
+    assert command.execute(options, "dport=5001", json=False) == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip() == "dummy: observes it, and forwards no packets"
