@@ -45,6 +45,8 @@ from flowshunt.rules.openflow.executor import Executor, Triples
 from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
 from flowshunt.rules.openflow.parse import Command, parse_flows
 
+_SILENCE_MS = 1000
+"""After so long without a packet, forwarders are asked what they gave up before the tracker looks at its timers."""
 _SWEEP_BUDGET = 512
 _IDLE_SWEEP_BUDGET = 4096
 _PORT_NAME = re.compile(r"[A-Za-z0-9_@:-][A-Za-z0-9_.@:-]{0,254}")
@@ -258,7 +260,10 @@ class Switch:
     def process(self, batch: Batch) -> Result:
         """Take a batch through the switch, each packet at its own time and to its end, in order."""
         if len(batch.packets):
-            self.tracker.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
+            now_ms = first_ms(batch)
+            if now_ms - self.tracker.now_ms >= _SILENCE_MS:  # what was idle meanwhile was given up, and then expired
+                self.offload.poll(now_ms)
+            self.tracker.sweep(now_ms, budget=_SWEEP_BUDGET)
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         self.fragments.expire(self.tracker.now_ms)
