@@ -31,6 +31,7 @@ from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath, Result
+from flowshunt.offload.api import Provider
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers import make, register_available
 from flowshunt.offload.providers.options import set_options
@@ -44,6 +45,8 @@ from flowshunt.rules.openflow.executor import Executor, Triples
 from flowshunt.rules.openflow.flow import ALL_TABLES, Flow
 from flowshunt.rules.openflow.parse import Command, parse_flows
 
+_SILENCE_MS = 1000
+"""After so long without a packet, forwarders are asked what they gave up before the tracker looks at its timers."""
 _SWEEP_BUDGET = 512
 _IDLE_SWEEP_BUDGET = 4096
 _PORT_NAME = re.compile(r"[A-Za-z0-9_@:-][A-Za-z0-9_.@:-]{0,254}")
@@ -101,8 +104,13 @@ class Switch:
         self.executor = Executor(self.datapath)
         self.on_output: Callable[[Result, Batch], None] | None = None
         if beside is None:
-            self.offload = Offload(Holding(self.tracker), devices=self._port_names.get, paths=self.datapath.paths)
             self._shares: Shares = self.datapath.shunt
+            self.offload = Offload(
+                Holding(self.tracker),
+                devices=self._port_names.get,
+                paths=self.datapath.paths,
+                on_unregistered=self._shares.release,
+            )
             self.tracker.before_timeouts = self.offload.withdraw_flows
         else:
             self.offload, self._shares = beside.offload, beside._shares
@@ -253,7 +261,10 @@ class Switch:
     def process(self, batch: Batch) -> Result:
         """Take a batch through the switch, each packet at its own time and to its end, in order."""
         if len(batch.packets):
-            self.tracker.sweep(first_ms(batch), budget=_SWEEP_BUDGET)
+            now_ms = first_ms(batch)
+            if now_ms - self.tracker.now_ms >= _SILENCE_MS:  # what was idle meanwhile was given up, and then expired
+                self.offload.poll(now_ms)
+            self.tracker.sweep(now_ms, budget=_SWEEP_BUDGET)
         result = self.datapath.process(batch)
         self.tracker.sweep(self.tracker.now_ms, budget=max(_SWEEP_BUDGET, 2 * len(batch.packets)))
         self.fragments.expire(self.tracker.now_ms)
@@ -323,12 +334,20 @@ class Switch:
         UsageError for one that there is not or that cannot be registered, and for its options; OSError for a file that
         an option names. Then nothing is offloaded.
         """
-        for name in [provider.name for provider in self.offload.registry]:
-            self.offload.unregister(name)
-        made = [make(name, options, self._shares) for name, options in providers]
-        for provider in made:
-            self.offload.register(provider)
-        self.offload.configure(Settings(bool(made), tuple(provider.name for provider in made)))
+        self.offload.close()
+        self.offload.configure(Settings())
+        made: list[Provider] = []
+        try:
+            for name, options in providers:
+                made.append(make(name, options, self._shares))
+            for provider in made:
+                self.offload.register(provider)
+            self.offload.configure(Settings(bool(made), tuple(provider.name for provider in made)))
+        except (UsageError, OSError):
+            self.offload.close()
+            for provider in made:
+                self._shares.release(provider.name)
+            raise
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""

@@ -119,6 +119,13 @@ def test_connections_are_changed_forgotten_and_made(flowshunt: Flowshunt) -> Non
     assert flowshunt("conntrack", "-C").stdout == "0\n"
 
 
+def test_a_tcp_connection_is_made_in_a_state(flowshunt: Flowshunt) -> None:
+    new = ("-p", "tcp", "-s", "10.9.9.9", "-d", "10.8.8.8", "--sport", "1", "--dport", "2", "-t", "100")
+    assert "original.state" in flowshunt("conntrack", "-I", *new).output
+    assert flowshunt("conntrack", "-I", *new, "--state", "ESTABLISHED").exit_code == 0
+    assert "ESTABLISHED src=10.9.9.9 dst=10.8.8.8" in flowshunt("conntrack", "-L", "-s", "10.9.9.9").output
+
+
 def test_counters_are_shown(flowshunt: Flowshunt) -> None:
     line = flowshunt("conntrack", "-S").stdout
     assert line.startswith("cpu=0   \tfound=0 invalid=0 insert=2 insert_failed=0 drop=0 early_drop=0 error=0 ")

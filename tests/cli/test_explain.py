@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from flowshunt.cli.explain import command
+from flowshunt.cli.explain.stories import Stories
+from flowshunt.cli.main import app
+from flowshunt.cli.replay.command import make_switch, open_source, replay
 from flowshunt.cli.replay.options import Offload, ReplayOptions
+from flowshunt.conntrack.selection import Selection
 
 C1 = (
     "table=0,arp,actions=normal",
@@ -90,3 +96,27 @@ def test_a_selection_of_nothing_fails(repository: Path, capsys: pytest.CaptureFi
 
     assert status == 1
     assert text == ""
+
+
+def test_connections_beyond_the_limit_are_counted_once(repository: Path) -> None:
+    options = ReplayOptions(str(repository / "demo" / "demo.pcap"), flows=C1, quiet=True)
+    switch = make_switch(options)
+    stories = Stories(switch, Selection.parse("proto=tcp"), limit=2)
+    switch.offload_to([("flowtable", {})])
+    with ExitStack() as closing:
+        replay(options, switch, open_source(options, switch, closing), [])
+
+    assert (len(list(stories)), stories.n_left_out) == (2, 4)
+
+
+def test_a_table_to_begin_with_is_no_option() -> None:
+    told = CliRunner().invoke(app, ["explain", "a.pcap", "--load-table", "b.json"])
+
+    assert (told.exit_code, "--load-table" in told.output) == (2, True)
+
+
+def test_a_provider_that_forwards_nothing_observes(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ReplayOptions(str(repository / "demo" / "demo.pcap"), flows=C1, offloads=(Offload("dummy"),), quiet=True)
+
+    assert command.execute(options, "dport=5001", json=False) == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip() == "dummy: observes it, and forwards no packets"

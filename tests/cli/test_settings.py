@@ -210,6 +210,15 @@ def test_a_replay_goes_on_where_another_one_ended(tmp_path: Path, talk: str) -> 
     assert (run.status, run.err) == (0, "")
 
 
+def test_what_a_run_without_forwarding_says_of_providers_does_not_count(tmp_path: Path, talk: str) -> None:
+    table = tmp_path / "first.json"
+    assert replay(talk, "--limit", "51", "--offload", "dummy", "--quiet", "--json", table).status == 0
+    assert json.loads(table.read_text())["connections"][0]["reasons"].keys() == {"dummy"}
+    run = replay(talk, "--load-table", table, "--quiet", "--json", "-")
+    assert json.loads(run.out)["summary"]["loaded_connections"] == 26
+    assert (run.status, run.err) == (0, "")
+
+
 def test_refused_entries_are_named_counted_and_make_the_exit_status(tmp_path: Path, talk: str) -> None:
     bad = [entry(zone=-1), entry(mark=10**60), 5, entry(zone=1), entry(zone=1), nat_entry(zone=2), tcp_entry(zone=3)]
     table = write_table(tmp_path / "t.json", {"connections": [entry(), *bad]})

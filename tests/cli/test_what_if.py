@@ -343,6 +343,10 @@ def test_refusals_say_which_limit_it_was(demo):
         ([DEMO, "--offload", "eswitch:nic-9"], "no profile 'nic-9'"),
         ([DEMO, "--offload", "nobody"], "no offload provider 'nobody'"),
         ([DEMO, "--offload", "flowtable", "--insertion-rate", "5"], "none of the providers has"),
+        (
+            [DEMO, "--offload", "eswitch", "--ageing", "5", "--vary", "eswitch.ageing_s=6"],
+            "eswitch.ageing_s is varied twice",
+        ),
         (["-", "--offload", "flowtable"], "standard input can be read but once"),
         (["--offload", "flowtable"], "no capture given"),
         ([DEMO, "--offload", "flowtable", "--chart", "x.pdf"], "charts are SVG"),

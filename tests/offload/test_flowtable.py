@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from flowshunt.base.errors import UsageError
@@ -265,3 +267,72 @@ def test_a_configuration_sets_its_options_and_leaves_out_what_cannot_be(caplog: 
     assert (table.timeout_ms, table.limit, table.check) == (7000, 5, True)
     twins.other.configure_offload({"hw-offload": "true"})
     assert (table.timeout_ms, table.limit, table.check) == (30_000, 2000, False)
+
+
+def test_offload_may_be_chosen_anew_as_often_as_one_likes() -> None:
+    twins = Twins()
+    talk = Talk(twins).open()
+    talk.exchange(4)
+    for options in ({"limit": "1", "check": "true"}, {}):
+        before = twins.hits
+        twins.other.offload_to([("flowtable", options)])
+        talk.exchange(6)
+        assert twins.hits > before  # the totals go on
+        assert flowtable(twins).counters()["hits"] == twins.hits - before
+        assert flowtable(twins).check is bool(options)
+    assert flowtable(twins).limit == twins.other.datapath.shunt.capacity
+    twins.compare()
+
+
+def test_a_choice_that_fails_offloads_to_nobody_and_can_be_made_again() -> None:
+    twins = Twins()
+    for wrong in (("eswitch", {"num_of_groups": "0"}), ("nobody", {}), ("flowtable", {})):
+        with pytest.raises(UsageError):
+            twins.other.offload_to([("flowtable", {}), wrong])
+        assert not list(twins.other.offload.providers())
+        assert not twins.other.offload.settings.enabled
+    twins.other.offload_to([("flowtable", {}), ("eswitch", {})])
+    assert [provider.name for provider, _ in twins.other.offload.providers()] == ["flowtable", "eswitch"]
+
+
+def test_a_provider_that_was_let_go_of_comes_back_with_the_next_configuration() -> None:
+    twins = Twins()
+    twins.other.offload.unregister("flowtable")
+    twins.other.configure_offload({"hw-offload": "true"})
+    Talk(twins).open().exchange(6)
+    assert twins.reason() == "none"
+
+
+@pytest.mark.parametrize("gap_ms", [35_000, 70_000, 125_000, 310_000])
+@pytest.mark.parametrize("profile", ["default", "linux"])
+def test_a_silence_that_outlasts_every_timeout_ends_the_connection_as_ever(profile: str, gap_ms: int) -> None:
+    twins = Twins(profile=profile)
+    for after_ms in (1, 1, 1, 3_000):
+        twins.send(udp(), after_ms=after_ms)
+        twins.send(udp(reply=True), port=2)
+    assert twins.hits > 0
+    twins.send(udp(), after_ms=gap_ms)
+    twins.compare()
+
+
+CHOICES: list[tuple[str, dict[str, str]]] = [
+    ("flowtable", {}),
+    ("flowtable", {"limit": "1", "timeout": "1"}),
+    ("flowtable", {"check": "true"}),
+    ("eswitch", {"ct_max_offloaded_conns": "2", "ageing_s": "5"}),
+    ("eswitch", {"insertion_rate": "3", "insertion_latency_ms": "400"}),
+    ("dummy", {}),
+]
+
+
+@pytest.mark.parametrize("profile", ["default", "linux"])
+@pytest.mark.parametrize("rules", [PLAIN, NAT, ZONES], ids=["plain", "nat", "zones"])
+def test_providers_may_come_and_go_under_traffic(rules: str, profile: str) -> None:
+    twins = Twins(rules, profile=profile)
+    rng = random.Random(27)
+    for _ in range(8):
+        wander(twins, 6, seed=rng.randrange(1 << 30))
+        chosen = dict(rng.sample(CHOICES, rng.randrange(3)))
+        twins.other.offload_to(chosen.items())
+    twins.compare()
+    assert twins.hits > 0

@@ -37,3 +37,15 @@ def test_options_that_cannot_be_are_logged_and_change_nothing(
     set_options(bench.offload, config)
     assert eswitch.settings is before
     assert "options of offload provider eswitch" in caplog.text
+
+
+def test_what_a_provider_raises_at_its_options_reaches_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Fragile(Dummy):
+        def set_options(self, options: dict[str, str]) -> None:
+            raise KeyError("speed")
+
+    eswitch = Eswitch()
+    bench = Bench(Fragile(), eswitch)
+    set_options(bench.offload, {"eswitch-num-of-groups": "8", "dummy-speed": "9"})
+    assert eswitch.settings.num_of_groups == 8
+    assert "provider dummy: set_options() failed" in caplog.text

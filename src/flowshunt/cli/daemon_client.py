@@ -49,7 +49,9 @@ def ask(path: Path, name: str, *arguments: str) -> str:
                 for message in decoder.feed(data):
                     if isinstance(message, Reply):
                         return _result(message)
-    except (OSError, JsonRpcError) as problem:
+    except OSError as problem:
+        raise UsageError(f"{path}: {problem.strerror or problem}") from None
+    except JsonRpcError as problem:
         raise UsageError(f"{path}: {problem}") from None
     raise UsageError(f"{path}: the switch has ended")
 

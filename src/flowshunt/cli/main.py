@@ -291,7 +291,7 @@ def flows(bridge: str | None, socket: str | None) -> None:
 @app.command(
     help=_EXPLAIN_HELP,
     params=[
-        *arguments.SWITCH,
+        *(parameter for parameter in arguments.SWITCH if parameter.name != "load_table"),
         *arguments.OFFLOAD,
         Option(
             ["--connection", "-c", "words"],

@@ -150,7 +150,7 @@ class PortSection:
 
 @dataclass(frozen=True, slots=True)
 class OffloadSection:
-    """Offloading of established connections."""
+    """Offloading of established connections (flowshunt run; a replay has --offload)."""
 
     enabled: bool = False
     """Tell offload providers of connections, as other_config:hw-offload does."""

@@ -80,11 +80,8 @@ class Accounting:
         return Ledger(leaders, self._book.generations(leaders), tuple(self._book.members(leaders)), *columns)
 
     def add(self, attachment: Attachment, ledger: Ledger, usage: np.ndarray) -> None:
-        """Add USAGE (n,) of the flows of a ledger to connections, rules and stations.
-
-        A last use after the counters were read is of packets that are told later; it counts already.
-        """
-        ways: np.ndarray = np.logical_or(usage["packets"] != 0, usage["last_used_ms"] > usage["counted_ms"][:, None])
+        """Add USAGE (n,) of the flows of a ledger to connections, rules and stations."""
+        ways = _ways(usage)
         used = np.asarray(ways.any(axis=1))
         if not used.any():
             return
@@ -187,7 +184,7 @@ class Accounting:
         if told.ledger is not None:
             self.add(attachment, told.ledger, usage)
         else:
-            used = (usage["packets"] != 0).any(axis=1)
+            used: np.ndarray = np.asarray(_ways(usage).any(axis=1))
             if used.any():
                 self.add(attachment, self.ledger(told.leaders[used]), pick(usage, used))
         if told.due is not None:
@@ -221,3 +218,12 @@ class Accounting:
     def _answer(self, due: np.ndarray, last_used_ms: np.ndarray) -> None:
         identity = due["row"].astype(np.int64), due["generation"].astype(np.int64)
         self._table.answer_due(*identity, np.ascontiguousarray(last_used_ms), due["now_ms"])
+
+
+def _ways(usage: np.ndarray) -> np.ndarray:
+    """Which directions of USAGE (n,) have news, bool (n, 2).
+
+    A last use after the counters were read is of packets that are told later; it counts already.
+    """
+    ways: np.ndarray = np.logical_or(usage["packets"] != 0, usage["last_used_ms"] > usage["counted_ms"][:, None])
+    return ways

@@ -49,10 +49,12 @@ class Offload:
         devices: Devices | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         paths: Paths | None = None,
+        on_unregistered: Callable[[str], None] | None = None,
     ) -> None:
         """`devices` names input devices by port number. `clock_ns` times calls that block, and nothing else.
 
-        `paths`: where packets' paths are learned; without, nothing is handed to forwarders.
+        `paths`: where packets' paths are learned; without, nothing is handed to forwarders. `on_unregistered(name)` is
+        called when a provider was let go of, to take back what it was given.
         """
         self.registry = Registry()
         self.settings = Settings()
@@ -60,6 +62,7 @@ class Offload:
         self._devices = devices
         self._clock_ns = clock_ns
         self._paths = paths
+        self._on_unregistered = on_unregistered
         self._dispatcher = Dispatcher(table, devices, paths)
         self._is_observing = False
         if paths is not None:
@@ -113,6 +116,8 @@ class Offload:
             self._installer.abandon_now(attachment)
         del self._attachments[name]
         self._stop_observing()
+        if self._on_unregistered is not None:
+            self._on_unregistered(name)
         return True
 
     def configure(self, settings: Settings) -> None:

@@ -161,6 +161,13 @@ def reason(number: int) -> Reason:
     return found._replace(code=f"{found.code}:{parameter}", sentence=found.sentence.format(parameter=parameter))
 
 
+def reason_of(code: str) -> Reason:
+    """What a code says, written as `reason` writes it. Raises KeyError."""
+    base, _, parameter = code.partition(":")
+    found = REASONS[_BY_CODE[base]]
+    return found._replace(code=code, sentence=found.sentence.format(parameter=parameter))
+
+
 def _parameter(code: str, value: int) -> str | None:
     if code == "provider-refused":
         return errno_name(value)

@@ -50,3 +50,6 @@ class Shares(Protocol):
 
     def share(self, name: str, limit: int | None = None) -> Share:
         """A part of it for an owner; without a limit, as much as there is room for."""
+
+    def release(self, name: str) -> None:
+        """The owner of that name is gone; its entries too, and another one may have its part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -117,3 +118,10 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path, content, complaint):
 def test_a_file_that_is_not_there_is_an_os_error():
     with pytest.raises(OSError, match="nowhere"):
         read_profile("/nowhere/mine.toml")
+
+
+def test_a_profile_that_is_no_file_is_not_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="is no file"):
+        read_profile(str(pipe))

@@ -93,4 +93,6 @@ def _entry(values: dict[str, Any]) -> dict[str, Any]:
         entry["label"] = f"{pair_of(values['label'], 128, '--label')[0]:#x}"
     if values["state"] is not None:
         entry["state"] = values["state"]
+        for way in (entry["original"], entry.setdefault("reply", {})):
+            way["state"] = values["state"]  # profile default has one for each direction
     return entry

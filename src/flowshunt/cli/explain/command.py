@@ -11,6 +11,7 @@ from flowshunt.cli.explain import describe, document
 from flowshunt.cli.explain.stories import Stories
 from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain
 from flowshunt.cli.replay.command import make_switch, open_source, replay
+from flowshunt.cli.replay.offloading import settled
 from flowshunt.cli.replay.run import Ending
 from flowshunt.conntrack.selection import Selection
 from flowshunt.conntrack.table import first_ms
@@ -53,7 +54,7 @@ def execute(options: ReplayOptions, words: str, *, json: bool) -> int:
         except CaptureError as error:
             complain(str(error))
             return DAMAGED
-        outcome = replay(options, switch, source, [start.note])
+        outcome = replay(options, switch, source, [settled(switch), start.note])
         switch.offload.synchronise()
         n_stories = _write(stories, switch, start.ms, json=json)
     for damage in outcome.damages:

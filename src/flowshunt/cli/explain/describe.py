@@ -90,5 +90,8 @@ def standing(story: Story, switch: Switch) -> list[str]:
         return [f"forwarded by {holder} [{connection.offload}]; {packets}"]
     texts = [f"not offloaded; {packets}"]
     for name, reason in reasons_now(story, switch).items():
+        if reason.code == "none":
+            texts.append(f"{name}: observes it, and forwards no packets")
+            continue
         texts += [f"{name}: {reason.code}. {reason.sentence}", f"  {reason.fix}"]
     return texts

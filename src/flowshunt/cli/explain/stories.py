@@ -102,7 +102,7 @@ class Stories:
     ) -> None:
         """A step of connections, or of those that lead a flow (`offload.caller.Journal`)."""
         if kind == "created":
-            self._begin(rows, generations)
+            self.n_left_out += self._begin(rows, generations)
         if not self._stories:
             return
         reasons = np.broadcast_to(np.asarray(reason), len(rows))
@@ -137,17 +137,20 @@ class Stories:
     def _meant(self, rows: np.ndarray) -> np.ndarray:
         return self._selection.matches(self._switch.tracker.arrays.conns, rows)
 
-    def _begin(self, rows: np.ndarray, generations: np.ndarray) -> None:
+    def _begin(self, rows: np.ndarray, generations: np.ndarray) -> int:
+        """Stories of those that are meant and have none yet; returns how many there was no room for."""
+        n_left_out = 0
         meant = np.flatnonzero(self._meant(rows))
         for row, generation in zip(rows[meant].tolist(), generations[meant].tolist(), strict=True):
             if (row, generation) in self._stories:
                 continue
             if len(self._stories) + len(self._ended) >= self._limit:
-                self.n_left_out += 1
+                n_left_out += 1
                 continue
             connection = self._switch.tracker.connection(row, generation)
             if connection is not None:
                 self._stories[row, generation] = Story(connection)
+        return n_left_out
 
     def _refresh(self, story: Story) -> None:
         identity = story.connection.id, story.connection.generation

@@ -78,9 +78,11 @@ def timeout(text: str) -> Timeout:
 
 
 def offload(text: str) -> Offload:
-    """`NAME`, `NAME:PROFILE`, and options behind commas."""
+    """`NAME`, `NAME:PROFILE` or `module:class`, and options behind commas."""
     head, *words = text.split(",")
     name, colon, profile = head.partition(":")
+    if name and profile and not _is_provider(name):
+        name, colon = head, ""
     options = [("profile", profile)] if colon else []
     for word in words:
         key, separator, value = word.partition("=")
@@ -92,6 +94,13 @@ def offload(text: str) -> Offload:
             f"{text!r} is not NAME[:PROFILE][,KEY=VALUE], such as flowtable or eswitch:bluefield-2"
         )
     return Offload(name, tuple(options))
+
+
+def _is_provider(name: str) -> bool:
+    """Whether what stands before a colon is a provider, and so its profile behind it; else they are module:class."""
+    from flowshunt.offload.providers import available
+
+    return any(entry.name == name for entry in available())
 
 
 _SOURCES: tuple[click.Parameter, ...] = (

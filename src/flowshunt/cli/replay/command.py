@@ -16,7 +16,7 @@ from flowshunt.cli import kernels
 from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain, give_up_stdout
 from flowshunt.cli.replay import connections, document, render
 from flowshunt.cli.replay.loading import Loader
-from flowshunt.cli.replay.offloading import OffloadWatch
+from flowshunt.cli.replay.offloading import OffloadWatch, settled
 from flowshunt.cli.replay.options import DEFAULT_FLOWS, STDOUT, ReplayOptions, TableStyle
 from flowshunt.cli.replay.outputs import PortWriters, StatesWriter
 from flowshunt.cli.replay.report import Report, make_report
@@ -50,9 +50,8 @@ def execute(options: ReplayOptions) -> int:
             complain(str(error))
             return DAMAGED
         outputs = _open_outputs(options, switch, closing)
-        loader = None if table is None else Loader(switch, table, complain)
         try:
-            status = _replay_and_report(options, switch, source, outputs, loader, watch)
+            status = _replay_and_report(options, switch, source, outputs, table, watch)
             closing.close()
         except BrokenPipeError:
             raise
@@ -68,12 +67,13 @@ def _replay_and_report(
     switch: Switch,
     source: SidedSource | MergedSource,
     outputs: _Outputs,
-    loader: Loader | None,
+    table: TableFile | None,
     watch: OffloadWatch | None,
 ) -> int:
+    loader = None if table is None else Loader(switch, table, complain)
     tally = Tally()
-    consumers = [tally.add, *([watch.add] if watch else ()), *outputs.consumers]
-    twin = _twin(options, loader or switch, outputs.unchecked)
+    consumers = [*([settled(switch), watch.add] if watch else ()), tally.add, *outputs.consumers]
+    twin = _twin(options, loader or switch, table, outputs.unchecked)
     outcome = replay(options, twin or loader or switch, source, consumers)
     loaded = loader.finish() if loader is not None else None
     sides = source.sides if isinstance(source, SidedSource) else None
@@ -100,8 +100,8 @@ def _offload(options: ReplayOptions, switch: Switch) -> OffloadWatch | None:
     return OffloadWatch(switch)
 
 
-def _twin(options: ReplayOptions, switch: Processor, unchecked: TextIO | None) -> Twin | None:
-    """The switch with another one beside it that has the same rules and settings and does not offload."""
+def _twin(options: ReplayOptions, switch: Processor, table: TableFile | None, unchecked: TextIO | None) -> Twin | None:
+    """The switch with another one beside it that has the same rules, settings and table, and does not offload."""
     if not options.compare:
         return None
 
@@ -109,7 +109,9 @@ def _twin(options: ReplayOptions, switch: Processor, unchecked: TextIO | None) -
         if unchecked is not None:
             unchecked.write(f"{number}: {state}\n")
 
-    return Twin(switch, make_switch(replace(options, offloads=()), quiet=True), list_unchecked)
+    reference = make_switch(replace(options, offloads=()), quiet=True)
+    before = None if table is None else Loader(reference, table, _ignore)
+    return Twin(switch, reference, list_unchecked, before)
 
 
 def make_switch(options: ReplayOptions, *, quiet: bool = False) -> Switch:

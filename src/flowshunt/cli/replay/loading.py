@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowshunt.cli.replay.table_file import TableFile, TableFileError
 from flowshunt.conntrack.listing.read_json import EntryError, connection_of
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from flowshunt.packet.schema import Batch
 
 SHOWN_REFUSALS = 20
+
+
+_OF_THE_RUN = frozenset(("provider", "reasons"))
+"""Fields that `offload_document.connection` adds to a connection: of the run in which it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Loader:
         try:
             for number, entry in self._file.entries():
                 try:
-                    yield number, connection_of(entry, profile)
+                    yield number, connection_of(_without_offload(entry), profile)
                 except EntryError as error:
                     yield number, error
         except TableFileError as error:
@@ -91,3 +95,10 @@ class Loader:
         self._n_refused += 1
         if self._n_refused <= SHOWN_REFUSALS:
             self._complain(f"{self._file.path}: connection {number} refused: {field}: {what}")
+
+
+def _without_offload(entry: Any) -> Any:
+    """An entry, whatever it is, without what it says of providers."""
+    if not isinstance(entry, dict):
+        return entry
+    return {name: value for name, value in entry.items() if name not in _OF_THE_RUN}

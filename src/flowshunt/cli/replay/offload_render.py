@@ -27,8 +27,9 @@ MISSES = {
     "stream": "the tracker notes that the connection is a stream",
     "no-port": "its output port is gone",
     "checked": "checksum or window not plainly right (check=true)",
+    "empty": "nothing was offloaded at that moment",
 }
-"""Why a packet took the long way, by the names of `datapath.shunt.schema.CAUSES`."""
+"""Why a packet took the long way, by the names of `datapath.shunt.schema.CAUSES`, or `empty`: no entry to compare."""
 
 
 def sections(report: OffloadReport) -> list[Section]:
@@ -90,9 +91,10 @@ def _providers(report: OffloadReport) -> Section:
 
 def _misses(report: OffloadReport) -> Section:
     columns = Column("cause"), Column("packets", True), Column("share", True), Column("meaning")
+    n_empty = report.packets - report.shunted_packets - sum(report.misses.values())
     rows = tuple(
         (name, count(n), share(n, report.packets), MISSES.get(name, ""))
-        for name, n in sorted(report.misses.items(), key=lambda item: -item[1])
+        for name, n in sorted({**report.misses, "empty": n_empty}.items(), key=lambda item: -item[1])
         if n
     )
     return Section("Packets that took the long way, by cause", columns, rows)
@@ -100,7 +102,7 @@ def _misses(report: OffloadReport) -> Section:
 
 def _refused(report: OffloadReport) -> Section:
     columns = Column("reason"), Column("connections", True), Column("meaning")
-    known = {code: R.reason(R.number_of(code.partition(":")[0])) for code in report.refused}
+    known = {code: R.reason_of(code) for code in report.refused}
     rows = tuple((code, count(n), known[code].sentence) for code, n in report.refused.items())
     fixes = tuple(f"{code}: {known[code].fix}" for code in report.refused if code.partition(":")[0] not in FOR_ROOM)
     room = ("Other limits can be tried with flowshunt what-if.",) if FOR_ROOM & set(report.refused) else ()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowshunt.base.errors import UsageError
 from flowshunt.cli.replay.reasons import split
+from flowshunt.cli.replay.run import Consumer
 from flowshunt.cli.replay.series import Series, Step
 from flowshunt.conntrack.memory import reserve
 from flowshunt.offload import reasons as R
@@ -58,7 +60,7 @@ class OffloadReport:
 
     Bytes are those of frames. `peak_flows`: the most connections that were forwarded at a time, each in two directions;
     `peak_wanted`: with those that were refused for want of room. `peak_taken`: the most in a second of the capture.
-    `refused`: connections that were refused at least once, by reason.
+    `refused`: connections that were refused at least once, or whose way may not be skipped, by reason.
     """
 
     providers: tuple[ProviderReport, ...]
@@ -78,6 +80,21 @@ class OffloadReport:
     comparison: Comparison | None = None
     connections: Sequence[ConnectionReport] = ()
     """In the order of the report's listing, if there is one."""
+
+
+def settled(switch: Switch) -> Consumer:
+    """Waits after each batch until providers on threads of their own have answered: the same input, the same result.
+
+    Raises UsageError when one does not.
+    """
+
+    def wait(batch: Batch, result: Result) -> None:
+        if not switch.offload.settle():
+            raise UsageError(
+                "an offload provider does not return from a call", hint="flowshunt provider check tells more"
+            )
+
+    return wait
 
 
 class OffloadWatch:
@@ -117,12 +134,14 @@ class OffloadWatch:
             self._want(rows)
         elif kind in ("handed-back", "withdrawn", "closed"):
             self._step.ended += n
-        elif kind == "refused":
+        elif kind in ("refused", "unfit"):
             self._note_refusals(rows, np.broadcast_to(np.asarray(reason, np.uint16), n))
         if kind in ("destroyed", "closed"):
-            self._n_wanted -= int(self._wants[rows].sum())
-            self._wants[rows] = 0
+            self._want_no_more(rows)
             self._refused_for[rows] = 0
+        elif kind in ("handed-back", "withdrawn"):
+            reasons = np.broadcast_to(np.asarray(reason, np.uint16), n)
+            self._want_no_more(rows[~_are_for_room(reasons)])
 
     def _take(self, n: int, now_ms: int) -> None:
         if now_ms // 1000 != self._second:
@@ -135,14 +154,17 @@ class OffloadWatch:
         self._wants[rows] = 1
         self._peak_wanted = max(self._peak_wanted, self._n_wanted)
 
+    def _want_no_more(self, rows: np.ndarray) -> None:
+        rows = np.unique(rows)  # one may come twice: a connection, and another one in its row
+        self._n_wanted -= int(self._wants[rows].sum())
+        self._wants[rows] = 0
+
     def _note_refusals(self, rows: np.ndarray, reasons: np.ndarray) -> None:
         first = self._refused_for[rows] != reasons
         self._refused_for[rows] = reasons
         for reason, n in zip(*np.unique(reasons[first], return_counts=True), strict=True):
             self._refused[int(reason)] += int(n)
-        codes = {int(reason): R.reason(int(reason)).code for reason in np.unique(reasons)}
-        for_room = np.isin(reasons, [reason for reason, code in codes.items() if code in FOR_ROOM])
-        self._want(rows[for_room])
+        self._want(rows[_are_for_room(reasons)])
 
     def add(self, batch: Batch, result: Result) -> None:
         """Take note of a batch that went through the switch."""
@@ -189,6 +211,12 @@ class OffloadWatch:
         offload, identity = self._switch.offload, (connection.id, connection.generation)
         names = [provider.name for provider, _ in offload.providers()]
         return ConnectionReport(offload.holder(*identity), {name: offload.reason(*identity, name) for name in names})
+
+
+def _are_for_room(reasons: np.ndarray) -> np.ndarray:
+    """Which of these numbers of reasons stand in FOR_ROOM, bool (n,)."""
+    numbers = np.unique(reasons).tolist()
+    return np.isin(reasons, [number for number in numbers if R.reason(number).code in FOR_ROOM])
 
 
 def _provider_report(provider: object, counters: Mapping[str, int]) -> ProviderReport:

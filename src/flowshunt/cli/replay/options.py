@@ -150,7 +150,7 @@ class ReplayOptions:
     def check(self) -> None:
         """Raise UsageError for options that do not go together."""
         if self.capture is None and not self.ports:
-            raise UsageError("no capture given", hint="flowshunt replay CAPTURE, or --port NAME=FILE for each port")
+            raise UsageError("no capture given", hint="give CAPTURE, or --port NAME=FILE for each port")
         if self.capture is not None and self.ports:
             raise UsageError("CAPTURE and --port exclude each other", hint="give every capture its --port NAME=FILE")
         if self.ports and self.inside:

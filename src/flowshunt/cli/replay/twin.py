@@ -48,11 +48,17 @@ class Twin:
     """
 
     def __init__(
-        self, switch: Processor, reference: Switch, list_unchecked: Callable[[int, str], None] | None = None
+        self,
+        switch: Processor,
+        reference: Switch,
+        list_unchecked: Callable[[int, str], None] | None = None,
+        before: Processor | None = None,
     ) -> None:
+        """`before`: what stands before `reference` to take its packets, if anything does."""
         self.unchecked = self.after = self.different = 0
         self.first_different: int | None = None
         self._switch, self._reference = switch, reference
+        self._before: Processor = before or reference
         self._list = list_unchecked
         self._suspects: set[Conversation] = set()
         self._n_packets = 0
@@ -60,7 +66,7 @@ class Twin:
     def process(self, batch: Batch) -> Result:
         """Run a batch in both; returns the result of the switch that is compared."""
         result = self._switch.process(batch)
-        other = self._reference.process(batch)
+        other = self._before.process(batch)
         states, expected = result.ct_state & _FLAGS, other.ct_state & _FLAGS
         is_unchecked = (expected & CS_INVALID != 0) & (states & CS_INVALID == 0) & (states != 0)
         for place in np.flatnonzero(is_unchecked).tolist():

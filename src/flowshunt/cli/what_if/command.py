@@ -44,6 +44,8 @@ class Wanted:
         for path in (self.json or STDOUT, self.chart or STDOUT):
             if path != STDOUT and Path(path).is_file() and any(Path(path).samefile(file) for file in files):
                 raise UsageError(f"{path} is also read", hint="write to another file")
+            if path != STDOUT and not Path(path).parent.is_dir():
+                raise UsageError(f"{path}: there is no such directory", hint="make it first")
 
 
 def execute(points: Sequence[Point], run: Run, wanted: Wanted) -> int:

@@ -76,13 +76,18 @@ def knob(name: str, values: Sequence[str]) -> Axis:
 def points(offers: Sequence[Offer], axes: Sequence[Axis]) -> list[Point]:
     """All combinations: provider by provider, the last axis changing fastest.
 
-    Raises UsageError for an axis that no provider has, and for too many points.
+    Raises UsageError for an axis that no provider has, for two axes of one option, and for too many points.
     """
     names = {offer.name for offer in offers}
     for axis in axes:
         if not names & axis.settings.keys():
             has = " and ".join(sorted(axis.settings))
             raise UsageError(f"none of the providers has a setting for {axis.title}", hint=f"{has} has one")
+    for offer in offers:
+        options = [axis.settings[offer.name].option for axis in _of(offer, axes)]
+        twice = next((option for option in options if options.count(option) > 1), None)
+        if twice is not None:
+            raise UsageError(f"{offer.name}.{twice} is varied twice", hint="give all its values at once")
     counts = [_product(len(axis.values) for axis in _of(offer, axes)) for offer in offers]
     if sum(counts) > MAX_POINTS:
         raise UsageError(f"{sum(counts)} points are too many", hint=f"try at most {MAX_POINTS} at a time")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from flowshunt.app import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.cli.replay import command
-from flowshunt.cli.replay.offloading import OffloadReport, OffloadWatch
+from flowshunt.cli.replay.offloading import OffloadReport, OffloadWatch, settled
 from flowshunt.cli.replay.options import STDOUT, ReplayOptions
 from flowshunt.cli.replay.run import Ending, Interrupts, run
 from flowshunt.cli.replay.windows import Windowed
@@ -51,7 +51,7 @@ class Replay:
                 outcome = run(
                     Windowed(source),
                     switch,
-                    [watch.add],
+                    [settled(switch), watch.add],
                     batch_size=self._options.batch_size,
                     limit=self._options.limit,
                     interrupts=interrupts,

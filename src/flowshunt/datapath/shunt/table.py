@@ -11,6 +11,8 @@ from flowshunt.datapath.paths.records import FLOW, USAGE
 from flowshunt.datapath.shunt import entry
 from flowshunt.datapath.shunt.schema import CAUSES, E_DEAD, MAX_FLOWS, MAX_OWNERS, ShuntArrays, make_shunt
 
+_TOTALS = ("hits", "hit_bytes", "unchecked", "refused")
+"""What owners count, by the names of OWNER."""
 _ENDS = (EVENT_DESTROYED, EVENT_STATE, EVENT_MARK, EVENT_LABEL)
 
 
@@ -35,6 +37,8 @@ class Shunt:
             raise UsageError(f"shunt: {error}") from error
         self._tracker = tracker
         self._shares: list[Share] = []
+        self._free: set[str] = set()
+        self._former = dict.fromkeys(_TOTALS, 0)
 
     @property
     def capacity(self) -> int:
@@ -48,8 +52,11 @@ class Shunt:
     def share(self, name: str, limit: int | None = None) -> Share:
         """A share for a new owner, of up to `limit` flows (None: as many as there is room for).
 
-        Shares stay for good. Raises UsageError when the name is taken, or all of MAX_OWNERS shares are given out.
+        It is its owner's until `release`. Raises UsageError when the name is taken, or all of MAX_OWNERS shares are
+        given out.
         """
+        if name in self._free:
+            return self._again(name, limit)
         if any(share.name == name for share in self._shares):
             raise UsageError(f"the shunt has a share named {name!r} already")
         if len(self._shares) == MAX_OWNERS:
@@ -59,6 +66,25 @@ class Shunt:
         share = Share(self, self._tracker, name, len(self._shares))
         share.limit = self.capacity if limit is None else limit
         self._shares.append(share)
+        return share
+
+    def release(self, name: str) -> None:
+        """The owner of the share of this name is gone: its flows are withdrawn, and who comes next may have the share.
+
+        A name without a share is no error.
+        """
+        for share in self._shares:
+            if share.name == name:
+                share.flush()
+                self._free.add(name)
+
+    def _again(self, name: str, limit: int | None) -> Share:
+        """A released share as if it were new; what it has counted stays in the totals."""
+        share = next(share for share in self._shares if share.name == name)
+        share.limit = self.capacity if limit is None else limit
+        for total, n in share.start_again().items():
+            self._former[total] += n
+        self._free.remove(name)
         return share
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,7 +100,7 @@ class Shunt:
     def statistics(self) -> dict[str, int]:
         """Flows, hits, flows that died of events (`killed`), and why packets took the long way, by cause."""
         owners = self.arrays.owners
-        totals = {name: int(owners[name].sum()) for name in ("hits", "hit_bytes", "unchecked", "refused")}
+        totals = {name: int(owners[name].sum()) + self._former[name] for name in _TOTALS}
         causes = dict(zip(CAUSES[1:], self.arrays.causes.tolist()[1:], strict=True))
         flows = {"flows": len(self), "killed": int(self.arrays.state["n_killed"][0])}
         return flows | totals | {f"long-way.{cause}": n for cause, n in causes.items()}
@@ -201,10 +227,18 @@ class Share:
         everything = max(int(self._arrays.state["n_fresh"][0]), 1)
         return self.idle(self._tracker.now_ms, _ALWAYS, everything)
 
+    def start_again(self) -> dict[str, int]:
+        """Forget what was set and counted; returns what was counted, by name. For a share without flows."""
+        record = self._arrays.owners[self._number : self._number + 1]
+        counted = {name: int(record[name][0]) for name in _TOTALS}
+        for name in (*_TOTALS, "check"):
+            record[name] = 0
+        return counted
+
     def statistics(self) -> dict[str, int]:
         """Flows and their limit, hits in packets and bytes, those that nobody checked, packets that a check refused."""
         record = self._arrays.owners[self._number]
-        return {name: int(record[name]) for name in ("n_flows", "limit", "hits", "hit_bytes", "unchecked", "refused")}
+        return {name: int(record[name]) for name in ("n_flows", "limit", *_TOTALS)}
 
 
 _ALWAYS = -(1 << 62)

@@ -39,6 +39,8 @@ def read_profile(name: str) -> Profile:
     """
     if name.endswith(".toml"):
         path = Path(name)
+        if path.exists() and not path.is_file():  # reading what is none may never end
+            raise UsageError(f"{name} is no file")
         if path.stat().st_size > _MAX_SIZE:
             raise UsageError(f"{name} is too large for a profile")
         return _parse(path.stem, path.read_bytes(), name)

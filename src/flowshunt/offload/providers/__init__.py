@@ -9,6 +9,7 @@ from typing import Any
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.offload.api import Provider
+from flowshunt.offload.calls import failures
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.registry import Available, Settings, plugins
 from flowshunt.offload.sharing import Shares
@@ -54,6 +55,8 @@ def register_available(offload: Offload, settings: Settings, shares: Shares | No
             offload.register(provider, is_plugin=entry.is_plugin)
         except UsageError as error:
             _log.warning("offload provider %s is left out: %s", entry.name, error)
+            if shares is not None and entry.name not in offload.registry:
+                shares.release(entry.name)
 
 
 def make(name: str, options: Mapping[str, str], shares: Shares | None = None) -> Provider:
@@ -66,13 +69,23 @@ def make(name: str, options: Mapping[str, str], shares: Shares | None = None) ->
         module, _, class_name = _BUILT_IN[name].partition(":")
         provider: Provider = getattr(import_module(module), class_name).from_options(shares, options)
         return provider
-    provider = factory_of(name)()
+    provider = _made(name, factory_of(name))
     if options:
         configure = getattr(provider, "configure", None)
         if configure is None:
             raise UsageError(f"the offload provider {name!r} has no options", hint=f"give just {name}")
         configure(dict(options))
     return provider
+
+
+def _made(name: str, factory: Callable[[], Provider]) -> Provider:
+    try:
+        return factory()
+    except UsageError:
+        raise
+    except failures() as failure:
+        what = f"offload provider {name!r} cannot be made: {type(failure).__name__}: {failure}"
+        raise UsageError(what, hint="it is made without arguments") from failure
 
 
 def factory_of(name: str) -> Callable[[], Provider]:
@@ -85,13 +98,14 @@ def factory_of(name: str) -> Callable[[], Provider]:
     for entry in available():
         if entry.name == name:
             return entry.load
+    known = ", ".join(entry.name for entry in available())
+    hint = f"there are {known}; or give module:class"
     if ":" in name:
         try:
             return _class(name)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"no offload provider {name!r}: {error}", hint="give module:class") from error
-    known = ", ".join(entry.name for entry in available())
-    raise UsageError(f"no offload provider {name!r}", hint=f"there are {known}; or give module:class")
+        except failures() as failure:  # a module runs when it is imported, and may raise anything
+            raise UsageError(f"no offload provider {name!r}: {failure}", hint=hint) from failure
+    raise UsageError(f"no offload provider {name!r}", hint=hint)
 
 
 def _class(place: str) -> Callable[..., Any]:
