@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flowshunt.app import Switch
+from flowshunt.app import Switch, check_port_name
 from flowshunt.base.clock import Clock, SystemClock
 from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
@@ -178,6 +178,7 @@ class Node:
             raise UsageError(f"{name!r} cannot be a bridge's name", hint="up to 15 letters, digits and _ - . @ :")
         if name in self.bridges:
             raise UsageError(f"there is a bridge {name!r} already")
+        check_port_name(name)
         number = datapath_id if datapath_id is not None else secrets.randbits(40) << 8 | 0x40
         # Offloading learns paths through the first switch alone, so the first bridge is the one that has it.
         switch = Switch(beside=self.core) if self._is_core_taken else self.core

@@ -76,6 +76,23 @@ def test_what_is_not_supported_has_an_error_where_users_look(tmp_path: Path) -> 
     run(tmp_path, work)
 
 
+def test_names_that_cannot_be_are_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        long = "a-bridge-with-a-long-name"
+        await lab.vsctl("add-br", long, "--", "add-port", long, "p0", "--", "set", "interface", "p0", "type=dummy")
+        assert await lab.get("interface", "p0", "error") == f'"there is no bridge {long}"'
+        await lab.vsctl("set", "bridge", long, "fail-mode=secure", "--", "set", "port", "p0", "tag=3")
+        await lab.vsctl("del-port", "p0", "--", "add-br", "br0", "--", "add-port", "br0", "drop")
+        bridge = lab.node.bridges["br0"]
+        assert await lab.get("interface", "drop", "ofport") == "-1"
+        assert "cannot be a port's name" in await lab.get("interface", "drop", "error")
+        assert (set(bridge.ports), set(bridge.switch.ports)) == ({"br0"}, {"br0"})
+        await lab.vsctl("del-br", long, "--", "del-port", "drop")
+        assert set(lab.node.bridges) == {"br0"}
+
+    run(tmp_path, work)
+
+
 def test_ports_treat_vlans_as_the_database_says(tmp_path: Path) -> None:
     async def work(lab: Lab) -> None:
         await lab.vsctl("add-br", "br0", "--", "add-port", "br0", "p1", "tag=5", "--", "add-port", "br0", "p2")
