@@ -14,6 +14,7 @@ import pytest
 
 from flowshunt.base.errors import UsageError
 from flowshunt.daemon import Bridge, Node, PortInfo
+from flowshunt.daemon.node import MAX_DELIVERIES
 from flowshunt.daemon.ports import open_dummy
 from tests.builders import Packet
 from tests.builders.packets import CLIENT_MAC, SERVER_MAC
@@ -121,6 +122,49 @@ def test_two_bridges_that_send_everything_to_each_other_come_to_an_end(tmp_path:
         await node.call(lambda: two.switch.add_flows("actions=in_port"))
         await node.call(lambda: one.inject("p0", PING))
         assert (await node.call(node.statistics))["patch-depth"] == 1
+
+    run(work, tmp_path)
+
+
+def test_bridges_that_flood_to_each_other_over_many_patches_come_to_an_end(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        one, two = await add_bridge(node, "br0", "p0"), await add_bridge(node, "br1")
+        for n in range(4):
+            for bridge, name, peer in ((one, f"a{n}", f"b{n}"), (two, f"b{n}", f"a{n}")):
+                await node.call(lambda b=bridge, n=name, p=peer: b.add_port(n, "patch", options={"peer": p}))
+        for bridge in (one, two):
+            await node.call(lambda b=bridge: b.switch.add_flows("actions=flood"))
+        await node.call(lambda: one.inject("p0", PING))
+        assert (await node.call(node.statistics))["patch-depth"] > 0
+        assert len(await node.call(lambda: one.transmitted("p0"))) < MAX_DELIVERIES
+        await node.call(lambda: one.switch.add_flows("priority=40000,actions=a0"))
+        await node.call(lambda: two.switch.add_flows("priority=40000,actions=br1"))
+        await node.call(lambda: two.transmitted("br1"))
+        await node.call(lambda: one.inject("p0", PING))
+        assert len(await node.call(lambda: two.transmitted("br1"))) == 1  # the next packet has all of its own
+
+    run(work, tmp_path)
+
+
+def test_a_bridge_that_takes_the_name_of_one_that_goes_has_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(node: Node) -> None:
+        going = await add_bridge(node, "br0")
+        close = going.server.close
+
+        async def close_late() -> None:
+            await asyncio.sleep(0.1)
+            await close()
+
+        monkeypatch.setattr(going.server, "close", close_late)
+        bridge = await node.call(lambda: node.del_bridge("br0") or node.add_bridge("br0"))
+        await node.settled()
+        _, writer = await asyncio.open_unix_connection(str(bridge.management_path))
+        writer.close()
+        await node.call(lambda: node.del_bridge("br0"))
+        await node.settled()
+        assert not bridge.management_path.exists()
 
     run(work, tmp_path)
 
