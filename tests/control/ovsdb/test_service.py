@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from flowshunt.control.ovsdb import service as service_module
+from flowshunt.control.ovsdb import writer
+from flowshunt.control.ovsdb.idl import Replica
 from flowshunt.control.ovsdb.service import Service
 from flowshunt.daemon import Node
 from flowshunt.daemon.ports import open_dummy
@@ -200,6 +207,44 @@ def test_a_restarted_database_finds_the_switch_as_it_was(tmp_path: Path) -> None
         assert bridge.device("p1") is device
         assert set(bridge.ports) == {"br0", "p1", "p2"}
 
+    run(tmp_path, work)
+
+
+def test_a_database_that_hangs_or_refuses_is_not_asked_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    step, write = Replica.step, writer.write
+
+    def counted(replica: Replica) -> None:
+        turns.append("turn")
+        step(replica)
+
+    def refused(*arguments: Any) -> None:
+        turns.append("write")
+        arguments[-1](False)
+
+    async def work(lab: Lab) -> None:
+        await lab.vsctl("add-br", "br0")
+        lab.signal_database(signal.SIGSTOP)
+        try:
+            await lab.node.call(lambda: lab.node.bridges["br0"].set_mac("br0", b"\2\0\0\0\0\7"))
+            await asyncio.sleep(0.3)  # a transaction waits for its answer
+            turns.clear()
+            await asyncio.sleep(0.5)
+        finally:
+            lab.signal_database(signal.SIGCONT)
+        assert len(turns) < 10
+        monkeypatch.setattr(writer, "write", refused)
+        await asyncio.sleep(0.3)
+        turns.clear()
+        await asyncio.sleep(1.5)
+        assert 1 <= turns.count("write") <= 2
+        monkeypatch.setattr(writer, "write", write)
+        await lab.vsctl("add-br", "br1")
+
+    monkeypatch.setattr(Replica, "step", counted)
+    monkeypatch.setattr(service_module, "STATISTICS_S", 0.1)
     run(tmp_path, work)
 
 
