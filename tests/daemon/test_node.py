@@ -255,3 +255,24 @@ def test_ovs_ofctl_adds_dumps_and_shows_while_packets_run(tmp_path: Path) -> Non
         assert not path.exists()
 
     run(work, tmp_path)
+
+
+@needs_ofctl
+def test_a_controller_that_leaves_is_forgotten_where_packets_are(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0")
+        threads: list[bool] = []
+        detach = bridge.service.detach
+
+        def observed(connection: Any) -> None:
+            threads.append(threading.current_thread().name == "packets")
+            detach(connection)
+
+        bridge.service.detach = observed  # type: ignore[method-assign]
+        await ofctl(bridge, "show")
+        while not threads:
+            await asyncio.sleep(0.01)
+        assert all(threads)
+        assert not bridge.service.connections
+
+    run(work, tmp_path)

@@ -166,6 +166,25 @@ def test_nothing_is_kept_of_changes_that_are_refused_before_they_are_applied(
     assert service._changes._prepared == {}
 
 
+def test_a_fault_of_ours_is_answered_and_costs_no_other_request(
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    talk = Talk(service)
+    requests = []
+    talk.connection.receive_data(flow_mod(parse_flow("actions=1"), 4, "add", xid=5))
+    talk.connection.receive_data(message(4, 20, b""))
+    while (event := talk.connection.next_event()) is not None:
+        assert isinstance(event, Request)
+        requests.append(event)
+    monkeypatch.setattr(service._changes, "apply", broken)
+    for request in requests:
+        service.carry_out(talk.connection, request, NOW)
+    assert [(xid, kind) for _, kind, xid, _ in replies(talk.connection)] == [(5, 1), (1, 21)]
+
+
 def test_counters_of_a_flow_that_is_added_again_stay_from_openflow_1_2_on(service: Service, switch: Switch) -> None:
     packets = [Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1, 2)]
     old, new = Talk(service, 1), Talk(service, 4)

@@ -142,12 +142,16 @@ class Service:
         self._changes.prepare(_flow_mods(event), (event.control if isinstance(event, Commit) else event).version)
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
-        """`handle` or `commit`, whichever it takes."""
+        """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
         try:
             if isinstance(event, Commit):
                 self.commit(connection, event, now_ns)
             else:
                 self.handle(connection, event, now_ns)
+        except Exception:  # noqa: BLE001  (the requests behind it go on, and nobody waits for an answer for ever)
+            _LOG.exception("a request could not be carried out")
+            failed = event.control if isinstance(event, Commit) else event
+            connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
             self._changes.forget(_flow_mods(event))
 
