@@ -14,8 +14,10 @@ import pytest
 
 from flowshunt.base.errors import UsageError
 from flowshunt.daemon import Bridge, Node, PortInfo
+from flowshunt.daemon import ports as daemon_ports
 from flowshunt.daemon.node import MAX_DELIVERIES
 from flowshunt.daemon.ports import open_dummy
+from flowshunt.ports.api import PortError
 from tests.builders import Packet
 from tests.builders.packets import CLIENT_MAC, SERVER_MAC
 
@@ -276,3 +278,19 @@ def test_a_controller_that_leaves_is_forgotten_where_packets_are(tmp_path: Path)
         assert not bridge.service.connections
 
     run(work, tmp_path)
+
+
+def test_a_device_that_cannot_be_described_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    class Opened:
+        def __init__(self, name: str, *_: object) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    monkeypatch.setattr(daemon_ports, "TapPort", Opened)
+    with pytest.raises(PortError, match="No such device"):
+        daemon_ports.open_device(PortInfo("nowhere-at-all", "internal", 1))
+    assert closed == ["nowhere-at-all"]
