@@ -294,10 +294,12 @@ class Switch:
         return True
 
     def expire_flows(self, now_ms: int) -> int:
-        """Remove flows whose timeouts ran out, a bounded number per call; returns how many.
+        """Remove flows whose timeouts ran out, a bounded number per call; returns how many. Paused packets that nobody
+        lets go on are given up.
 
         `process` does so; whoever has no packets to process calls this now and then.
         """
+        self.executor.give_up(now_ms)
         self.executor.tidy()
         return self.datapath.expire_flows(now_ms)
 
