@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from flowshunt.base.errors import InputError, UsageError
 from flowshunt.control.ovsdb import service as service_module
 from flowshunt.control.ovsdb import writer
 from flowshunt.control.ovsdb.idl import Replica
+from flowshunt.control.ovsdb.schema import fetch
 from flowshunt.control.ovsdb.service import Service
 from flowshunt.daemon import Node
 from flowshunt.daemon.ports import open_dummy
@@ -281,3 +283,23 @@ def test_two_hundred_ports_come_in_one_transaction(tmp_path: Path) -> None:
         assert len({row[0] for row in listed["data"]}) == 201
 
     run(tmp_path, work)
+
+
+def test_a_server_without_the_tables_that_matter_is_waited_for(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(json.dumps({"id": 0, "error": None, "result": {"tables": {"Bridge": {}}}}).encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async def whole() -> None:
+        remote = f"unix:{tmp_path}/db.sock"
+        server = await asyncio.start_unix_server(answer, tmp_path / "db.sock")
+        async with server:
+            with pytest.raises(InputError, match="without its tables"):
+                await fetch(remote)
+            with pytest.raises(UsageError, match="tcp:HOST:PORT"):
+                await fetch("tcp:127.0.0.1:http")
+            await asyncio.sleep(0.1)  # both ends are closed
+
+    asyncio.run(whole())
