@@ -192,9 +192,7 @@ class Switch:
 
         Raises UsageError when name or number is taken or cannot be one.
         """
-        if not _PORT_NAME.fullmatch(name) or name.isdecimal() or name.lower() in _RESERVED_NAMES:
-            hint = "letters, digits and _ - . @ :, not a number alone and no word of OpenFlow such as normal"
-            raise UsageError(f"{name!r} cannot be a port's name", hint=hint)
+        check_port_name(name)
         if name in self._ports:
             raise UsageError(f"there is a port {name!r} already")
         if number is None:
@@ -308,10 +306,12 @@ class Switch:
         return True
 
     def expire_flows(self, now_ms: int) -> int:
-        """Remove flows whose timeouts ran out, a bounded number per call; returns how many.
+        """Remove flows whose timeouts ran out, a bounded number per call; returns how many. Paused packets that nobody
+        lets go on are given up.
 
         `process` does so; whoever has no packets to process calls this now and then.
         """
+        self.executor.give_up(now_ms)
         self.executor.tidy()
         return self.datapath.expire_flows(now_ms)
 
@@ -356,6 +356,13 @@ class Switch:
     def statistics(self) -> dict[str, int]:
         """Counters of the datapath by name: packets by fate and verdict, frames out, lookups, learning, helpers."""
         return self.datapath.statistics() | self._inspector.statistics()
+
+
+def check_port_name(name: str) -> None:
+    """Raise UsageError for what cannot be a port's name."""
+    if not _PORT_NAME.fullmatch(name) or name.isdecimal() or name.lower() in _RESERVED_NAMES:
+        hint = "letters, digits and _ - . @ :, not a number alone and no word of OpenFlow such as normal"
+        raise UsageError(f"{name!r} cannot be a port's name", hint=hint)
 
 
 def _fragment_settings(profile: str, section: FragmentsSection) -> FragmentSettings:

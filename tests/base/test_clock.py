@@ -12,16 +12,19 @@ from flowshunt.base.clock import ManualClock, SystemClock, milliseconds
 from flowshunt.base.errors import UsageError
 
 
-def test_the_system_clock_is_the_machines(monkeypatch):
-    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_001)
-    assert SystemClock().now_ns() == 1_700_000_000_000_000_001
+def test_the_system_clock_begins_with_the_machines():
+    before = time.time_ns()
+    now = SystemClock().now_ns()
+    assert before - 1_000_000 <= now <= time.time_ns() + 1_000_000
 
 
-def test_the_system_clock_stands_still_while_the_machines_is_set_back(monkeypatch):
-    times = iter([100, 40, 99, 101])
-    monkeypatch.setattr(time, "time_ns", lambda: next(times))
+def test_the_system_clock_goes_on_as_before_when_the_machines_is_set(monkeypatch):
+    passed = iter([1_000, 1_005, 1_005, 1_030])
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _: next(passed))
+    monkeypatch.setattr(time, "time_ns", lambda: 5_000_000)
     clock = SystemClock()
-    assert [clock.now_ns() for _ in range(4)] == [100, 100, 100, 101]
+    monkeypatch.setattr(time, "time_ns", lambda: 7)
+    assert [clock.now_ns() for _ in range(3)] == [5_000_005, 5_000_005, 5_000_030]
 
 
 @given(st.lists(st.integers(0, 2**62), min_size=1))

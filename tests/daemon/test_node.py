@@ -14,7 +14,10 @@ import pytest
 
 from flowshunt.base.errors import UsageError
 from flowshunt.daemon import Bridge, Node, PortInfo
+from flowshunt.daemon import ports as daemon_ports
+from flowshunt.daemon.node import MAX_DELIVERIES
 from flowshunt.daemon.ports import open_dummy
+from flowshunt.ports.api import PortError
 from tests.builders import Packet
 from tests.builders.packets import CLIENT_MAC, SERVER_MAC
 
@@ -125,6 +128,49 @@ def test_two_bridges_that_send_everything_to_each_other_come_to_an_end(tmp_path:
     run(work, tmp_path)
 
 
+def test_bridges_that_flood_to_each_other_over_many_patches_come_to_an_end(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        one, two = await add_bridge(node, "br0", "p0"), await add_bridge(node, "br1")
+        for n in range(4):
+            for bridge, name, peer in ((one, f"a{n}", f"b{n}"), (two, f"b{n}", f"a{n}")):
+                await node.call(lambda b=bridge, n=name, p=peer: b.add_port(n, "patch", options={"peer": p}))
+        for bridge in (one, two):
+            await node.call(lambda b=bridge: b.switch.add_flows("actions=flood"))
+        await node.call(lambda: one.inject("p0", PING))
+        assert (await node.call(node.statistics))["patch-depth"] > 0
+        assert len(await node.call(lambda: one.transmitted("p0"))) < MAX_DELIVERIES
+        await node.call(lambda: one.switch.add_flows("priority=40000,actions=a0"))
+        await node.call(lambda: two.switch.add_flows("priority=40000,actions=br1"))
+        await node.call(lambda: two.transmitted("br1"))
+        await node.call(lambda: one.inject("p0", PING))
+        assert len(await node.call(lambda: two.transmitted("br1"))) == 1  # the next packet has all of its own
+
+    run(work, tmp_path)
+
+
+def test_a_bridge_that_takes_the_name_of_one_that_goes_has_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(node: Node) -> None:
+        going = await add_bridge(node, "br0")
+        close = going.server.close
+
+        async def close_late() -> None:
+            await asyncio.sleep(0.1)
+            await close()
+
+        monkeypatch.setattr(going.server, "close", close_late)
+        bridge = await node.call(lambda: node.del_bridge("br0") or node.add_bridge("br0"))
+        await node.settled()
+        _, writer = await asyncio.open_unix_connection(str(bridge.management_path))
+        writer.close()
+        await node.call(lambda: node.del_bridge("br0"))
+        await node.settled()
+        assert not bridge.management_path.exists()
+
+    run(work, tmp_path)
+
+
 def test_port_numbers_are_those_asked_for_when_they_are_free(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         bridge = await add_bridge(node, "br0")
@@ -211,3 +257,40 @@ def test_ovs_ofctl_adds_dumps_and_shows_while_packets_run(tmp_path: Path) -> Non
         assert not path.exists()
 
     run(work, tmp_path)
+
+
+@needs_ofctl
+def test_a_controller_that_leaves_is_forgotten_where_packets_are(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0")
+        threads: list[bool] = []
+        detach = bridge.service.detach
+
+        def observed(connection: Any) -> None:
+            threads.append(threading.current_thread().name == "packets")
+            detach(connection)
+
+        bridge.service.detach = observed  # type: ignore[method-assign]
+        await ofctl(bridge, "show")
+        while not threads:
+            await asyncio.sleep(0.01)
+        assert all(threads)
+        assert not bridge.service.connections
+
+    run(work, tmp_path)
+
+
+def test_a_device_that_cannot_be_described_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    class Opened:
+        def __init__(self, name: str, *_: object) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    monkeypatch.setattr(daemon_ports, "TapPort", Opened)
+    with pytest.raises(PortError, match="No such device"):
+        daemon_ports.open_device(PortInfo("nowhere-at-all", "internal", 1))
+    assert closed == ["nowhere-at-all"]

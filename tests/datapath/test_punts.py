@@ -147,3 +147,21 @@ def test_a_batch_larger_than_the_chunk_resumes_in_its_place() -> None:
     assert seen == [p.bytes() for p in packets]
     assert [len(frames) for frames in sent] == [1] * 11
     assert np.all(datapath.process(batch).fate == 0)
+
+
+def test_an_exception_while_a_packet_waits_leaves_nothing_for_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(packet: int) -> None:
+        raise RuntimeError(f"packet {packet} waits for ever")
+
+    datapath = datapath_of(program(punt_and_output))
+    asked: list[bytes] = []
+    datapath.handle_punts(PUNT_ACTION, lambda punt: asked.append(punt.frame))
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(datapath, "_answer", broken)
+        send(datapath, udp(dport=1))
+    short = batch_of([udp()], in_port=9, time_ns=1_000_000_000_000)
+    short.packets["length"] = short.packets["wire_length"] = 9
+    assert send_batch(datapath, short) == [[]]
+    assert asked == []
+    assert send(datapath, udp(dport=2)) == [Sent(2, udp(dport=2).bytes())]
+    assert asked == [udp(dport=2).bytes()]

@@ -18,6 +18,7 @@ from flowshunt.packet.schema import (
     TX,
     Batch,
 )
+from flowshunt.ports.api import PortError
 from flowshunt.ports.live import VNET_SIZE, Frames, LiveBatch
 from flowshunt.ports.patch import PatchPort
 from flowshunt.ports.receiving import (
@@ -41,6 +42,7 @@ from flowshunt.ports.sending import (
     send_frames,
     write_frames,
 )
+from flowshunt.ports.tap import TapPort
 from tests.builders import Packet
 
 TCP = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").tcp(1000, 80).payload(b"x" * 300).bytes()
@@ -282,3 +284,8 @@ def test_packets_that_are_cut_or_lost_are_counted_and_skipped(pair: tuple[socket
     assert frame(r, 0) == TCP
     assert (r.counters[N_TRUNCATED], r.counters[N_LOST]) == (1, 1)
     assert release_ring(r) == 4
+
+
+def test_a_name_that_the_kernel_would_cut_is_refused() -> None:
+    with pytest.raises(PortError, match=r"internal port a-name-of-16byte \(Invalid argument\)"):
+        TapPort("a-name-of-16byte", 1)

@@ -22,15 +22,18 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock. When it is set back, time stands still until the clock has caught up."""
+    """The machine's clock as it was when this one was made, and from then on what has really passed.
+
+    When somebody sets the machine's clock, nothing expires too early, and nothing lives until it has caught up. Any
+    thread may ask.
+    """
 
     def __init__(self) -> None:
-        self._latest_ns = 0
+        self._began_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def now_ns(self) -> int:
         """Nanoseconds since the epoch; never less than the answer before."""
-        self._latest_ns = max(self._latest_ns, time.time_ns())
-        return self._latest_ns
+        return self._began_ns + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class ManualClock:

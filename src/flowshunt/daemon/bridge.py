@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from flowshunt.app import Switch
+from flowshunt.app import Switch, check_port_name
 from flowshunt.base.clock import Clock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
@@ -104,8 +104,10 @@ class Bridge:
         """Add a port and open its device. A device that cannot be opened is no error of the caller's.
 
         The port stays without a number then, with the reason in `error`, and is tried again when the device appears.
-        `ofport_request` is given to it if it is free. Raises UsageError for a name that the bridge has already.
+        `ofport_request` is given to it if it is free. Raises UsageError for a name that the bridge has already, or that
+        cannot be one.
         """
+        check_port_name(name)
         if name in self.ports:
             raise UsageError(f"{self.name} has a port {name!r} already")
         info = PortInfo(

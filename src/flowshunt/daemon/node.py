@@ -6,14 +6,14 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flowshunt.app import Switch
+from flowshunt.app import Switch, check_port_name
 from flowshunt.base.clock import Clock, SystemClock
 from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
@@ -29,6 +29,10 @@ from flowshunt.ports.patch import PatchPort
 
 MAX_PATCHES = 32
 """Patch ports that a batch may pass one after the other."""
+MAX_DELIVERIES = 1024
+"""Patch ports that a batch may pass altogether: between bridges that flood to each other over several, each way round
+there is more of it.
+"""
 MAX_POSTS = 4096
 """Messages to the thread of control that may be under way; more are dropped and counted."""
 
@@ -80,12 +84,15 @@ class Node:
         self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
         self._is_core_taken = False
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
-        self._n_posted = 0
+        self._n_deliveries = 0
+        self._n_posted = 0  # written by the packet thread alone, and the next one by that of control
+        self._n_posts_done = 0
         self._counters = {"posts-dropped": 0, "patch-depth": 0, "dropped-while-holding": 0}
 
     # --- life, and the two threads ---------------------------------------------------------------------------------
@@ -135,13 +142,13 @@ class Node:
 
         False when too much is under way; then it is not called, and counted in `posts-dropped`.
         """
-        if self._n_posted >= MAX_POSTS or self._loop is None:
+        if self._n_posted - self._n_posts_done >= MAX_POSTS or self._loop is None:
             self._counters["posts-dropped"] += 1
             return False
         self._n_posted += 1
 
         def run() -> None:
-            self._n_posted -= 1
+            self._n_posts_done += 1
             function()
 
         self._loop.call_soon_threadsafe(run)
@@ -178,6 +185,7 @@ class Node:
             raise UsageError(f"{name!r} cannot be a bridge's name", hint="up to 15 letters, digits and _ - . @ :")
         if name in self.bridges:
             raise UsageError(f"there is a bridge {name!r} already")
+        check_port_name(name)
         number = datapath_id if datapath_id is not None else secrets.randbits(40) << 8 | 0x40
         # Offloading learns paths through the first switch alone, so the first bridge is the one that has it.
         switch = Switch(beside=self.core) if self._is_core_taken else self.core
@@ -186,7 +194,7 @@ class Node:
         self.bridges[name] = bridge
         if local_port:
             bridge.add_port(name, "internal")
-        self._schedule(lambda: self._listen(bridge))
+        self._schedule(partial(self._listen, bridge))
         return bridge
 
     def del_bridge(self, name: str) -> None:
@@ -196,25 +204,29 @@ class Node:
         bridge = self.bridges.pop(name)
         bridge.close()
         bridge.switch.del_flows("")
-        self._schedule(lambda: asyncio.create_task(bridge.server.close()))
+        self._schedule(bridge.server.close)
 
-    def _listen(self, bridge: Bridge) -> asyncio.Task[None]:
-        async def listen() -> None:
-            try:
-                await bridge.server.listen(bridge.management_path)
-            except FlowshuntError as problem:
-                _LOG.error("bridge %s: %s", bridge.name, problem)
+    async def _listen(self, bridge: Bridge) -> None:
+        try:
+            await bridge.server.listen(bridge.management_path)
+        except FlowshuntError as problem:
+            _LOG.error("bridge %s: %s", bridge.name, problem)
 
-        return asyncio.create_task(listen())
+    def _schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a task of the thread of control run; `settled` waits for it.
 
-    def _schedule(self, begin: Callable[[], asyncio.Task[None]]) -> None:
-        """Have a task of the thread of control begin; `settled` waits for it, in the order of calls."""
+        They run in the order of calls, one after the other: a bridge that comes has the socket of one that goes.
+        """
         loop = self._loop
         if loop is None:
             raise UsageError("the node has not been started")
 
+        async def in_turn() -> None:
+            async with self._turn:
+                await work()
+
         def run() -> None:
-            task = begin()
+            task = asyncio.create_task(in_turn())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -243,7 +255,7 @@ class Node:
 
     def _link_changed(self, name: str | None) -> None:
         """On the thread of control: something happened to a device, or perhaps to all."""
-        self._worker.submit(partial(self._check_links, name))
+        self.carry_out(partial(self._check_links, name), _nothing)
 
     def _check_links(self, name: str | None) -> None:
         for bridge in self.bridges.values():
@@ -305,7 +317,7 @@ class Node:
 
     def forward(self, bridge: Bridge, received: LiveBatch) -> None:
         """Take a batch through a bridge, and what it sends through patch ports through the next ones."""
-        self._depth = 0
+        self._depth = self._n_deliveries = 0
         bridge.receive(received)
         self.pass_on()
 
@@ -314,16 +326,17 @@ class Node:
         while self._waiting:
             following, batch, self._depth = self._waiting.popleft()
             following.receive(batch)
-        self._depth = 0
+        self._depth = self._n_deliveries = 0
 
     def _deliver(self, name: str, peer: str, received: LiveBatch) -> bool:
         """Have a batch that leaves on patch port `name` come in on `peer`, if the two belong together."""
-        if self._depth >= MAX_PATCHES:
+        if self._depth >= MAX_PATCHES or self._n_deliveries >= MAX_DELIVERIES:
             self._counters["patch-depth"] += len(received.batch.packets)
             return False
         for bridge in self.bridges.values():
             info = bridge.ports.get(peer)
             if info is not None and info.type == "patch" and info.options.get("peer") == name and info.ofport > 0:
+                self._n_deliveries += 1
                 received.batch.packets["in_port"] = info.ofport
                 self._waiting.append((bridge, received, self._depth + 1))
                 return True
@@ -337,3 +350,7 @@ class Node:
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""
         return self._counters | {name: bridge.statistics() for name, bridge in self.bridges.items()}
+
+
+def _nothing() -> None:
+    """What is left to do after a command that nobody waits for."""

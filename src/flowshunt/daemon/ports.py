@@ -54,7 +54,11 @@ def describe(info: PortInfo) -> bool:
 
 
 def _described(info: PortInfo, port: LivePort) -> LivePort:
-    describe(info)
+    try:
+        describe(info)
+    except PortError:
+        port.close()
+        raise
     info.link_resets = 0
     return port
 

@@ -227,6 +227,7 @@ class Datapath:
         if len(self._output.fate) < n:
             self._output = self._output._replace(fate=np.zeros(n, np.uint8), ct_state=np.zeros(n, np.uint16))
         self._output.sent[:] = 0
+        self._work.machine["punt"] = D.PUNT_NONE  # an exception may have ended the batch before in the middle
         return self._run(batch)
 
     def _run(self, batch: Batch) -> Result:

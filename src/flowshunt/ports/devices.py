@@ -14,7 +14,8 @@ _ETHERNET = 1
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _REQUEST_SIZE = 40
-_NAME_SIZE = 16
+NAME_SIZE = 16
+"""Bytes of a device's name, with the one behind it."""
 
 
 class Device(NamedTuple):
@@ -28,12 +29,12 @@ class Device(NamedTuple):
 
 
 def _ask(control: socket.socket, request: int, name: str) -> bytes:
-    return fcntl.ioctl(control.fileno(), request, name.encode().ljust(_REQUEST_SIZE, b"\0"))[_NAME_SIZE:]
+    return fcntl.ioctl(control.fileno(), request, name.encode().ljust(_REQUEST_SIZE, b"\0"))[NAME_SIZE:]
 
 
 def look_up(name: str) -> Device:
     """Ask about a device by name. Raises OSError (ENODEV) when there is none."""
-    if len(name.encode()) >= _NAME_SIZE:
+    if len(name.encode()) >= NAME_SIZE:
         raise OSError(19, "No such device")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         flags = struct.unpack_from("@H", _ask(control, _GET_FLAGS, name))[0]
@@ -46,7 +47,7 @@ def look_up(name: str) -> Device:
 def set_up(name: str, mtu: int | None = None) -> None:
     """Bring a device up, first giving it an MTU. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        start = name.encode().ljust(_NAME_SIZE, b"\0")
+        start = name.encode().ljust(NAME_SIZE, b"\0")
         if mtu is not None:
             fcntl.ioctl(control.fileno(), _SET_MTU, (start + struct.pack("@i", mtu)).ljust(_REQUEST_SIZE, b"\0"))
         flags = struct.unpack_from("@H", _ask(control, _GET_FLAGS, name))[0]
@@ -57,5 +58,5 @@ def set_up(name: str, mtu: int | None = None) -> None:
 def set_address(name: str, mac: bytes) -> None:
     """Give an Ethernet device another address. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        request = name.encode().ljust(_NAME_SIZE, b"\0") + struct.pack("@H", _ETHERNET) + mac
+        request = name.encode().ljust(NAME_SIZE, b"\0") + struct.pack("@H", _ETHERNET) + mac
         fcntl.ioctl(control.fileno(), _SET_ADDRESS, request.ljust(_REQUEST_SIZE, b"\0"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -10,7 +11,7 @@ import numpy as np
 
 from flowshunt.packet.schema import Batch
 from flowshunt.ports.api import PortError
-from flowshunt.ports.devices import set_up
+from flowshunt.ports.devices import NAME_SIZE, set_up
 from flowshunt.ports.live import Frames, LiveBatch
 from flowshunt.ports.receiving import LARGE_SIZE, make_receive_arrays, read_frames
 from flowshunt.ports.sending import SEND_COUNTERS, make_send_arrays, write_frames
@@ -34,6 +35,8 @@ class TapPort:
         self.in_port = in_port
         self._fd = -1
         try:
+            if len(device.encode()) >= NAME_SIZE:  # the kernel would cut it, and the device be another one
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL
             fcntl.ioctl(self._fd, _SET_INTERFACE, struct.pack("@16sH22x", device.encode(), flags))

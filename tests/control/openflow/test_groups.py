@@ -160,3 +160,14 @@ def test_bundles_carry_groups_and_flows_and_undo_both(running: Running, tmp_path
 def test_features_are_told(running: Running) -> None:
     said = running.ofctl("-OOpenFlow13", "dump-group-features")
     assert "Capabilities:  0x7" in said and "fast failover group:" in said.lower()
+
+
+def test_groups_that_watch_each_other_many_times_over_take_no_time(running: Running) -> None:
+    buckets = "".join(f",bucket=watch_group:{{}},output:{n % 2 + 1}" for n in range(12))
+    for number, watched in ((1, 1), (2, 1), (1, 2), (3, 2)):
+        command = "mod-group" if (number, watched) == (1, 2) else "add-group"
+        running.ofctl(command, f"group_id={number},type=ff{buckets.format(*[watched] * 12)}")
+    running.ofctl("add-flow", "actions=group:3")
+    assert through(running, udp()) == []
+    running.ofctl("mod-group", "group_id=2,type=ff,bucket=watch_port:1,output:1")
+    assert ports_of(through(running, udp())) == [1]  # by way of the group that it watches

@@ -14,7 +14,7 @@ import pytest
 from flowshunt.datapath.schema import SOURCE_BATCH
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import Batch
-from flowshunt.rules.openflow.executor import MAX_PAUSED
+from flowshunt.rules.openflow.executor import MAX_PAUSE_MS, MAX_PAUSED
 from tests.builders import Packet, batch_of
 from tests.control.openflow.test_server import OVS_OFCTL, Running, needs_ofctl
 from tests.datapath.switches import Sent, udp
@@ -214,6 +214,23 @@ def test_a_paused_packet_goes_on_where_it_stopped(bench: Bench) -> None:
     changed = frame[:6] + bytes(5) + b"\x07" + frame[12:]
     assert bench.sent == [Sent(1, changed), Sent(2, changed), Sent(0xFFFE, frame)]
     assert bench.running.switch.datapath.rules.linker._pins == 0
+
+
+def test_a_packet_that_nobody_lets_go_on_is_given_up_and_keeps_nothing(bench: Bench) -> None:
+    switch = bench.running.switch
+    switch.add_flows("actions=controller(pause),2")
+    seen: list[bytes] = []
+    switch.executor.to_controllers = lambda packet: seen.append(packet.continuation)
+    bench.receive(udp())
+    now_ns = bench.running.server.clock.now_ns()
+    switch.expire_flows(now_ns // 1_000_000)
+    linker = switch.datapath.rules.linker
+    switch.del_flows("")
+    assert (linker._pins, len(linker._limbo), len(list(linker.handled_actions()))) == (1, 1, 1)
+    switch.expire_flows(now_ns // 1_000_000 + MAX_PAUSE_MS)
+    assert (linker._pins, len(linker._limbo), len(list(linker.handled_actions()))) == (0, 0, 0)
+    assert switch.executor.n_given_up == 1
+    assert not switch.resume(seen[0], udp().bytes(), now_ns)
 
 
 def test_too_many_paused_packets_are_given_up_oldest_first(bench: Bench) -> None:

@@ -134,6 +134,57 @@ def test_news_beyond_what_the_queue_holds_are_dropped_and_counted() -> None:
     assert events.take() == []
 
 
+def test_who_takes_news_while_it_is_woken_is_woken_for_the_next_ones() -> None:
+    taken: list[object] = []
+
+    def wake() -> bool:
+        taken.extend(event.message for event in events.take())
+        return True
+
+    events = Events(wake)
+    for n in range(3):
+        events.put(Event("packet_in", 0, n))
+    assert taken == [0, 1, 2]
+
+
+@pytest.mark.parametrize("is_bundle", [False, True])
+def test_nothing_is_kept_of_changes_that_are_refused_before_they_are_applied(
+    service: Service, switch: Switch, is_bundle: bool
+) -> None:
+    talk = Talk(service, 5)
+    lines = (("add", "actions=1"), ("add", "tcp,actions=1"))
+    data = bundle(5, *lines) if is_bundle else flow_mod(parse_flow("actions=1"), 5, "add")
+    for role in ("secondary", "equal"):
+        talk.connection.role = role
+        talk.connection.receive_data(data)
+        while (event := talk.connection.next_event()) is not None:
+            if isinstance(event, Request | Commit):
+                service.prepare(event)
+                service.carry_out(talk.connection, event, NOW)
+        assert [code for _, *code in talk.errors()] == ([[1, 10]] if role == "secondary" else [])
+    assert len(texts(switch)) == (2 if is_bundle else 1)
+    assert service._changes._prepared == {}
+
+
+def test_a_fault_of_ours_is_answered_and_costs_no_other_request(
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    talk = Talk(service)
+    requests = []
+    talk.connection.receive_data(flow_mod(parse_flow("actions=1"), 4, "add", xid=5))
+    talk.connection.receive_data(message(4, 20, b""))
+    while (event := talk.connection.next_event()) is not None:
+        assert isinstance(event, Request)
+        requests.append(event)
+    monkeypatch.setattr(service._changes, "apply", broken)
+    for request in requests:
+        service.carry_out(talk.connection, request, NOW)
+    assert [(xid, kind) for _, kind, xid, _ in replies(talk.connection)] == [(5, 1), (1, 21)]
+
+
 def test_counters_of_a_flow_that_is_added_again_stay_from_openflow_1_2_on(service: Service, switch: Switch) -> None:
     packets = [Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1, 2)]
     old, new = Talk(service, 1), Talk(service, 4)
@@ -360,7 +411,7 @@ def test_a_deleted_flow_is_reported_to_those_that_want_it(service: Service) -> N
         (message(4, 17, struct.pack("!B3xI", 254, 0)), (8, 0)),
         (message(4, 9, struct.pack("!HH", 1, 0)), (10, 0)),
         (message(4, 22, struct.pack("!I4x", 1)), (1, 1)),
-        (message(4, 4, struct.pack("!II", 0x2320, 28)), (0xFFFF, 34)),
+        (message(4, 4, struct.pack("!II", 0x2320, 28)), (0xFFFF, 35)),
     ],
 )
 def test_nothing_is_met_with_silence(service: Service, data: bytes, code: tuple[int, int]) -> None:

@@ -66,6 +66,10 @@ class Lab:
         writer.close()
         return True
 
+    def signal_database(self, number: int) -> None:
+        assert self._database is not None
+        self._database.send_signal(number)
+
     async def stop_database(self) -> None:
         if self._database is not None:
             self._database.send_signal(signal.SIGTERM)

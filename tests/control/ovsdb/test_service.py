@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from flowshunt.base.errors import InputError, UsageError
+from flowshunt.control.ovsdb import service as service_module
+from flowshunt.control.ovsdb import writer
+from flowshunt.control.ovsdb.idl import Replica
+from flowshunt.control.ovsdb.schema import fetch
 from flowshunt.control.ovsdb.service import Service
 from flowshunt.daemon import Node
 from flowshunt.daemon.ports import open_dummy
@@ -72,6 +81,23 @@ def test_what_is_not_supported_has_an_error_where_users_look(tmp_path: Path) -> 
         await lab.vsctl("set", "interface", "p3", "ingress_policing_rate=0")
         assert await lab.get("interface", "p3", "error") == "[]"
         assert int(await lab.get("interface", "p3", "ofport")) > 0
+
+    run(tmp_path, work)
+
+
+def test_names_that_cannot_be_are_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        long = "a-bridge-with-a-long-name"
+        await lab.vsctl("add-br", long, "--", "add-port", long, "p0", "--", "set", "interface", "p0", "type=dummy")
+        assert await lab.get("interface", "p0", "error") == f'"there is no bridge {long}"'
+        await lab.vsctl("set", "bridge", long, "fail-mode=secure", "--", "set", "port", "p0", "tag=3")
+        await lab.vsctl("del-port", "p0", "--", "add-br", "br0", "--", "add-port", "br0", "drop")
+        bridge = lab.node.bridges["br0"]
+        assert await lab.get("interface", "drop", "ofport") == "-1"
+        assert "cannot be a port's name" in await lab.get("interface", "drop", "error")
+        assert (set(bridge.ports), set(bridge.switch.ports)) == ({"br0"}, {"br0"})
+        await lab.vsctl("del-br", long, "--", "del-port", "drop")
+        assert set(lab.node.bridges) == {"br0"}
 
     run(tmp_path, work)
 
@@ -186,6 +212,44 @@ def test_a_restarted_database_finds_the_switch_as_it_was(tmp_path: Path) -> None
     run(tmp_path, work)
 
 
+def test_a_database_that_hangs_or_refuses_is_not_asked_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    step, write = Replica.step, writer.write
+
+    def counted(replica: Replica) -> None:
+        turns.append("turn")
+        step(replica)
+
+    def refused(*arguments: Any) -> None:
+        turns.append("write")
+        arguments[-1](False)
+
+    async def work(lab: Lab) -> None:
+        await lab.vsctl("add-br", "br0")
+        lab.signal_database(signal.SIGSTOP)
+        try:
+            await lab.node.call(lambda: lab.node.bridges["br0"].set_mac("br0", b"\2\0\0\0\0\7"))
+            await asyncio.sleep(0.3)  # a transaction waits for its answer
+            turns.clear()
+            await asyncio.sleep(0.5)
+        finally:
+            lab.signal_database(signal.SIGCONT)
+        assert len(turns) < 10
+        monkeypatch.setattr(writer, "write", refused)
+        await asyncio.sleep(0.3)
+        turns.clear()
+        await asyncio.sleep(1.5)
+        assert 1 <= turns.count("write") <= 2
+        monkeypatch.setattr(writer, "write", write)
+        await lab.vsctl("add-br", "br1")
+
+    monkeypatch.setattr(Replica, "step", counted)
+    monkeypatch.setattr(service_module, "STATISTICS_S", 0.1)
+    run(tmp_path, work)
+
+
 def test_a_second_switch_waits_for_the_lock(tmp_path: Path) -> None:
     async def work(lab: Lab) -> None:
         directory = tmp_path / "other"
@@ -219,3 +283,23 @@ def test_two_hundred_ports_come_in_one_transaction(tmp_path: Path) -> None:
         assert len({row[0] for row in listed["data"]}) == 201
 
     run(tmp_path, work)
+
+
+def test_a_server_without_the_tables_that_matter_is_waited_for(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(json.dumps({"id": 0, "error": None, "result": {"tables": {"Bridge": {}}}}).encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async def whole() -> None:
+        remote = f"unix:{tmp_path}/db.sock"
+        server = await asyncio.start_unix_server(answer, tmp_path / "db.sock")
+        async with server:
+            with pytest.raises(InputError, match="without its tables"):
+                await fetch(remote)
+            with pytest.raises(UsageError, match="tcp:HOST:PORT"):
+                await fetch("tcp:127.0.0.1:http")
+            await asyncio.sleep(0.1)  # both ends are closed
+
+    asyncio.run(whole())

@@ -57,12 +57,17 @@ class FlowChanges:
     def prepare(self, mods: Iterable[FlowMod], version: int) -> None:
         """Compile flow-mods that will be applied soon, while another thread uses the datapath.
 
-        What cannot be compiled is told when it is applied.
+        What cannot be compiled is told when it is applied. `forget` is to be called whatever becomes of them.
         """
         for mod in mods:
             with contextlib.suppress(UsageError, OpenFlowError):
                 _check(mod)
                 self._prepared[id(mod)] = mod, self._compile(mod, version)
+
+    def forget(self, mods: Iterable[FlowMod]) -> None:
+        """Let go of what was prepared of flow-mods and not applied, because they were refused before."""
+        for mod in mods:
+            self._prepared.pop(id(mod), None)
 
     def apply(self, mod: FlowMod, version: int, now_ms: int) -> None:
         """Carry out one flow-mod. Raises OpenFlowError, and then nothing has changed."""

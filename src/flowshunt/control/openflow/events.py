@@ -49,7 +49,9 @@ class Events:
             return
         queue.append(event)
         if not self._is_woken and self.wake is not None:
-            self._is_woken = self.wake()
+            self._is_woken = True  # before it wakes anybody: who comes and takes at once says that nobody will come
+            if not self.wake():
+                self._is_woken = False
 
     def take(self) -> list[Event]:
         """All that wait, packets first, each kind in order."""

@@ -21,8 +21,6 @@ from flowshunt.rules.openflow.buckets import TYPES, Bucket, CompiledGroup, compi
 
 MAX_GROUPS = 1 << 16
 SELECTION_METHODS = ("", "hash", "dp_hash")
-_MAX_WATCHED = 16
-"""How many groups may watch each other in a row."""
 
 
 class _Group(NamedTuple):
@@ -133,15 +131,20 @@ class GroupTable:
             if any(bucket.is_watched() for bucket in group.entry.buckets):
                 self._put(group.entry, group.created_ns, self._counts(group))
 
-    def _is_live(self, bucket: Bucket, depth: int = 0) -> bool:
-        if not bucket.is_watched():
-            return True
-        if bucket.watch_port is not None and self._is_port_live(bucket.watch_port):
-            return True
-        group = None if bucket.watch_group is None else self._groups.get(bucket.watch_group)
-        if group is None or depth == _MAX_WATCHED:
-            return False
-        return any(self._is_live(inner, depth + 1) for inner in group.entry.buckets)
+    def _is_live(self, bucket: Bucket) -> bool:
+        """Whether a bucket, or one of a group that it watches, and so on, watches nothing or a port that is live.
+
+        Groups may watch each other in any way: each is looked at once.
+        """
+        waiting, seen = [bucket], set[int]()
+        while waiting:
+            one = waiting.pop()
+            if not one.is_watched() or (one.watch_port is not None and self._is_port_live(one.watch_port)):
+                return True
+            if one.watch_group in self._groups and one.watch_group not in seen:
+                seen.add(one.watch_group)
+                waiting += self._groups[one.watch_group].entry.buckets
+        return False
 
     # --- listing ---------------------------------------------------------------------------------------------------
 

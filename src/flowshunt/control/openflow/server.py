@@ -11,6 +11,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flowshunt.base.clock import Clock
@@ -131,8 +132,12 @@ class Peer(asyncio.Protocol):
         if self._patience is not None:
             self._patience.cancel()
         self._server.peers.discard(self)
-        self._server.service.detach(self._connection)
         self._transport = None
+        # What misses do may change with it, and that is the switch's.
+        if self._server.run is not None:
+            self._server.run(partial(self._server.service.detach, self._connection), self._server.flush_events)
+        else:
+            self._server.service.detach(self._connection)
 
     def data_received(self, data: bytes) -> None:
         """Take what came in, and act on it."""

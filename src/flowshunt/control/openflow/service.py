@@ -139,16 +139,21 @@ class Service:
 
     def prepare(self, event: Request | Commit) -> None:
         """Do beforehand, in any thread, what `carry_out` need not do where the switch lives."""
-        requests = event.requests if isinstance(event, Commit) else (event,)
-        mods = [request.message for request in requests if isinstance(request.message, FlowMod)]
-        self._changes.prepare(mods, (event.control if isinstance(event, Commit) else event).version)
+        self._changes.prepare(_flow_mods(event), (event.control if isinstance(event, Commit) else event).version)
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
-        """`handle` or `commit`, whichever it takes."""
-        if isinstance(event, Commit):
-            self.commit(connection, event, now_ns)
-        else:
-            self.handle(connection, event, now_ns)
+        """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
+        try:
+            if isinstance(event, Commit):
+                self.commit(connection, event, now_ns)
+            else:
+                self.handle(connection, event, now_ns)
+        except Exception:  # noqa: BLE001  (the requests behind it go on, and nobody waits for an answer for ever)
+            _LOG.exception("a request could not be carried out")
+            failed = event.control if isinstance(event, Commit) else event
+            connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
+        finally:
+            self._changes.forget(_flow_mods(event))
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -449,6 +454,11 @@ class Service:
         """A port came (0), went (1) or changed (2): tell the connections, and the groups that watch it."""
         self.groups.refresh()
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
+
+
+def _flow_mods(event: Request | Commit) -> list[FlowMod]:
+    requests = event.requests if isinstance(event, Commit) else (event,)
+    return [request.message for request in requests if isinstance(request.message, FlowMod)]
 
 
 def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:

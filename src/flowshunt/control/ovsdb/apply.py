@@ -62,15 +62,17 @@ class Applier:
             case R.AddBridge(bridge):
                 self._add_bridge(bridge)
             case R.DelBridge(name):
-                node.del_bridge(name)
                 self.errors = {key: error for key, error in self.errors.items() if key[0] != name}
+                self._hwaddr.pop(name, None)
+                if name in node.bridges:
+                    node.del_bridge(name)
             case R.SetBridge(before, after):
                 self._set_bridge(before, after)
             case R.AddPort():
                 self._add_port(action)
             case R.DelPort(bridge_name, name):
                 self.errors.pop((bridge_name, name), None)
-                if name in node.bridges[bridge_name].ports:
+                if bridge_name in node.bridges and name in node.bridges[bridge_name].ports:
                     node.bridges[bridge_name].del_port(name)
             case R.SetVlans():
                 self._set_vlans(action)
@@ -94,7 +96,9 @@ class Applier:
         _LOG.info("bridge %s: using datapath ID %016x", wanted.name, bridge.service.datapath_id)
 
     def _set_bridge(self, before: Bridge, after: Bridge) -> None:
-        bridge, config = self._node.bridges[after.name], after.config
+        bridge, config = self._node.bridges.get(after.name), after.config
+        if bridge is None:  # its name was refused, and is the same
+            return
         for what in after.unsupported:
             if what not in before.unsupported:
                 _LOG.warning("bridge %s: %s not supported", after.name, what)
@@ -131,9 +135,9 @@ class Applier:
     # --- ports -----------------------------------------------------------------------------------------------------
 
     def _add_port(self, action: R.AddPort) -> None:
-        bridge, one = self._node.bridges[action.bridge], action.interface
-        if action.refusal is not None:
-            self._refuse(action.bridge, one.name, action.refusal)
+        bridge, one = self._node.bridges.get(action.bridge), action.interface
+        if bridge is None or action.refusal is not None:
+            self._refuse(action.bridge, one.name, action.refusal or f"there is no bridge {action.bridge}")
             return
         try:
             info = bridge.add_port(

@@ -36,6 +36,7 @@ WRITTEN = {
 }  # fmt: skip
 """What is written and not read; changes of these do not wake anybody."""
 
+_NEEDED = frozenset(("Open_vSwitch", "Bridge", "Port", "Interface"))
 _TIMEOUT_S = 10.0
 _READ_SIZE = 1 << 18
 
@@ -73,6 +74,9 @@ async def _fetch(remote: str) -> dict[str, Any]:
                 if isinstance(message, Reply) and message.id == 0:
                     if not isinstance(message.result, dict):
                         raise InputError(f"{remote} has no database {DATABASE}: {message.error}")
+                    tables = message.result.get("tables")
+                    if not isinstance(tables, dict) or not tables.keys() >= _NEEDED:
+                        raise InputError(f"{remote} has a database {DATABASE} without its tables")
                     return message.result
         raise InputError(f"{remote} closed the connection")
     finally:
@@ -83,7 +87,7 @@ async def _connect(remote: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
     kind, _, place = remote.partition(":")
     if kind == "unix" and place:
         return await asyncio.open_unix_connection(place)
-    if kind == "tcp":
-        host, _, port = place.rpartition(":")
+    host, _, port = place.rpartition(":")
+    if kind == "tcp" and port.isdecimal() and int(port) < 1 << 16:
         return await asyncio.open_connection(host.strip("[]") or "127.0.0.1", int(port))
     raise UsageError(f"{remote}: a database is at unix:PATH or tcp:HOST:PORT")

@@ -38,6 +38,7 @@ class Service:
         self._cur_cfg: int | None = None
         self._is_stale = False
         self._written_s = 0.0
+        self._retry_s = 0.0
         self._lock_state = ""
         self._was_heard = asyncio.Event()
         node.on_port_change(self._port_changed)
@@ -79,12 +80,18 @@ class Service:
             await self._reconfigure(wanted)
             self._cur_cfg = next_cfg
             self._is_stale = True
-        due_s = self._written_s + self._interval_s()
-        if replica.has_lock and not replica.is_busy and (self._is_stale or time.monotonic() >= due_s):
+        if replica.has_lock and not replica.is_busy and self._pause_s() <= 0:
             await self._write(replica)
         if replica.seqno and replica.has_lock:
             self._was_heard.set()
-        await replica.wait(max(self._written_s + self._interval_s() - time.monotonic(), 0.0) if self._seqno else None)
+        # Without the lock, and while a transaction is under way, it is the database's turn.
+        may_write = self._seqno and replica.has_lock and not replica.is_busy
+        await replica.wait(max(self._pause_s(), 0.0) if may_write else None)
+
+    def _pause_s(self) -> float:
+        """How long until something is to be written; a database that refused has some time first."""
+        due_s = 0.0 if self._is_stale else self._written_s + self._interval_s()
+        return max(due_s, self._retry_s) - time.monotonic()
 
     def _watch_lock(self, replica: Replica) -> None:
         state = "held" if replica.has_lock else "contended" if replica.is_contended else ""
@@ -115,6 +122,7 @@ class Service:
     def _written(self, works: bool) -> None:
         if not works:
             self._is_stale = True
+            self._retry_s = time.monotonic() + RETRY_S
 
     def _port_changed(self, bridge: str, port: Any, reason: int) -> None:
         """A port came, went or changed: the database is to know."""

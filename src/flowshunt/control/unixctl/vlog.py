@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flowshunt.base.errors import InputError
@@ -49,6 +51,7 @@ OVS_MODULES = frozenset(_OVS_MODULES.split())
 
 _ROOT = "flowshunt"
 _FIELD = re.compile(r"%(?P<width>-?[0-9]*)(?P<name>[A-Za-z%])(?:\{(?P<argument>[^}]*)\})?")
+_MAX_WIDTH = 1024
 _WORDS = re.compile(r"[ ,:\t\n]+")
 _LEVEL_NAMES = ((50, "EMER"), (40, "ERR"), (30, "WARN"), (20, "INFO"), (0, "DBG"))
 
@@ -102,8 +105,9 @@ class Vlog(logging.Handler):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         except OSError as problem:
             raise InputError(f"failed to open {path} for logging: {problem.strerror}") from None
-        self.close_file()
-        self._path, self._fd = path, fd
+        with self._locked():
+            self.close_file()
+            self._path, self._fd = path, fd
         logging.getLogger(f"{_ROOT}.vlog").info("opened log file %s", path)
 
     def reopen(self) -> bool:
@@ -116,9 +120,18 @@ class Vlog(logging.Handler):
 
     def close_file(self) -> None:
         """Write to no file any more."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._locked():  # the other thread may be writing
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     # --- settings --------------------------------------------------------------------------------------------------
 
@@ -203,7 +216,7 @@ class Vlog(logging.Handler):
         for destination in wanted:
             try:
                 self._write(destination, self._line(self.patterns[destination], module, record))
-            except OSError:
+            except Exception:  # noqa: BLE001  (a pattern or a text that cannot be written is not the caller's fault)
                 self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
@@ -262,7 +275,7 @@ class Vlog(logging.Handler):
 def _padded(text: str, width: str) -> str:
     if not width:
         return text
-    size = int(width.lstrip("-0") or 0)
+    size = min(int(width.lstrip("-0") or 0), _MAX_WIDTH)
     if width.startswith("-"):
         return text.ljust(size)
     return text.rjust(size, "0" if width.startswith("0") else " ")

@@ -29,6 +29,8 @@ NO_COOKIE = (1 << 64) - 1
 """The cookie of actions that belong to no flow."""
 MAX_PAUSED = 256
 """Packets that may wait for a controller; with more, the oldest are given up."""
+MAX_PAUSE_MS = 60_000
+"""How long one may. While a packet waits, what its flow refers to stays, although the flow may be gone long since."""
 
 REASON_MISS, REASON_ACTION, REASON_GROUP, REASON_PACKET_OUT = 0, 1, 4, 5
 
@@ -79,7 +81,7 @@ class Executor:
         self.to_controllers: Callable[[ToController], None] | None = None
         self.n_not_learned = 0
         self.n_given_up = 0
-        self._paused: dict[bytes, Frozen] = {}
+        self._paused: dict[bytes, tuple[int, Frozen]] = {}
         self._next_token = secrets.randbits(62)
         self._miss_program: int | None = None
         self._pending: dict[tuple[int, int], int] = {}
@@ -109,7 +111,7 @@ class Executor:
                     NO_COOKIE if outside or in_group else flow.cookie,
                     metadata_of(punt.key),
                     is_miss,
-                    self._pause() if action.pause else b"",
+                    self._pause(_now_ms(punt)) if action.pause else b"",
                 )
             )
         if action.pause:
@@ -117,19 +119,28 @@ class Executor:
 
     # --- packets that pause ----------------------------------------------------------------------------------------
 
-    def _pause(self) -> bytes:
+    def _pause(self, now_ms: int) -> bytes:
         """Keep the packet; returns the number by which a controller lets it go on. The oldest goes when many wait."""
         if len(self._paused) >= MAX_PAUSED:
-            self._datapath.forget(self._paused.pop(next(iter(self._paused))))
-            self.n_given_up += 1
+            self._give_up_oldest()
         token = self._next_token.to_bytes(8, "big")
         self._next_token += 1
-        self._paused[token] = self._datapath.freeze()
+        self._paused[token] = now_ms, self._datapath.freeze()
         return token
+
+    def _give_up_oldest(self) -> None:
+        self._datapath.forget(self._paused.pop(next(iter(self._paused)))[1])
+        self.n_given_up += 1
+
+    def give_up(self, now_ms: int) -> None:
+        """Give up the packets that have waited for MAX_PAUSE_MS."""
+        while self._paused and now_ms - next(iter(self._paused.values()))[0] >= MAX_PAUSE_MS:
+            self._give_up_oldest()
 
     def take_paused(self, token: bytes) -> Frozen | None:
         """The packet that waits under a number, which is void then; the caller resumes it. None: there is none."""
-        return self._paused.pop(token, None)
+        found = self._paused.pop(token, None)
+        return None if found is None else found[1]
 
     def send_misses(self, wanted: bool) -> None:
         """Let packets that the first table has no flow for go to controllers, or be dropped."""
@@ -150,7 +161,7 @@ class Executor:
     def _learn(self, punt: Punt, action: F.Learn, flow: F.Flow) -> None:
         """The flow is made of the packet as it is now, and is there for the next packet."""
         learned = learned_flow(action, lambda part: read_field(punt.key, part.field) >> part.start & _ones(part.width))
-        now_ms = int(punt.own.packets["time_ns"][0]) // 1_000_000
+        now_ms = _now_ms(punt)
         rule = self._datapath.compile(learned)
         fits = self._datapath.rules.find(rule) is not None or not action.limit or self._n_learned(action) < action.limit
         if action.result is not None:
@@ -184,7 +195,7 @@ class Executor:
     def _fin_timeout(self, punt: Punt, action: F.FinTimeout, flow: F.Flow) -> None:
         """Shorten the timeouts of the flow that the packet met, once it has passed."""
         rule = self._datapath.compile(flow)
-        now_ms = int(punt.own.packets["time_ns"][0]) // 1_000_000
+        now_ms = _now_ms(punt)
         self._datapath.after_packet.append(lambda: self._shorten(rule, action, now_ms))
 
     def _shorten(self, rule: CompiledRule, action: F.FinTimeout, now_ms: int) -> None:
@@ -213,6 +224,10 @@ class Executor:
             teaching = (action for action in actions if isinstance(action, F.Learn) and action.delete_learned)
             if not any((action.table, action.cookie) == (table, cookie) for action in teaching):
                 self._datapath.delete_flows(F.Flow(table=table, cookie=cookie, cookie_mask=NO_COOKIE))
+
+
+def _now_ms(punt: Punt) -> int:
+    return int(punt.own.packets["time_ns"][0]) // 1_000_000
 
 
 def _ones(width: int) -> int:
