@@ -47,6 +47,9 @@ PROVIDERS = {
     "eswitch": {"profile": "bluefield-2"},
 }
 
+UNLIKE = {("linux", "flowtable with a small table"): {"suri-tcp-rst-unacked-stream-09.pcap"}}
+"""Handed back after a second of silence, a connection's windows are not known, and Linux judges a reset by them."""
+
 
 def _twin(rules: str, profile: str, provider: str) -> tuple[Switch, Switch]:
     switches = []
@@ -79,7 +82,7 @@ def test_nothing_changes_but_what_passed_unchecked(captures: Path, rules: str, p
                 n_packets += len(batch.packets)
         n_shunted += switch.statistics()["shunted"]
         n_unchecked += twin.unchecked
-        if twin.different:
+        if twin.different and path.name not in UNLIKE.get((profile, provider), ()):
             wrong.append((path.name, twin.first_different, twin.different))
     assert not wrong
     assert n_shunted > n_packets // 10

@@ -55,7 +55,11 @@ def settle(s: Any, t: Any, flow: Any, now: Any) -> Any:
         row, generation = member(s, flow, z)
         if not lives(t, row, generation):
             continue
-        expires = used + current_timeout(t, row) if unsettled else t.conns["expires_ms"][row]
+        expires = t.conns["expires_ms"][row]
+        if unsettled:
+            as_used = used + current_timeout(t, row)
+            # the connection may have been used by way of another tuple since, but linux keeps what is held for longer
+            expires = as_used if t.state["linux"][0] else max(expires, as_used)
         watch = np.int64(t.conns["watch"][row])
         if expires <= now and watch & S.WATCH_HELD:
             t.conns["watch"][row] = watch & ~S.WATCH_HELD
