@@ -45,7 +45,11 @@ from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
 
 MAX_EVENTS = MAX_TRACKS * (EVENTS_PER_TRACK + 2)
 """The most events that one packet can cause: at each pass those of the tracker, and a change of mark and label."""
-_AHEAD = 4
+_BYTES_AHEAD = 8
+_FIND_AFTER, _JUDGE_AFTER, _TELL_AFTER, _LEAD = 12, 24, 28, 32
+"""How many packets behind the one that is parsed the others stand whose entry or connection is looked for, that are
+judged, whose notes are asked for, and that run.
+"""
 
 
 def _example() -> tuple[Any, ...]:
@@ -74,44 +78,55 @@ def _has_room(w: Any, o: Any, t: Any, f: Any) -> Any:
 
 
 @kernel
-def _parse_chunk(w: Any, t: Any, data: Any, packets: Any) -> Any:
-    n = len(packets)
-    for i in range(n):
-        if i + _AHEAD < n:
-            prefetch(data, packets["data"][i + _AHEAD], 0)
-        parse(data, packets, i, w.original, i)
-        hash_parsed(t, packets, i, w.original, i)
-
-
-@kernel
-def _prepare_walk(w: Any, t: Any, n: Any) -> Any:
-    """Ask for the memory that the tracker will need for a parsed chunk."""
-    for i in range(n):
-        prefetch_bucket(t, t.hashes[i])
-    for i in range(n):
-        suggest(t, w.original, i)
-    prefetch_told(w, t, n)
-
-
-@kernel
-def _prepare_shunt(w: Any, t: Any, s: Any, packets: Any) -> Any:
-    """The same for the shunt, and for the tracker where a packet will not be shunted."""
-    n = len(packets)
-    for i in range(n):
+def _read(w: Any, t: Any, s: Any, data: Any, packets: Any, i: Any, shunts: Any) -> Any:
+    """Parse and hash packet i of a chunk, and ask for the bucket that it will be looked for in first."""
+    if i + _BYTES_AHEAD < len(packets):
+        prefetch(data, packets["data"][i + _BYTES_AHEAD], 0)
+    parse(data, packets, i, w.original, i)
+    hash_parsed(t, packets, i, w.original, i)
+    if shunts:
         prefetch_place(s, t.hashes[i])
-    for i in range(n):
+    else:
+        prefetch_bucket(t, t.hashes[i])
+
+
+@kernel
+def _find(w: Any, t: Any, s: Any, i: Any, shunts: Any) -> Any:
+    """Ask for the entry or the connection of packet i, whose bucket should be there."""
+    if shunts:
         suggest_shunt(s, t, w.original, i)
         if s.found[i] < 0:
             prefetch_bucket(t, t.hashes[i])
-    for i in range(n):
-        judge(s, t, packets, w.original, i)
-        t.candidates[i] = -1
-        if s.found[i] >= 0 and s.why[i] != CAUSE_NONE:
-            prefetch_bucket(t, t.hashes[i])
-    for i in range(n):
-        if s.why[i] != CAUSE_NONE:
+    else:
+        suggest(t, w.original, i)
+
+
+@kernel
+def _judge(w: Any, t: Any, s: Any, packets: Any, i: Any) -> Any:
+    """Judge packet i by its entry, which should be there; one that will not be shunted needs the tracker's memory."""
+    judge(s, t, packets, w.original, i)
+    t.candidates[i] = -1
+    if s.why[i] != CAUSE_NONE and s.found[i] >= 0:
+        prefetch_bucket(t, t.hashes[i])
+
+
+@kernel
+def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, step: Any, shunts: Any) -> Any:
+    """Work on packets that come later, a little on each, so that memory is fetched while others are worked on."""
+    n = len(packets)
+    if step < n:
+        _read(w, t, s, data, packets, step, shunts)
+    i = step - _FIND_AFTER
+    if i >= 0 and i < n:
+        _find(w, t, s, i, shunts)
+    i = step - _JUDGE_AFTER
+    if shunts and i >= 0 and i < n:
+        _judge(w, t, s, packets, i)
+    i = step - _TELL_AFTER
+    if i >= 0 and i < n:
+        if shunts and s.why[i] != CAUSE_NONE:
             suggest(t, w.original, i)
-    prefetch_told(w, t, np.int64(n))
+        prefetch_told(w, t, i)
 
 
 @kernel
@@ -160,14 +175,13 @@ def run_batch(
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]
-        _parse_chunk(w, t, data, chunk)
         b = by_reference(PacketArrays(data, chunk, w.original))
         shunts = s.state["n_flows"][0] != 0  # changes between calls only
-        if shunts:
-            _prepare_shunt(w, t, s, chunk)
-        else:
-            _prepare_walk(w, t, end - first)
-        for i in range(end - first):
+        for step in range(end - first + _LEAD):
+            _look_ahead(w, t, s, data, chunk, np.int64(step), shunts)
+            i = step - _LEAD
+            if i < 0:
+                continue
             if not _has_room(w, o, t, f):
                 return first + i
             resumes = w.machine["punt"][0] == PUNT_ANSWERED

@@ -53,12 +53,10 @@ _CONSTANT_FLAGS = _SYN_FIN_RST | _ACK
 
 
 @kernel
-def prefetch_told(w: Any, t: Any, n: Any) -> Any:
-    """Ask for what was told of the n packets of a chunk whose connections the tracker has suggested."""
-    if w.paths["on"][0]:
-        for i in range(n):
-            if t.candidates[i] >= 0:
-                prefetch(w.told, t.candidates[i], 0)
+def prefetch_told(w: Any, t: Any, i: Any) -> Any:
+    """Ask for what was told of packet i of a chunk, if the tracker has suggested its connection."""
+    if w.paths["on"][0] and t.candidates[i] >= 0:
+        prefetch(w.told, t.candidates[i], 0)
 
 
 @kernel
