@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,14 +42,23 @@ class Monitor:
 
     def next(self) -> str:
         """The next packet-in, header and packet."""
-        assert self._process.stdout is not None
         lines: list[str] = []
         while len(lines) < 2:
-            line = self._process.stdout.readline()
+            line = self._read_line()
             assert line, "the monitor has ended"
             if lines or "PACKET_IN" in line:
                 lines.append(line.strip())
         return "\n".join(lines)
+
+    def _read_line(self) -> str:
+        """A line of what it says; ends the monitor when it says nothing for long."""
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(30, self._process.kill)
+        watchdog.start()
+        try:
+            return self._process.stdout.readline()
+        finally:
+            watchdog.cancel()
 
     def close(self) -> None:
         self._process.terminate()
