@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from flowshunt.base.errors import UsageError
 from flowshunt.offload.eswitch.provider import Eswitch
+from flowshunt.offload.providers import make
 from flowshunt.offload.providers.dummy import Dummy
 from flowshunt.offload.providers.options import options_of, set_options
 from tests.offload.traffic import Bench
@@ -37,6 +39,25 @@ def test_options_that_cannot_be_are_logged_and_change_nothing(
     set_options(bench.offload, config)
     assert eswitch.settings is before
     assert "options of offload provider eswitch" in caplog.text
+
+
+class Sized(Dummy):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__("sized")
+        self.given: dict[str, str] = {}
+
+    def set_options(self, options: dict[str, str]) -> None:
+        self.given = options
+
+
+def test_options_from_a_command_line_go_the_same_way() -> None:
+    sized = make(f"{__name__}:Sized", {"size": "3"})
+    assert isinstance(sized, Sized)
+    assert sized.given == {"size": "3"}
+    with pytest.raises(UsageError, match="has no options"):
+        make("dummy", {"size": "3"})
 
 
 def test_what_a_provider_raises_at_its_options_reaches_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,8 @@ import os
 import socket
 from pathlib import Path
 
+from flowshunt.base.errors import InputError, UsageError
+
 
 def private_socket(path: Path) -> socket.socket:
     """A unix stream socket bound to `path` with mode 0600, in place of one that was left over there. Raises OSError."""
@@ -22,3 +24,17 @@ def private_socket(path: Path) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make a directory that belongs to this user alone, or refuse one that others can write to.
+
+    Raises UsageError, or InputError when the system refuses.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as problem:
+        raise InputError(f"cannot use {directory}: {problem.strerror or problem}") from None
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UsageError(f"{directory} is open to others: others can write to it", hint=f"chmod go-w {directory}")

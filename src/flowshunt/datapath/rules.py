@@ -432,10 +432,6 @@ class Rules:
             self.remove(list(gone))
         return expired
 
-    def next_expiry_ms(self) -> int | None:
-        """When a rule may be due next; None: no rule has a timeout."""
-        return self._timers.next_ms()
-
     # --- listing ---------------------------------------------------------------------------------------------------
 
     def rule(self, number: int) -> CompiledRule:

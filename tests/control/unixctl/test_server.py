@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowshunt.base.errors import UsageError
-from flowshunt.control.unixctl.server import prepare_directory
+from flowshunt.base.sockets import prepare_directory
 from tests.control.unixctl.appctl import Lab, needs_appctl, run
 
 

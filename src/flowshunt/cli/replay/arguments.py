@@ -200,7 +200,8 @@ _OF_THE_SWITCH: tuple[click.Parameter, ...] = (
         type=click.IntRange(1, 256),
         default=256,
         show_default=True,
-        help="Packets per batch; changes the speed, never the result.",
+        help="Packets per batch; changes the speed, never the result; with --offload also how soon a provider hears of "
+        "a connection, and so how many packets are shunted.",
     ),
     Option(
         ["--load-table"],

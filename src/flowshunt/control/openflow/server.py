@@ -8,7 +8,6 @@ what it asked for is not read from either; one that does not read what it is tol
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 from flowshunt.base.clock import Clock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import private_socket
+from flowshunt.base.sockets import prepare_directory, private_socket
 from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Request
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.service import Service
@@ -63,7 +62,7 @@ class Server:
         Raises UsageError when others can write to the directory, or something else is at `path`, InputError when the
         system refuses.
         """
-        _check_directory(path.parent)
+        prepare_directory(path.parent)
         if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"{path} is there and no socket")
         try:
@@ -249,14 +248,3 @@ class Peer(asyncio.Protocol):
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
-
-
-def _check_directory(directory: Path) -> None:
-    """Make a directory that belongs to this user alone, or refuse one that others can write to."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.stat()
-    except OSError as problem:
-        raise InputError(f"cannot use {directory}: {problem.strerror or problem}") from None
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise UsageError(f"{directory} is open to others", hint=f"chmod go-w {directory}")

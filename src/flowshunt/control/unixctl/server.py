@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import private_socket
+from flowshunt.base.sockets import prepare_directory, private_socket
 from flowshunt.control.jsonrpc import Decoder, JsonRpcError, Reply, Request, encode
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import CommandError, Registry
@@ -105,17 +105,3 @@ class Server:
             _LOG.exception("command %s failed", request.method)
             return Reply(None, f"{self._program}: {request.method} failed; the log says why\n", request.id)
         return Reply(result, None, request.id)
-
-
-def prepare_directory(directory: Path) -> None:
-    """Make the directory for this user alone, or check that no one else can write to the one that is there.
-
-    Raises UsageError, or InputError when the system refuses.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.stat()
-    except OSError as problem:
-        raise InputError(f"cannot use {directory}: {problem.strerror or problem}") from None
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise UsageError(f"others can write to {directory}", hint=f"chmod go-w {directory}")

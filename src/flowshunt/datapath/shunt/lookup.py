@@ -1,8 +1,8 @@
 """The shunt in the batch loop: find a packet's entry, judge the packet, leave.
 
-`suggest` and `judge` are stages of a chunk, each over all its packets, so that the memory that the next one reads is on
-its way; what can change while the chunk runs (whether the entry lives, its epoch, its age) is looked at last, in
-`pass_by`.
+`suggest` and `judge` are stages that packets further on go through while others run, so that the memory that the next
+stage reads is on its way; what can change until the packet's turn comes (whether the entry lives, its epoch, its age)
+is looked at last, in `pass_by`.
 """
 
 from __future__ import annotations

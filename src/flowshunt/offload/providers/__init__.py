@@ -62,8 +62,9 @@ def register_available(offload: Offload, settings: Settings, shares: Shares | No
 def make(name: str, options: Mapping[str, str], shares: Shares | None = None) -> Provider:
     """A provider by its name in `available`, or as `module:class`, with options as text.
 
-    Built-in ones say theirs in `from_options`; any other gets them by its `configure(options)`. Raises UsageError for
-    a provider that there is not, and for options that it does not have; OSError for a file that an option names.
+    Built-in ones say theirs in `from_options`; any other gets them by its `set_options`, as from a configuration.
+    Raises UsageError for a provider that there is not, and for options that it does not have; OSError for a file that
+    an option names.
     """
     if name in _SHARING:
         module, _, class_name = _BUILT_IN[name].partition(":")
@@ -71,10 +72,10 @@ def make(name: str, options: Mapping[str, str], shares: Shares | None = None) ->
         return provider
     provider = _made(name, factory_of(name))
     if options:
-        configure = getattr(provider, "configure", None)
-        if configure is None:
+        take = getattr(provider, "set_options", None)
+        if take is None:
             raise UsageError(f"the offload provider {name!r} has no options", hint=f"give just {name}")
-        configure(dict(options))
+        take(dict(options))
     return provider
 
 

@@ -6,11 +6,9 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from flowshunt.base.errors import UsageError
 from flowshunt.control.unixctl.node import DATAPATH_NAME, Node
 from flowshunt.control.unixctl.registry import CommandError
 
@@ -35,15 +33,6 @@ class Arguments(NamedTuple):
 def refusal(text: str, number: int = errno.EINVAL) -> CommandError:
     """The error of a dpctl command, with the words of an errno behind it; 0: none."""
     return CommandError(f"{PROGRAM}: {text} ({os.strerror(number)})" if number else f"{PROGRAM}: {text}")
-
-
-@contextmanager
-def refused_as(text: str, number: int = errno.EINVAL) -> Iterator[None]:
-    """Turn a UsageError into the words that dpctl has for it."""
-    try:
-        yield
-    except UsageError as error:
-        raise refusal(text, number) from error
 
 
 def split(arguments: list[str]) -> Arguments:
