@@ -267,8 +267,8 @@ def test_a_controller_that_leaves_is_forgotten_where_packets_are(tmp_path: Path)
         detach = bridge.service.detach
 
         def observed(connection: Any) -> None:
-            threads.append(threading.current_thread().name == "packets")
             detach(connection)
+            threads.append(threading.current_thread().name == "packets")
 
         bridge.service.detach = observed  # type: ignore[method-assign]
         await ofctl(bridge, "show")
