@@ -340,7 +340,7 @@ def _changed_beyond(w: Any, ttl_decrements: Any) -> Any:
 
 @kernel(inline=False)
 def _write_path(w: Any, n: Any, ttl_decrements: Any, chain_flags: Any) -> Any:
-    """The difference between the packet that came and the one that left; 0, or UNFIT_REWRITE. `chain_flags`: CHAIN_*."""
+    """The difference between the packet that came and the one that left, given CHAIN_*; 0, or UNFIT_REWRITE."""
     if _changed_beyond(w, ttl_decrements):
         return np.int64(UNFIT_REWRITE)
     was, now = w.lookup_keys, w.final_key

@@ -20,7 +20,14 @@ import numpy as np
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import program as P
 from flowshunt.datapath.paths.records import UNFIT
-from flowshunt.datapath.paths.schema import CHAIN_TAGS, CHAIN_TOS, TOS_ALONE, UNFIT_OUTPUTS, UNFIT_REWRITE, UNFIT_VARYING
+from flowshunt.datapath.paths.schema import (
+    CHAIN_TAGS,
+    CHAIN_TOS,
+    TOS_ALONE,
+    UNFIT_OUTPUTS,
+    UNFIT_REWRITE,
+    UNFIT_VARYING,
+)
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import Rules
 from flowshunt.datapath.schema import PORT_ALL, PORT_FLOOD, PORT_NORMAL, PORT_RESERVED_32
