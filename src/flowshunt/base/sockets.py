@@ -36,5 +36,10 @@ def prepare_directory(directory: Path) -> None:
         found = directory.stat()
     except OSError as problem:
         raise InputError(f"cannot use {directory}: {problem.strerror or problem}") from None
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if found.st_uid != os.geteuid():
+        raise UsageError(
+            f"{directory} belongs to user {found.st_uid}, not to this one ({os.geteuid()})",
+            hint=f"chown {os.geteuid()} {directory}",
+        )
+    if found.st_mode & 0o022:
         raise UsageError(f"{directory} is open to others: others can write to it", hint=f"chmod go-w {directory}")

@@ -72,6 +72,7 @@ class Node:
         self.rundir = rundir
         self.clock = clock or SystemClock()
         self.core = Switch.from_config(config or Config())
+        self.core.leave()  # bridges are beside it, and no packet comes to itself
         self.tracker = self.core.tracker
         self.offload = self.core.offload
         self.fragments = self.core.fragments
@@ -87,7 +88,6 @@ class Node:
         self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
-        self._is_core_taken = False
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_deliveries = 0
@@ -187,9 +187,7 @@ class Node:
             raise UsageError(f"there is a bridge {name!r} already")
         check_port_name(name)
         number = datapath_id if datapath_id is not None else secrets.randbits(40) << 8 | 0x40
-        # Offloading learns paths through the first switch alone, so the first bridge is the one that has it.
-        switch = Switch(beside=self.core) if self._is_core_taken else self.core
-        self._is_core_taken = True
+        switch = Switch(beside=self.core)
         bridge = Bridge(name, switch, self, datapath_id=number, fail_mode=fail_mode)
         self.bridges[name] = bridge
         if local_port:
@@ -204,6 +202,7 @@ class Node:
         bridge = self.bridges.pop(name)
         bridge.close()
         bridge.switch.del_flows("")
+        bridge.switch.leave()
         self._schedule(bridge.server.close)
 
     async def _listen(self, bridge: Bridge) -> None:

@@ -40,6 +40,7 @@ from flowshunt.datapath.shunt.lookup import suggest as suggest_shunt
 from flowshunt.datapath.shunt.places import prefetch_place
 from flowshunt.datapath.shunt.schema import CAUSE_NONE, make_shunt
 from flowshunt.datapath.shunt.settle import bury
+from flowshunt.datapath.vlans import has_tag_too_many, hide_inner_tag
 from flowshunt.jit import by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
@@ -179,6 +180,9 @@ def _run(
         return True
     if shunts and not resumes and pass_by(w, p, o, t, s, b, i, packet):
         return True
+    if has_tag_too_many(p, w.original, i) and not resumes:
+        hide_inner_tag(b.packets, i, w.original, i)
+        hash_parsed(t, b.packets, i, w.original, i)
     n_events = t.state["n_events"][0]
     run_packet(w, c, p, o, t, f, own, b, i, packet, resumes)
     if shunts:
@@ -215,6 +219,7 @@ def run_batch(
     own = by_reference(own)
     s = by_reference(s)
     _follow_epoch(w, s)
+    s.state["home"][0] = t.state["home"][0] = w.paths["home"][0]
     counted = np.int64(1 if w.machine["punt"][0] == PUNT_ANSWERED else 0)
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)

@@ -114,6 +114,11 @@ REASONS = (
         "A group on its way chooses where its packets go, and counts them.",
         "Output to ports themselves in the rules that established connections meet.",
     ),
+    Reason(
+        "several-bridges",
+        "Several bridges track it, in the same zone.",
+        "Track it in one of them alone, or give each bridge a zone of its own.",
+    ),
 )
 
 _BITS = 6

@@ -48,6 +48,7 @@ from flowshunt.datapath.paths.schema import (
     UNFIT_VARYING,
 )
 from flowshunt.datapath.schema import STATION_ON_PATH, make_ports, make_work
+from flowshunt.datapath.vlans import vid_of
 from flowshunt.jit import by_reference, kernel, mix
 from flowshunt.packet.schema import (
     ETH_IPV6,
@@ -246,7 +247,7 @@ def _write_record(w: Any, chain: Any, ct_state: Any) -> Any:
     path["tuple"][n] = tuple_word(keys, 0, family, np.int64(0))
     path["eth_src"][n] = (keys[0, W_ETH_SRC] >> 16) & _MAC
     path["eth_dst"][n] = (keys[0, W_ETH_DST] >> 16) & _MAC
-    path["in_port"][n] = (keys[0, W_PORT] >> 32) & _U32
+    path["in_port"][n] = s["home"][0] | (keys[0, W_PORT] >> 32) & _U32
     path["vlan_tci"][n] = keys[0, W_ETH_SRC] & 0xFFFF
     path["tos"][n] = 0
     path["ttl_decrements"][n] = 0
@@ -346,7 +347,7 @@ def _write_path(w: Any, n: Any, ttl_decrements: Any, chain_flags: Any) -> Any:
     was, now = w.lookup_keys, w.final_key
     path = w.learned["path"]
     flags = np.int64(0)
-    path["out_port"][n] = w.paths["out_port"][0]
+    path["out_port"][n] = w.paths["home"][0] | w.paths["out_port"][0]
     path["ttl_decrements"][n] = ttl_decrements
     if (was[0, W_ETH_SRC] ^ now[0, W_ETH_SRC]) >> 16:
         flags |= REWRITE_ETH_SRC
@@ -388,12 +389,13 @@ def _write_path(w: Any, n: Any, ttl_decrements: Any, chain_flags: Any) -> Any:
 def _mark_stations(w: Any, p: Any, chain: Any) -> Any:
     """The path depends on where `normal` found the destination, and on nobody else claiming to be its source."""
     was, now = w.lookup_keys, w.final_key
-    vlan = now[0, W_ETH_SRC] & 0xFFF if now[0, W_ETH_SRC] & VLAN_PRESENT else np.int64(0)
+    vlan = w.paths["normal_vlan"][0]
+    tci = w.paths["normal_tci"][0]
     sender = (now[0, W_ETH_SRC] >> 16) & _MAC
     if sender != (was[0, W_ETH_SRC] >> 16) & _MAC:
         w.chains["new_eth_src"][chain] = sender
-    if (now[0, W_ETH_SRC] ^ was[0, W_ETH_SRC]) & 0xFFFF:
-        w.chains["new_vid"][chain] = vlan
+    if (tci ^ was[0, W_ETH_SRC]) & 0xFFFF:
+        w.chains["new_vid"][chain] = vid_of(tci)
     source = find_station(p, sender << 12 | vlan)
     if source >= 0:
         p.stations["flags"][source] = STATION_ON_PATH

@@ -121,7 +121,7 @@ def _is_line(s: Any, entry: Any, keys: Any, i: Any, word: Any, port_epoch: Any) 
 @kernel
 def port_epoch(s: Any, packets: Any, i: Any) -> Any:
     """What the first line of an entry ends with if packet i may be a hit of it now."""
-    return np.int64(packets["in_port"][i]) << 32 | s.state["epoch"][0] & _U32
+    return (s.state["home"][0] | np.int64(packets["in_port"][i])) << 32 | s.state["epoch"][0] & _U32
 
 
 @kernel

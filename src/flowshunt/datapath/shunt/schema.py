@@ -90,6 +90,7 @@ MAX_OWNERS = 16
 SHUNT_STATE = np.dtype(
     [
         ("epoch", np.int64),  # the present one, of the datapath's paths
+        ("home", np.int64),  # of the datapath whose packets run, see paths.records.HOME_BITS
         ("n_flows", np.int64),
         ("n_fresh", np.int64),  # flow records ever used
         ("n_free", np.int64),  # length of the free stack
