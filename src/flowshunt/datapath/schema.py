@@ -112,7 +112,7 @@ PORT = np.dtype(
         ("n_stations", np.int64),
         ("vlan_mode", np.uint8),  # vlans.MODES
         ("vlan_tag", np.uint16),  # the VLAN of packets without a tag
-        ("pad", np.uint32),
+        ("mtu", np.uint32),  # bytes of layer 3 that leave in one piece; 0: not known
     ],
     align=True,
 )
