@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -128,8 +129,9 @@ def test_copies_for_a_controller_are_packets_as_they_would_be_on_a_wire(network:
     copied = tuple(rule.replace("actions=normal", "actions=controller,normal") for rule in C1)
     switch = Running(network, tmp_path, bridge(*copied))
     log = tmp_path / "monitor"
+    environment = os.environ | {"OVS_RUNDIR": str(tmp_path)}
     target = f"unix:{switch.rundir}/br0.mgmt"
-    network.start("switch", "sh", "-c", f"exec ovs-ofctl monitor {target} 65534 >{log} 2>&1")
+    network.start("switch", "sh", "-c", f"exec ovs-ofctl monitor {target} 65534 >{log} 2>&1", env=environment)
     poll(lambda: network.ping("h1", "10.1.0.2") and "PACKET_IN" in log.read_text())
     assert network.fetch("h1", "h2", "10.1.0.2", 200_000)["is_right"]
     assert mean_size(switch, "table=1") > 3000
