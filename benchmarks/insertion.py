@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.figures import Record
+from flowshunt.cli.bench.figures import Record
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath.paths.records import FLOW
 from flowshunt.datapath.shunt.table import Shunt

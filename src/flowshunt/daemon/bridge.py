@@ -130,6 +130,7 @@ class Bridge:
             return False
         info.error, info.number = None, number
         self.switch.add_port(name, number)
+        self.switch.datapath.ports.set_mtu(number, info.mtu)
         if name in self._vlans:
             self.switch.datapath.ports.set_vlans(number, *self._vlans[name])
         self._devices[number] = device
@@ -194,8 +195,11 @@ class Bridge:
             self._tell(info, REASON_CHANGED)
 
     def port_changed(self, name: str) -> None:
-        """Tell those who listen that what is known of a port has changed."""
-        self._tell(self._info(name), REASON_CHANGED)
+        """What is known of a port has changed: go by it, and tell those who listen."""
+        info = self._info(name)
+        if info.ofport > 0:
+            self.switch.datapath.ports.set_mtu(info.ofport, info.mtu)
+        self._tell(info, REASON_CHANGED)
 
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""

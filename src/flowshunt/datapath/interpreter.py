@@ -591,7 +591,7 @@ def run_packet(
                 skips = w.keys[0, c.pool[pc + 1]] & c.pool[pc + 2] == 0
                 pc += SKIP_WORDS + ((instruction >> 8) & _U32 if skips else 0)
             elif OP_LARGER <= op <= OP_POP:
-                if not apply_odd(w, instruction):
+                if not apply_odd(w, b, i, instruction):
                     failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
             elif op == OP_METER:

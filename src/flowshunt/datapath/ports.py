@@ -96,6 +96,18 @@ class Ports:
         self._count_vlans()
         self.version += 1
 
+    def set_mtu(self, number: int, mtu: int | None) -> None:
+        """Say how many bytes of layer 3 leave on a port in one piece (None: not known): larger packets take no paths.
+
+        Raises UsageError when there is no such port.
+        """
+        if number not in self:
+            raise UsageError(f"there is no port number {number}")
+        port = self.arrays.ports[self.arrays.index[number]]
+        if port["mtu"] != (mtu or 0):
+            port["mtu"] = mtu or 0
+            self.version += 1
+
     def _count_vlans(self) -> None:
         self.arrays.state["vlan_ports"] = np.count_nonzero(self.arrays.ports["vlan_mode"])
 

@@ -113,6 +113,7 @@ PORT = np.dtype(
         ("vlan_mode", np.uint8),  # vlans.MODES
         ("vlan_tag", np.uint16),  # the VLAN of packets without a tag
         ("vlan_tpid", np.uint16),  # dot1q-tunnel: type of the tag that packets get
+        ("mtu", np.uint32),  # bytes of layer 3 that leave in one piece; 0: not known
     ],
     align=True,
 )

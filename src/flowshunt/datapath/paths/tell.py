@@ -279,6 +279,7 @@ def _settle(w: Any, p: Any) -> Any:
         parameter = (verdict >> 8) & 0xFF
         if unfit == 0:
             unfit = _write_path(w, n, np.int64(w.chains["decrements"][chain]), verdict >> 16)
+            w.learned["path"]["mtu"][n] = _mtu_of(p, w.paths["out_port"][0])
         if unfit == 0 and s["noted"][0] & NOTED_NORMAL:
             _mark_stations(w, p, chain)
     w.learned["unfit"][n] = unfit
@@ -291,6 +292,13 @@ def _settle(w: Any, p: Any) -> Any:
     s["told"][0] += 1
     if n + 1 == len(w.learned):
         s["stop"][0] |= STOP_LEARNED
+
+
+@kernel
+def _mtu_of(p: Any, number: Any) -> Any:
+    """A port's MTU, as far as a path can say it."""
+    index = np.int64(p.index[number])
+    return min(np.int64(p.ports["mtu"][index]), 0xFFFF) if index >= 0 else np.int64(0)
 
 
 @kernel
