@@ -15,15 +15,20 @@ from flowshunt.control.openflow.groups import GroupMod
 from flowshunt.control.openflow.meter_table import MeterTable
 from flowshunt.control.openflow.meters import MeterMod
 from flowshunt.control.openflow.wire import GROUP_ALL, NO_BUFFER, OF12
-from flowshunt.datapath.linking import MissingError
+from flowshunt.datapath.linking import MissingError, PoolFullError
 from flowshunt.datapath.program import CompiledRule, GroupNumber, MeterNumber
 from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.links import check_conjunctions
 
 _RESET_COUNTS = frozenset(("reset_counts",))
 
-_REFUSALS: Mapping[type, str] = {TablesFullError: "OFPFMFC_TABLE_FULL", OverlapError: "OFPFMFC_OVERLAP"}
+_REFUSALS: Mapping[type, str] = {
+    TablesFullError: "OFPFMFC_TABLE_FULL",
+    PoolFullError: "OFPFMFC_TABLE_FULL",
+    OverlapError: "OFPFMFC_OVERLAP",
+}
 
 Undo = Callable[[], None]
 
@@ -237,6 +242,9 @@ def _check(mod: FlowMod) -> None:
     """Refuse what the datapath cannot do."""
     if mod.buffer_id != NO_BUFFER:
         raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
+    problem = check_conjunctions(mod.flow.actions)
+    if problem:
+        raise OpenFlowError("NXBAC_BAD_CONJUNCTION", problem)
 
 
 def _run_of_adds(

@@ -451,8 +451,9 @@ class Service:
         return len(waiting)
 
     def tell_port(self, reason: int, name: str, number: int) -> None:
-        """A port came (0), went (1) or changed (2): tell the connections, and the groups that watch it."""
+        """A port came (0), went (1) or changed (2): tell the connections, and the groups and bundles that watch it."""
         self.groups.refresh()
+        self._bridge.datapath.ports.set_up(number, self.is_port_live(number))
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
 
 

@@ -348,6 +348,7 @@ def _leave(
     o.tx["port"][n] = port
     o.tx["packet"][n] = packet
     o.tx["source"][n] = source
+    o.tx["cut"][n] = 0
     o.sent[0] = n + 1
     index = np.int64(p.index[port])
     p.ports["tx_packets"][index] += 1
