@@ -51,6 +51,9 @@ class FlowStatistics(NamedTuple):
 
 EXPIRED_IDLE, EXPIRED_HARD = "idle", "hard"
 
+ADDED, MODIFIED, DELETED = "added", "modified", "deleted"
+"""What may happen to a rule. One that is added in place of an equal one is added."""
+
 
 class ExpiredRule(NamedTuple):
     """A rule that is gone because its time was up: `reason` is EXPIRED_IDLE or EXPIRED_HARD."""
@@ -109,7 +112,12 @@ def _ordered(rule: CompiledRule) -> tuple[tuple[int, int, int], ...]:
 
 
 class Rules:
-    """The rules of one switch. `version` counts the changes of rules, of whatever kind."""
+    """The rules of one switch. `version` counts the changes of rules, of whatever kind.
+
+    `on_change(what, number, rule, before, why)`, where it is set, hears of rules that came, went or changed (ADDED and
+    so on): the rule as it is or was at the end, what the one before was compiled from (None: there was none), and why
+    one went, EXPIRED_* or as given to `remove`.
+    """
 
     def __init__(self) -> None:
         """No rules yet."""
@@ -124,6 +132,7 @@ class Rules:
         self._tokens: dict[int, list[Token]] = {}
         self._modified_ms: dict[int, int] = {}  # of rules that were changed since they came
         self.version = 0
+        self.on_change: Callable[[str, int, CompiledRule, Any, str], None] | None = None
 
     def __len__(self) -> int:
         """Rules in all tables."""
@@ -208,8 +217,11 @@ class Rules:
                     self._begin_generation(number)
                 if replaced is not None:
                     replaced.append(self._rules[number])
+            before = self._rules.get(number)
             self._rules[number] = rule
             self._note_times(number, rule)
+            if self.on_change is not None:
+                self.on_change(ADDED, number, rule, before and before.source, "")
         if done < len(rules):
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
@@ -225,7 +237,17 @@ class Rules:
                 self.arrays.rules[counter][number] = self.arrays.rules[counter][twin]
         if replaced is not None:
             replaced.append(self._rules[twin])
-        self.remove([twin])
+        with self._unheard():
+            self.remove([twin])
+
+    @contextmanager
+    def _unheard(self) -> Iterator[None]:
+        """Changes that are parts of another one are not told."""
+        on_change, self.on_change = self.on_change, None
+        try:
+            yield
+        finally:
+            self.on_change = on_change
 
     def _link_all(self, rules: Sequence[CompiledRule]) -> dict[int, _Linked]:
         """The programs that have numbers filled in, by place in `rules`; all of them or MissingError."""
@@ -361,8 +383,11 @@ class Rules:
             if number is not None and self._rules[number] is rule:
                 self.remove([number])
 
-    def remove(self, numbers: Sequence[int]) -> list[CompiledRule]:
+    def remove(self, numbers: Sequence[int], why: str = "") -> list[CompiledRule]:
         """Remove rules by number; returns them."""
+        if self.on_change is not None:
+            for number in numbers:
+                self.on_change(DELETED, number, self._rules[number], None, why)
         self.version += 1
         emptied = np.zeros(len(numbers), np.int64)
         changes.remove_rules(self.arrays, np.array(numbers, np.int64), emptied)
@@ -394,6 +419,7 @@ class Rules:
             self.linker.unlink(tokens)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         self.version += 1
+        before = self._rules[number].source
         self._rules[number] = self._rules[number]._replace(
             program=rule.program,
             source=rule.source,
@@ -408,16 +434,22 @@ class Rules:
                 self.arrays.rules[counter][number] = 0
             self._begin_generation(number)
         self._watch(number, rule)
+        if self.on_change is not None:
+            self.on_change(MODIFIED, number, self._rules[number], before, "")
 
     def _move(self, number: int, rule: CompiledRule, now_ms: int, resets_counters: bool) -> None:
         """Put a rule that becomes a clause, or is one no longer, in the place of the one before."""
         created, used = (int(self.arrays.rules[name][number]) for name in ("created_ms", "used_ms"))
-        self.add((rule._replace(keeps_counters=not resets_counters),), created, refuses_overlaps=False)
+        before = self._rules[number].source
+        with self._unheard():
+            self.add((rule._replace(keeps_counters=not resets_counters),), created, refuses_overlaps=False)
         moved = self._find_at(_place(rule), rule)
         assert moved is not None
         self.arrays.rules["used_ms"][moved] = used
         self._modified_ms[moved] = now_ms
         self._watch(moved, rule)
+        if self.on_change is not None:
+            self.on_change(MODIFIED, moved, rule, before, "")
 
     def store(self, words: Sequence[int]) -> int:
         """Keep a program of no rule in the pool; returns its offset. Raises TablesFullError."""
@@ -479,8 +511,10 @@ class Rules:
             else:
                 self._timers.watch(number, when)
         expired = [ExpiredRule(self.statistics_of(number), reason) for number, reason in gone.items()]
-        if gone:
-            self.remove(list(gone))
+        for reason in (EXPIRED_IDLE, EXPIRED_HARD):
+            numbers = [number for number, why in gone.items() if why == reason]
+            if numbers:
+                self.remove(numbers, reason)
         return expired
 
     # --- listing ---------------------------------------------------------------------------------------------------

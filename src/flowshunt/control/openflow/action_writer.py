@@ -32,6 +32,7 @@ _NO_TABLE = 0xFF
 _LOAD_WIDTH = 64
 _PORTS: Mapping[type, int] = {
     F.InPort: 0xFFF8,
+    F.ToTable: 0xFFF9,
     F.Normal: 0xFFFA,
     F.Flood: 0xFFFB,
     F.All: 0xFFFC,

@@ -30,6 +30,12 @@ _REFUSALS: Mapping[type, str] = {
     OverlapError: "OFPFMFC_OVERLAP",
 }
 
+GROUP_DELETED, METER_DELETED = "group", "meter"
+"""Why a flow goes, for `Rules.on_change`."""
+
+HIDDEN_TABLE = 254
+"""The table that Open vSwitch keeps to itself, and so do we."""
+
 Undo = Callable[[], None]
 
 
@@ -96,7 +102,7 @@ class FlowChanges:
         for number in gone:
             request = F.Flow(table=F.ALL_TABLES, out_group=number)
             lines += self._datapath.selected(request) if self._reports else []
-            self._datapath.delete_flows(request)
+            self._datapath.delete_flows(request, why=GROUP_DELETED)
         return [(line, REASON_GROUP_DELETE) for line in lines if "send_flow_rem" in line.flow.flags]
 
     def apply_meter(self, mod: MeterMod, now_ns: int) -> list[FlowStatistics]:
@@ -108,7 +114,7 @@ class FlowChanges:
         rules = self._datapath.rules
         numbers = rules.that_refer_to(MeterNumber(number) for number in gone)
         lines = rules.statistics_of_all(numbers)
-        rules.remove(numbers)
+        rules.remove(numbers, METER_DELETED)
         return [line for line in lines if "send_flow_rem" in line.flow.flags]
 
     def _way_back_of_group(self, mod: GroupMod, now_ms: int) -> Undo:
@@ -242,6 +248,8 @@ def _check(mod: FlowMod) -> None:
     """Refuse what the datapath cannot do."""
     if mod.buffer_id != NO_BUFFER:
         raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
+    if mod.flow.table == HIDDEN_TABLE:
+        raise OpenFlowError("OFPBRC_EPERM", f"table {HIDDEN_TABLE} is the switch's own")
     problem = check_conjunctions(mod.flow.actions)
     if problem:
         raise OpenFlowError("NXBAC_BAD_CONJUNCTION", problem)

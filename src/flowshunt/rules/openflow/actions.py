@@ -43,6 +43,7 @@ _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
         values.PORT_FLOOD: flow.Flood(),
         values.PORT_ALL: flow.All(),
         values.PORT_LOCAL: flow.Local(),
+        values.PORT_TABLE: flow.ToTable(),
     }
 )
 _INSTRUCTIONS = ("write_metadata", "goto_table")
@@ -67,8 +68,6 @@ def _to_port(port: int) -> Action:
         return action
     if port == values.PORT_CONTROLLER:
         return flow.Controller()
-    if port == values.PORT_TABLE:
-        raise BadValueError(f"not supported yet: output to {values.write_port(port)}")
     if port > values.PORT_MAX:
         raise BadValueError(f"{values.write_port(port)} is not a port to output to", f"0 to {values.PORT_MAX}")
     return flow.Output(port)

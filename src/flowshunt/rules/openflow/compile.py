@@ -413,6 +413,7 @@ def _handler(action: F.Action) -> Callable[[_Actions, Assembler, Any], None]:
 _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Output: _Actions.output,
     **dict.fromkeys(_RESERVED, lambda _, out, action: out.output(_RESERVED[type(action)])),
+    F.ToTable: lambda _, out, action: out.resubmit(None, 0),
     F.Resubmit: _Actions.resubmit,
     F.SetField: _Actions.set,
     F.Move: _Actions.move,

@@ -75,6 +75,11 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
+class ToTable:
+    """Look up in the first table, as OpenFlow's port TABLE says; then go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resubmit:
     """Look up again, with in_port and table replaced for the lookup where given; then go on."""
 
@@ -318,7 +323,7 @@ Action = (
     Output | Normal | Flood | All | InPort | Local | Resubmit | GotoTable | SetField | Move | PushVlan | PopVlan
     | DecTtl | Ct | CtClear | Clone | Note | Controller | Group | Meter | Enqueue | SetQueue | Exit
     | Learn | FinTimeout | Push | Pop | CheckLarger
-    | OutputTruncated | Conjunction | Multipath | Bundle
+    | ToTable | OutputTruncated | Conjunction | Multipath | Bundle
 )  # fmt: skip
 
 

@@ -398,6 +398,7 @@ _FIXED: Mapping[type, str] = {
     flows.All: "ALL",
     flows.InPort: "IN_PORT",
     flows.Local: "LOCAL",
+    flows.ToTable: "TABLE",
     flows.PopVlan: "strip_vlan",
     flows.DecTtl: "dec_ttl",
     flows.CtClear: "ct_clear",
