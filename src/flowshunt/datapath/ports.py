@@ -67,6 +67,16 @@ class Ports:
         others = self.arrays.ports["number"] != number
         self._replace(self.arrays.ports[others].copy(), self.arrays.trunks[others].copy())
 
+    def set_up(self, number: int, up: bool) -> None:
+        """Say whether bundles may choose a port; they may at first. Nothing happens when there is no such port."""
+        if number not in self:
+            return
+        flags = self.arrays.ports["flags"]
+        index = int(self.arrays.index[number])
+        if bool(flags[index] & D.FLAG_DOWN) == up:
+            flags[index] ^= D.FLAG_DOWN
+            self.version += 1
+
     def set_vlans(
         self, number: int, mode: str, tag: int = 0, trunks: Iterable[int] = (), *, tpid: int = ETH_QINQ
     ) -> None:

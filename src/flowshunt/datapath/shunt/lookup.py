@@ -342,6 +342,7 @@ def _leave(w: Any, o: Any, s: Any, b: Any, i: Any, packet: Any, entry: Any, now:
     o.tx["port"][n] = port
     o.tx["packet"][n] = packet
     o.tx["source"][n] = source
+    o.tx["cut"][n] = 0
     o.sent[0] = n + 1
     o.fate[packet] = FATE_OUTPUT
     o.ct_state[packet] = e["ct_state"][entry]
