@@ -26,6 +26,7 @@ from flowshunt.ports.devices import set_address
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
+from flowshunt.rules.openflow.tracing.story import Group
 
 REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """Why a port's status is told (OpenFlow's OFPPR_*)."""
@@ -261,6 +262,10 @@ class Bridge:
         if len(result.tx):
             self.send(Frames(plain(batch), result.tx, result.tx_data))
             self._host.pass_on()
+
+    def group(self, number: int) -> Group | None:
+        """An OpenFlow group, for traces."""
+        return self.service.groups.story_of(number)
 
     def inject(self, name: str, frame: bytes) -> None:
         """Let a frame come in on a port, as if its device had received it. Raises UsageError when it cannot."""

@@ -207,6 +207,12 @@ def _resume(w: Any, t: Any) -> Any:
 
 
 @kernel
+def fetch(c: Any, pc: Any) -> Any:
+    """The instruction at `pc`, which runs next."""
+    return c.pool[pc]
+
+
+@kernel
 def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
     """Look the key up in a table, as if it came from `port` unless that is -1: the rule's program, or an empty one."""
     word = w.keys[0, W_PORT]
@@ -507,7 +513,7 @@ def run_packet(
                 target = _NONE
                 port = _NONE
         if failed == 0:
-            instruction = c.pool[pc]
+            instruction = fetch(c, pc)
             op = instruction & 0xFF
             if op == OP_END:
                 if sp == 0:

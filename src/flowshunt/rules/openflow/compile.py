@@ -101,6 +101,13 @@ def compile_actions(
     return _Actions(F.Flow(table=OUTSIDE_TABLE) if flow is None else flow).list_of(actions)
 
 
+def action_places(flow: F.Flow, actions: Iterable[F.Action]) -> dict[int, list[F.Action]]:
+    """Actions of a flow by where they begin in its program, in words; those that need no instruction stand before the
+    next one that does. Actions in a clone are found too.
+    """
+    return _Actions(flow).places_of(actions)
+
+
 class FlowCompiler:
     """What a datapath needs to know of flows (`datapath.tables.Compiler`)."""
 
@@ -260,6 +267,24 @@ class _Actions:
                 )
             assembler.goto(last)
         return assembler.finish(), tuple(assembler.late)
+
+    def places_of(self, actions: Iterable[F.Action], start: int = 0) -> dict[int, list[F.Action]]:
+        """Actions by where their instructions begin in the program of `list_of`, `start` words before it."""
+        found: dict[int, list[F.Action]] = {}
+        assembler = Assembler()
+        last: list[F.Action] = []
+        for action in actions:
+            if isinstance(action, F.GotoTable):
+                last = [action]
+                continue
+            at = start + len(assembler.words)
+            found.setdefault(at, []).append(action)
+            if isinstance(action, F.Clone):
+                found |= self.places_of(action.actions, at + 1)
+            _handler(action)(self, assembler, action)
+        if last:
+            found.setdefault(start + len(assembler.words), []).extend(last)
+        return found
 
     def guard(self, subfield: F.Subfield, mask: int = 0) -> int:
         """What the packet must have, so that a field can be read or written."""
