@@ -12,7 +12,7 @@ import pytest
 import flowshunt.offload.providers.kernel as package
 from flowshunt.offload.providers.kernel.elf import ObjectFile
 from flowshunt.offload.providers.kernel.objects import object_file
-from flowshunt.offload.providers.kernel.records import CONTROL, KEY, REASONS, STATE, VALUE
+from flowshunt.offload.providers.kernel.records import CONTROL, KEY, PORT, REASONS, STATE, VALUE
 
 BPF = Path(package.__file__).with_name("bpf")
 COMPILER = "clang"
@@ -44,7 +44,9 @@ def test_the_object_is_what_the_source_compiles_to(tmp_path: Path) -> None:
 
 
 @needs_clang
-@pytest.mark.parametrize(("struct", "record"), [("key", KEY), ("flow", VALUE), ("state", STATE), ("control", CONTROL)])
+@pytest.mark.parametrize(
+    ("struct", "record"), [("key", KEY), ("flow", VALUE), ("state", STATE), ("control", CONTROL), ("port", PORT)]
+)
 def test_structures_have_the_fields_of_the_records_in_the_same_places(
     struct: str, record: object, tmp_path: Path
 ) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flowshunt.datapath.paths.records import FLOW
-from flowshunt.offload.conformance.entries import every_port
 from flowshunt.offload.providers.kernel import syscall
+from flowshunt.offload.providers.kernel.devices import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from tests.builders import Packet, batch_of
 from tests.datapath.shunt.test_hits import make
@@ -51,6 +51,13 @@ CASES = {
 }
 
 
+class Loopback(EveryPort):
+    """Every port is the device that there always is."""
+
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full_like(numbers, LOOPBACK), np.zeros_like(numbers)
+
+
 class Taking:
     """A share that notes what is installed."""
 
@@ -76,7 +83,7 @@ class Both:
         self.hand = make(HEAD + rules + TAIL, match_tos=match_tos, mtu=mtu)
         self.taking = Taking(self.hand.share)
         self.hand.share = self.taking  # type: ignore[assignment]
-        self.kernel = Kernel(np.where(every_port() > 0, LOOPBACK, 0).astype(np.uint32), limit=16)
+        self.kernel = Kernel(Loopback(), limit=16)
         self.kernel.init()
         assert self.kernel.objects is not None
         self.objects = self.kernel.objects
@@ -286,7 +293,7 @@ def test_a_whole_udp_checksum_is_corrected_and_a_wrong_one_stays_wrong(made: lis
 
 
 def test_two_connections_cannot_have_the_same_packets() -> None:
-    kernel = Kernel(every_port(), limit=16)
+    kernel = Kernel(EveryPort(), limit=16)
     flows = np.zeros(2, FLOW)
     for n, flow in enumerate(flows):
         flow["rows"][0], flow["n_zones"], flow["epoch"] = n, 1, 1

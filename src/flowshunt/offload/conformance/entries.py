@@ -11,11 +11,6 @@ from flowshunt.offload.installing import USAGE
 _UNLIMITED = 1 << 62
 
 
-def every_port() -> np.ndarray:
-    """A device for every port number, uint32 (65536,): the one of the same index, if there is one."""
-    return np.arange(1 << 16, dtype=np.uint32)
-
-
 class Entries:
     """Implements `sharing.Shares`: each share is a table of its own."""
 

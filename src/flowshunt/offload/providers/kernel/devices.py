@@ -7,6 +7,9 @@ import errno
 import fcntl
 import os
 import struct
+from typing import NamedTuple
+
+import numpy as np
 
 from flowshunt.offload.providers.kernel import syscall
 from flowshunt.ports.devices import look_up, set_up
@@ -18,7 +21,8 @@ _NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _CLSACT = 0xFFFF0000
 _INGRESS = 0xFFFFFFF2
 _PREFERENCE = 0xC000
-_DIRECT_ACTION = "direct-action"
+_LARGEST = 0xFFFF
+"""MTU that a flow can say."""
 
 
 class Ingress:
@@ -58,6 +62,63 @@ class Ingress:
         elif self.ifindex:
             _remove_filter(self.ifindex)
         self.ifindex = 0
+
+
+class Attached(NamedTuple):
+    """A port that the program is attached to. `number`: as what goes up is marked."""
+
+    number: int
+    ifindex: int
+    mtu: int
+    ingress: Ingress
+    up: UpDevice
+
+
+class Ports:
+    """The ports that are attached, by their numbers in paths."""
+
+    def __init__(self) -> None:
+        self.attached: dict[int, Attached] = {}
+        self._sort()
+
+    def _sort(self) -> None:
+        order = sorted(self.attached)
+        self._numbers = np.array(order, np.int64)
+        self._ifindexes = np.array([self.attached[port].ifindex for port in order] + [0], np.int64)
+        self._mtus = np.array([min(self.attached[port].mtu, _LARGEST) for port in order] + [0], np.int64)
+
+    def add(self, port: int, attached: Attached) -> None:
+        """One more."""
+        self.attached[port] = attached
+        self._sort()
+
+    def remove(self, port: int) -> Attached | None:
+        """One less, if it is there."""
+        found = self.attached.pop(port, None)
+        self._sort()
+        return found
+
+    def set_mtu(self, port: int, mtu: int) -> bool:
+        """Note the MTU of a port that is there; whether it was another one."""
+        was = self.attached[port]
+        self.attached[port] = was._replace(mtu=mtu)
+        self._sort()
+        return was.mtu != mtu
+
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indexes and MTUs of the devices of ports, both as `numbers`; 0: it is not attached."""
+        places = np.searchsorted(self._numbers, numbers)
+        known = np.append(self._numbers, -1)[places] == numbers
+        places = np.where(known, places, len(self._numbers))
+        return self._ifindexes[places], self._mtus[places]
+
+
+class EveryPort(Ports):
+    """Every number is a port, and its device is the one of the same index, if there is one: for checks without any."""
+
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See Ports."""
+        return numbers, np.zeros_like(numbers)
 
 
 def _add_filter(program_fd: int, ifindex: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import mmap
 import os
+import sys
 import weakref
 from importlib.resources import files
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from flowshunt.offload.providers.kernel import syscall
 from flowshunt.offload.providers.kernel.elf import ObjectFile
-from flowshunt.offload.providers.kernel.records import CONTROL, KEY, REASONS, STATE, VALUE
+from flowshunt.offload.providers.kernel.records import CONTROL, KEY, PORT, REASONS, STATE, VALUE
 
 MAX_PORTS = 4096
 
@@ -66,7 +67,7 @@ class Objects:
         self._flows = self._map("flows", hash_, KEY.itemsize, VALUE.itemsize, 2 * limit)
         states = self._map("states", array, 4, STATE.itemsize, 2 * limit, syscall.MMAPABLE)
         control = self._map("control", array, 4, CONTROL.itemsize, 1, syscall.MMAPABLE)
-        self._ports = self._map("ports", hash_, 4, 4, MAX_PORTS)
+        self._ports = self._map("ports", hash_, 4, PORT.itemsize, MAX_PORTS)
         self.states = _mapped(states, STATE, 2 * limit).reshape(limit, 2)
         self.control = _mapped(control, CONTROL, 1)
         maps = {"flows": self._flows, "states": states, "control": control, "ports": self._ports}
@@ -135,14 +136,15 @@ class Objects:
                 raise OSError(problem, os.strerror(problem))
             done += n + (problem != 0)
 
-    def set_port(self, ifindex: int, number: int) -> None:
-        """What comes in on a device goes up as that port's. Raises OSError (E2BIG) beyond MAX_PORTS."""
-        syscall.update(self._ports, ifindex.to_bytes(4, "little"), number.to_bytes(4, "little"))
+    def set_port(self, ifindex: int, number: int, up_ifindex: int) -> None:
+        """What comes in on a device goes up to another one, as that port's. Raises OSError (E2BIG) beyond MAX_PORTS."""
+        port = np.array([(number, up_ifindex)], PORT)
+        syscall.update(self._ports, ifindex.to_bytes(4, sys.byteorder), port.tobytes())
 
     def clear_port(self, ifindex: int) -> None:
         """The device is no port any more."""
         with contextlib.suppress(OSError):
-            syscall.delete(self._ports, ifindex.to_bytes(4, "little"))
+            syscall.delete(self._ports, ifindex.to_bytes(4, sys.byteorder))
 
     def reasons(self) -> dict[str, int]:
         """How many packets went up, by why."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
 from flowshunt.offload.installing import USAGE
-from flowshunt.offload.providers.kernel.devices import Ingress, UpDevice
+from flowshunt.offload.providers.kernel.devices import Attached, Ingress, Ports, UpDevice
 from flowshunt.offload.providers.kernel.objects import Objects
 from flowshunt.offload.providers.kernel.records import KEY, can_say, keys_of, values_of
 from flowshunt.offload.providers.values import check_names, number_of
@@ -31,20 +30,12 @@ _TURNS = 8
 """Turns through the flows within a timeout."""
 _NS_PER_MS = 1_000_000
 _MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
-_N_PORTS = 1 << 16
 _ETHERNET_SIZE, _TAG_SIZE = 14, 4
 _OPTIONS = ("timeout", "limit", "mode")
 _PROTOCOL = R.number_of("protocol")
 _NO_DEVICE = R.number_of("no-device")
 _REWRITE = R.number_of("rewrite")
 _COUNTERS = ("packets", "bytes", "extra_bytes")
-
-
-class _Port(NamedTuple):
-    number: int
-    name: str
-    ifindex: int
-    ingress: Ingress | None
 
 
 class Kernel(ArrayProvider):
@@ -58,15 +49,12 @@ class Kernel(ArrayProvider):
     queue_limit = 0
     packet_thread_only = True
 
-    def __init__(self, ifindexes: np.ndarray | None = None, *, limit: int = LIMIT) -> None:
-        """`ifindexes`, uint32 (65536,): devices by port number, without attaching anything to them, for tests."""
+    def __init__(self, ports: Ports | None = None, *, limit: int = LIMIT) -> None:
+        """`ports`: what stands for those that are attached, in tests."""
         self.timeout_ms = TIMEOUT_MS
-        self.up_device: UpDevice | None = None
         self._limit = limit
         self.objects: Objects | None = None
-        self._ports: dict[int, _Port] = {}
-        self._ifindexes = np.zeros(_N_PORTS, np.uint32) if ifindexes is None else ifindexes
-        self._mtus = np.zeros(_N_PORTS, np.uint16)
+        self._ports = Ports() if ports is None else ports
         self._epoch = 0
         self._offset_ms = 0
         self._swept_ms = 0
@@ -81,7 +69,7 @@ class Kernel(ArrayProvider):
         self._generations = np.zeros(limit, np.uint32)
         self._is_used = np.zeros(limit, bool)
         self._keys = np.zeros((limit, 2), KEY)
-        self._out_ports = np.zeros((limit, 2), np.uint16)
+        self._out_ports = np.zeros((limit, 2), np.uint32)
         self._link_sizes = np.zeros((limit, 2), np.uint8)
         self._told = np.zeros((limit, 2, len(_COUNTERS)), np.uint64)
         self._free = np.arange(limit - 1, -1, -1, dtype=np.int32)
@@ -100,11 +88,9 @@ class Kernel(ArrayProvider):
 
     def close(self) -> None:
         """Detach everything, and give up maps and programs."""
-        for number in list(self._ports):
-            self.detach(number)
-        if self.up_device is not None:
-            self.up_device.close()
-            self.up_device = None
+        for port in list(self._ports.attached):
+            self.detach(port)
+        self._give_up(np.flatnonzero(self._is_used))
         if self.objects is not None:
             self.objects.close()
             self.objects = None
@@ -136,13 +122,11 @@ class Kernel(ArrayProvider):
         former = self.objects
         made = Objects(limit) if former is not None else None
         if made is not None and former is not None:
-            made.control["epoch"], made.control["up_ifindex"] = self._epoch, former.control["up_ifindex"]
-            for port in self._ports.values():
-                made.set_port(port.ifindex, port.number)
-                if port.ingress is not None:
-                    port.ingress.replace(made.forward)
-            if self.up_device is not None:
-                self.up_device.replace(made.discard)
+            made.control["epoch"] = self._epoch
+            for port in self._ports.attached.values():
+                made.set_port(port.ifindex, port.number, port.up.ifindex)
+                port.ingress.replace(made.forward)
+                port.up.replace(made.discard)
             self._give_up(np.flatnonzero(self._is_used))
             former.close()
         self.objects, self._limit = made, limit
@@ -150,52 +134,44 @@ class Kernel(ArrayProvider):
 
     # --- ports -------------------------------------------------------------------------------------------------------
 
-    def attach(self, number: int, name: str, ifindex: int, mtu: int) -> None:
-        """A port is this device: from now on its packets pass here, or go to `up_device` with the port's number.
+    def make_up_device(self) -> UpDevice:
+        """A device for what goes up from ports. Raises OSError."""
+        return UpDevice(self._load().discard)
 
-        Again for a port that is there: flows through it are handed back if its device or MTU is another one. Raises
-        OSError; then it is not attached.
+    def attach(self, port: int, ifindex: int, mtu: int, up: UpDevice) -> None:
+        """A port of paths is this device: from now on its packets pass here, or go up to `up`.
+
+        There they have the low 16 bits of the port's number in a tag. Again for a port that is there: flows through it
+        are handed back if its device or MTU is another one. Raises OSError; then it is not attached.
         """
-        port = self._ports.get(number)
-        if port is not None and port.ifindex == ifindex:
-            if self._mtus[number] != _limited(mtu):
-                self._mtus[number] = _limited(mtu)
-                self._give_up_port(number)
+        known = self._ports.attached.get(port)
+        if known is not None and known.ifindex == ifindex:
+            if self._ports.set_mtu(port, mtu):
+                self._give_up_port(port)
             return
-        if port is not None:
-            self.detach(number)
+        self.detach(port)
         objects = self._load()
-        if self.up_device is None:
-            self.up_device = UpDevice(objects.discard)
-            objects.control["up_ifindex"] = self.up_device.ifindex
-        objects.set_port(ifindex, number)
+        number = port & 0xFFFF
+        objects.set_port(ifindex, number, up.ifindex)
         try:
             ingress = Ingress(objects.forward, ifindex)
         except OSError:
             objects.clear_port(ifindex)
             raise
-        self._ports[number] = _Port(number, name, ifindex, ingress)
-        self._ifindexes[number], self._mtus[number] = ifindex, _limited(mtu)
+        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up))
 
-    def detach(self, number: int) -> None:
+    def detach(self, port: int) -> None:
         """The port is none any more, or its packets are received otherwise; an unknown one is no error."""
-        port = self._ports.pop(number, None)
-        if port is None:
+        known = self._ports.remove(port)
+        if known is None:
             return
-        self._ifindexes[number] = self._mtus[number] = 0
-        self._give_up_port(number)
-        if port.ingress is not None:
-            port.ingress.close()
+        self._give_up_port(port)
+        known.ingress.close()
         if self.objects is not None:
-            self.objects.clear_port(port.ifindex)
+            self.objects.clear_port(known.ifindex)
 
-    @property
-    def ports(self) -> dict[int, str]:
-        """Names of the devices that are attached, by port number."""
-        return {port.number: port.name for port in self._ports.values()}
-
-    def _give_up_port(self, number: int) -> None:
-        self._give_up(np.flatnonzero(self._is_used & (self._out_ports == number).any(axis=1)))
+    def _give_up_port(self, port: int) -> None:
+        self._give_up(np.flatnonzero(self._is_used & (self._out_ports == port).any(axis=1)))
 
     def _give_up(self, slots: np.ndarray) -> None:
         """Flows stop passing, and are told by `handed_back`."""
@@ -252,9 +228,8 @@ class Kernel(ArrayProvider):
         paths = flows["paths"]
         protocol = (paths["tuple"] >> 8) & 0xFF
         _refuse(flows, ~np.isin(protocol, (PROTO_TCP, PROTO_UDP)), errno.EOPNOTSUPP, _PROTOCOL)
-        ports = np.stack([paths["in_port"], paths["out_port"]], axis=1).reshape(len(flows), 4)
-        known = (ports < _N_PORTS) & (self._ifindexes[np.minimum(ports, _N_PORTS - 1)] != 0)
-        _refuse(flows, ~known, errno.ENODEV, _NO_DEVICE)
+        for end in ("in_port", "out_port"):
+            _refuse(flows, self._ports.find(paths[end])[0] == 0, errno.ENODEV, _NO_DEVICE)
         _refuse(flows, ~can_say(paths.reshape(-1)).reshape(-1, 2), errno.EOPNOTSUPP, _REWRITE)
 
     def _take_slots(self, flows: np.ndarray) -> np.ndarray:
@@ -284,8 +259,8 @@ class Kernel(ArrayProvider):
         """Write entries for flows in their slots; what the map refuses is gone again."""
         objects = self._load()
         paths = flows["paths"][taken].reshape(-1)
-        keys = keys_of(paths, self._ifindexes[paths["in_port"]])
-        values = values_of(paths, keys, self._ifindexes[paths["out_port"]], self._mtus[paths["out_port"]])
+        keys = keys_of(paths, self._ports.find(paths["in_port"])[0])
+        values = values_of(paths, keys, *self._ports.find(paths["out_port"]))
         values["index"] = (2 * slots[:, None] + np.arange(2)).reshape(-1)
         self._keys[slots] = keys.reshape(-1, 2)
         self._out_ports[slots] = paths["out_port"].reshape(-1, 2)
@@ -440,10 +415,6 @@ class Kernel(ArrayProvider):
 def _now_ns() -> int:
     """The programs' clock."""
     return time.clock_gettime_ns(_MONOTONIC_COARSE)
-
-
-def _limited(mtu: int) -> int:
-    return min(max(mtu, 0), 0xFFFF)
 
 
 def _refuse(flows: np.ndarray, which: np.ndarray, error: int, reason: int) -> None:

@@ -68,14 +68,19 @@ enum reason {
 
 struct control {
 	u32 epoch;
-	u32 up_ifindex; /* where what goes up goes; 0: nowhere, the machine gets it */
+	u32 unused;
 	u64 reasons[16];
+};
+
+struct port {
+	u32 number;
+	u32 up_ifindex; /* where what goes up goes */
 };
 
 struct map flows SEC("maps");	/* hash: key -> flow */
 struct map states SEC("maps");	/* array of state */
 struct map control SEC("maps"); /* array of one control */
-struct map ports SEC("maps");	/* hash: ifindex -> number, u32 */
+struct map ports SEC("maps");	/* hash: ifindex -> port */
 
 /* --- packets ----------------------------------------------------------------------------------------------------- */
 
@@ -376,14 +381,15 @@ INLINE void count(struct __sk_buff *skb, struct packet *p, struct state *state)
 
 INLINE int go_up(struct __sk_buff *skb, struct control *c, u32 why)
 {
-	u32 ifindex = skb->ifindex, *number = map_lookup(&ports, &ifindex);
+	u32 ifindex = skb->ifindex;
+	struct port *port = map_lookup(&ports, &ifindex);
 
 	__sync_fetch_and_add(&c->reasons[why & 15], 1);
-	if (!number || !c->up_ifindex)
+	if (!port)
 		return TC_ACT_UNSPEC;
-	if (skb_vlan_push(skb, ETH_QINQ, *number))
+	if (skb_vlan_push(skb, ETH_QINQ, port->number))
 		return TC_ACT_SHOT;
-	return redirect(c->up_ifindex, BPF_F_INGRESS);
+	return redirect(port->up_ifindex, BPF_F_INGRESS);
 }
 
 SEC("tc/forward")
