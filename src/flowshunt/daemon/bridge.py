@@ -213,6 +213,11 @@ class Bridge:
         """The device of a port, if it has one."""
         return self._devices.get(self._info(name).ofport)
 
+    def open_devices(self) -> dict[int, tuple[PortInfo, LivePort]]:
+        """The devices that ports have now, by port number."""
+        named = {info.ofport: info for info in self.ports.values()}
+        return {number: (named[number], device) for number, device in self._devices.items()}
+
     def _info(self, name: str) -> PortInfo:
         if name not in self.ports:
             raise UsageError(f"{self.name} has no port {name!r}")
