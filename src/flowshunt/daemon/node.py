@@ -88,6 +88,7 @@ class Node:
         self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
+        self._control_observers: list[Callable[[], None]] = []
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_deliveries = 0
@@ -192,7 +193,7 @@ class Node:
         self.bridges[name] = bridge
         if local_port:
             bridge.add_port(name, "internal")
-        self._schedule(partial(self._listen, bridge))
+        self.schedule(partial(self._listen, bridge))
         return bridge
 
     def del_bridge(self, name: str) -> None:
@@ -203,15 +204,15 @@ class Node:
         bridge.close()
         bridge.switch.del_flows("")
         bridge.switch.leave()
-        self._schedule(bridge.server.close)
+        self.schedule(bridge.hang_up)
 
     async def _listen(self, bridge: Bridge) -> None:
         try:
-            await bridge.server.listen(bridge.management_path)
+            await bridge.listen()
         except FlowshuntError as problem:
             _LOG.error("bridge %s: %s", bridge.name, problem)
 
-    def _schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have a task of the thread of control run; `settled` waits for it.
 
         They run in the order of calls, one after the other: a bridge that comes has the socket of one that goes.
@@ -243,6 +244,15 @@ class Node:
     def on_port_change(self, observer: PortObserver) -> None:
         """Have `observer` called on the thread of control when a port comes (0), goes (1) or changes (2)."""
         self._observers.append(observer)
+
+    def on_control_change(self, observer: Callable[[], None]) -> None:
+        """Have `observer()` called on the thread of control when a controller comes or goes."""
+        self._control_observers.append(observer)
+
+    def control_changed(self) -> None:
+        """On the thread of control: tell those who want to know of controllers."""
+        for observer in self._control_observers:
+            observer()
 
     def open_port(self, bridge: Bridge, info: PortInfo) -> LivePort:
         """Open the device of a port. Raises PortError."""

@@ -49,6 +49,8 @@ from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, Fl
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
 
+MAX_PRIORITY = 0xFFFF
+"""Flows of a higher one are the switch's own, and hidden from controllers."""
 N_TABLES = 254
 """Tables that controllers see; Open vSwitch keeps table 254 to itself, and so do we."""
 
@@ -100,6 +102,8 @@ class Service:
         self._started_ns = started_ns
         self._now_ns = started_ns
         self.datapath_id = datapath_id
+        self.hides_flows = False
+        """Whether there may be flows of the switch's own."""
         self.description = switch.Description("Flowshunt", "Flowshunt", VERSION, "None", "None")
         self.connections: dict[Connection, bool] = {}
         self.events = Events()
@@ -229,9 +233,8 @@ class Service:
 
     def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
         datapath = self._bridge.datapath
-        if selects_all(request.selection):
-            return datapath.flows()
-        return datapath.selected(request.selection)
+        lines = datapath.flows() if selects_all(request.selection) else datapath.selected(request.selection)
+        return [line for line in lines if line.flow.priority <= MAX_PRIORITY] if self.hides_flows else lines
 
     def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
         return entry_of(line, self._now_ns // _MILLION)
