@@ -19,7 +19,7 @@ from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
-from flowshunt.daemon.links import follow_links
+from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
 from flowshunt.daemon.worker import Worker
@@ -103,7 +103,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._worker.start()
         if self._has_devices:
-            self._follower = asyncio.create_task(follow_links(self._link_changed))
+            self._follower = asyncio.create_task(self._follow_links())
 
     async def stop(self) -> None:
         """Close sockets and devices, and end the packet thread."""
@@ -262,15 +262,30 @@ class Node:
             return PatchPort(info.ofport, partial(self._deliver, info.name, info.options["peer"]))
         return self._opener(info)
 
-    def _link_changed(self, name: str | None) -> None:
-        """On the thread of control: something happened to a device, or perhaps to all."""
-        self.carry_out(partial(self._check_links, name), _nothing)
+    async def _follow_links(self) -> None:
+        """Follow devices as long as the node lives, whatever goes wrong with it."""
+        while True:
+            try:
+                await follow_links(self._link_changed)
+            except Exception:  # noqa: BLE001  (a device that changes unseen is worse than any fault)
+                _LOG.exception("devices are followed anew after an error")
+            await asyncio.sleep(RETRY_S)
 
-    def _check_links(self, name: str | None) -> None:
-        for bridge in self.bridges.values():
+    def _link_changed(self, link: Link | None) -> None:
+        """On the thread of control: something happened to a device, or perhaps to all."""
+        self.carry_out(partial(self._check_links, link), _nothing)
+
+    def _check_links(self, link: Link | None) -> None:
+        for bridge in list(self.bridges.values()):
             for info in list(bridge.ports.values()):
-                if has_device(info) and name in (None, info.name):
+                if not has_device(info) or (
+                    link is not None and link.name != info.name and link.ifindex != info.ifindex
+                ):
+                    continue
+                try:
                     self._check_link(bridge, info)
+                except Exception:  # noqa: BLE001  (one port's fault must not hide what happened to others)
+                    _LOG.exception("port %s of %s could not be looked at", info.name, bridge.name)
 
     def _check_link(self, bridge: Bridge, info: PortInfo) -> None:
         """See what became of a port's device: gone, back, another one of the same name, or changed."""
