@@ -71,6 +71,10 @@ class Network:
         self.run("switch", "ip", "link", "set", port, "up")
         self.run(name, "ip", "link", "set", "eth0", "up")
 
+    def full_name(self, name: str) -> str:
+        """The system's name of a namespace."""
+        return self._prefix + name
+
     def command(self, name: str, *words: str) -> list[str]:
         """What runs a command in a namespace."""
         return ["ip", "netns", "exec", self._prefix + name, *words]

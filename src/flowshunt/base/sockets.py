@@ -1,4 +1,4 @@
-"""Sockets that no one else may use."""
+"""Sockets that no one else may use, and where they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import stat
 from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
+
+
+def default_rundir() -> Path:
+    """Where sockets go when nothing else is said."""
+    if os.geteuid() == 0:
+        return Path("/run/flowshunt")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(own) / "flowshunt" if own else Path(f"/tmp/flowshunt-{os.geteuid()}")
 
 
 def private_socket(path: Path) -> socket.socket:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
+from flowshunt.base.sockets import default_rundir
 from flowshunt.cli import kernels
 from flowshunt.config import read_config
 from flowshunt.control.unixctl.server import socket_path
 from flowshunt.daemon.privileges import drop_privileges, tell_missing
 from flowshunt.daemon.run import PROGRAM, VERSION_TEXT, run_forever
-from flowshunt.daemon.system import default_rundir
 from flowshunt.daemon.system import pid_file as held_pid_file
 from flowshunt.daemon.vswitchd import Settings, serve_forever
 from flowshunt.jit import warm_up

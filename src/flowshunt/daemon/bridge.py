@@ -30,6 +30,7 @@ from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
 from flowshunt.rules.openflow.flow import Flow, Normal
+from flowshunt.rules.openflow.tracing.story import Group
 
 REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """Why a port's status is told (OpenFlow's OFPPR_*)."""
@@ -176,6 +177,7 @@ class Bridge:
             return False
         info.error, info.number = None, number
         self.switch.add_port(name, number)
+        self.switch.datapath.ports.set_mtu(number, info.mtu)
         if name in self._vlans:
             mode, tag, trunks, tpid = self._vlans[name]
             self.switch.datapath.ports.set_vlans(number, mode, tag, trunks, tpid=tpid)
@@ -244,8 +246,11 @@ class Bridge:
             self._tell(info, REASON_CHANGED)
 
     def port_changed(self, name: str) -> None:
-        """Tell those who listen that what is known of a port has changed."""
-        self._tell(self._info(name), REASON_CHANGED)
+        """What is known of a port has changed: go by it, and tell those who listen."""
+        info = self._info(name)
+        if info.ofport > 0:
+            self.switch.datapath.ports.set_mtu(info.ofport, info.mtu)
+        self._tell(info, REASON_CHANGED)
 
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""
@@ -257,6 +262,11 @@ class Bridge:
     def device(self, name: str) -> LivePort | None:
         """The device of a port, if it has one."""
         return self._devices.get(self._info(name).ofport)
+
+    def open_devices(self) -> dict[int, tuple[PortInfo, LivePort]]:
+        """The devices that ports have now, by port number."""
+        named = {info.ofport: info for info in self.ports.values()}
+        return {number: (named[number], device) for number, device in self._devices.items()}
 
     def _info(self, name: str) -> PortInfo:
         if name not in self.ports:
@@ -307,6 +317,10 @@ class Bridge:
         if len(result.tx):
             self.send(Frames(plain(batch), result.tx, result.tx_data))
             self._host.pass_on()
+
+    def group(self, number: int) -> Group | None:
+        """An OpenFlow group, for traces."""
+        return self.service.groups.story_of(number)
 
     def inject(self, name: str, frame: bytes) -> None:
         """Let a frame come in on a port, as if its device had received it. Raises UsageError when it cannot."""

@@ -19,13 +19,16 @@ from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
+from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
 from flowshunt.daemon.worker import Worker
+from flowshunt.datapath.paths.records import HOME_BITS
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
+from flowshunt.ports.receiving import IN_TAG
 
 MAX_PATCHES = 32
 """Patch ports that a batch may pass one after the other."""
@@ -83,6 +86,7 @@ class Node:
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
         self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
+        self._kernel = KernelPorts(self.offload, self.bridges, self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
@@ -112,6 +116,7 @@ class Node:
             await asyncio.gather(self._follower, return_exceptions=True)
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
+        await self.call(self._kernel.close)
         await self.settled()
         await asyncio.to_thread(self._worker.stop)
 
@@ -238,6 +243,7 @@ class Node:
         """Apply `hw-offload` and its relatives; see `Switch.configure_offload`."""
         self.core.configure_offload(other_config)
         self.other_config = dict(other_config)
+        self._kernel.follow()
 
     # --- ports -----------------------------------------------------------------------------------------------------
 
@@ -261,6 +267,10 @@ class Node:
                 raise PortError(f"{info.name}: patch type requires valid 'peer' argument")
             return PatchPort(info.ofport, partial(self._deliver, info.name, info.options["peer"]))
         return self._opener(info)
+
+    def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
+        """How paths name a port of a bridge; None: the bridge has none."""
+        return bridge.switch.home << HOME_BITS | number
 
     async def _follow_links(self) -> None:
         """Follow devices as long as the node lives, whatever goes wrong with it."""
@@ -316,6 +326,7 @@ class Node:
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""
+        self._kernel.follow()
         copy = bridge.port_info(info.name) if reason == REASON_ADDED else info
         for observer in self._observers:
             self.post(partial(observer, bridge.name, copy, reason))
@@ -327,7 +338,11 @@ class Node:
         try:
             received = device.receive(self.clock.now_ns())
         except PortError as problem:
-            bridge.lose_port(device.in_port, str(problem))
+            if device.in_port == IN_TAG:
+                _LOG.warning("bridge %s: %s", bridge.name, problem)
+                self._kernel.begin_anew()
+            else:
+                bridge.lose_port(device.in_port, str(problem))
             return
         if received is None:
             return

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flowshunt.base.errors import FlowshuntError
 from flowshunt.base.log import logger
+from flowshunt.base.sockets import default_rundir
 from flowshunt.base.version import VERSION
 from flowshunt.config import Config
 from flowshunt.config.model import PortSection
@@ -19,7 +20,7 @@ from flowshunt.daemon.bridge import Bridge
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.signals import handled, ignore_hangup
-from flowshunt.daemon.system import default_rundir, tell_systemd
+from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
 
 PROGRAM = "flowshunt"

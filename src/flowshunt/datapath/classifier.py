@@ -166,3 +166,13 @@ def lookup(c: Any, table: Any, keys: Any, k: Any) -> Any:
                     best = rule
                     best_priority = priority
     return best
+
+
+@kernel
+def matching_chain(c: Any, s: Any, keys: Any, k: Any) -> Any:
+    """Head of the chain of rules of subtable s that keys[k] matches, or -1."""
+    only = np.int64(c.subtables["only"][s])
+    if only >= 0:
+        return only if _rule_matches(c, s, only, keys, k) else np.int64(-1)
+    h = times(keys[k, c.subtables["words"][s, 0]] & c.subtables["first_mask"][s], K0)
+    return _probe(c, s, _hash_rest(c, s, keys, k, h), keys, k)

@@ -10,7 +10,7 @@ from flowshunt.datapath.fdb import forward
 from flowshunt.datapath.fields import read_place
 from flowshunt.datapath.fragments.split import plan, split
 from flowshunt.datapath.paths.learn import note_normal, note_output, note_stations
-from flowshunt.datapath.program import OP_OUTPUT
+from flowshunt.datapath.program import OP_OUTPUT, OUTPUT_LIMIT
 from flowshunt.datapath.schema import (
     FATE_IN_PORT,
     FATE_NO_PORT,
@@ -106,6 +106,7 @@ def _append(
     o.tx["port"][n] = ports["number"][index]
     o.tx["packet"][n] = packet
     o.tx["source"][n] = source
+    o.tx["cut"][n] = 0
     o.sent[0] = n + 1
 
 
@@ -230,6 +231,15 @@ def _output_in_vlan(
         w.keys[0, W_ARP_SHA], w.keys[0, W_ARP_THA] = sha, tha
 
 
+@kernel(inline=False)
+def _truncate(o: Any, first: Any, limit: Any) -> Any:
+    """Cut the frames from number `first` on to `limit` bytes."""
+    for n in range(first, o.sent[0]):
+        if np.int64(o.tx["length"][n]) > limit:
+            o.tx["length"][n] = limit
+            o.tx["cut"][n] = 1
+
+
 @kernel
 def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
     """Run an output instruction for packet i of `b`, the one of index `packet` in the batch."""
@@ -260,15 +270,18 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
     avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
     if floods:
         w.machine["fate"][0] = FATE_NO_PORT
+    first = o.sent[0]
     if w.machine["mru"][0] != 0:
         _output_fragments(w, p, o, f, b, i, packet, in_port, index, avoided)
-        return
-    source, at, length = _write_frame(w, o, b, i)
-    time_ns = b.packets["time_ns"][i]
-    if floods:
-        _flood(w.machine, p.ports, o, packet, time_ns, in_port, avoided, source, at, length)
     else:
-        _append(w.machine, p.ports, o, packet, time_ns, index, source, at, length)
+        source, at, length = _write_frame(w, o, b, i)
+        time_ns = b.packets["time_ns"][i]
+        if floods:
+            _flood(w.machine, p.ports, o, packet, time_ns, in_port, avoided, source, at, length)
+        else:
+            _append(w.machine, p.ports, o, packet, time_ns, index, source, at, length)
+    if instruction >> OUTPUT_LIMIT != 0:
+        _truncate(o, first, instruction >> OUTPUT_LIMIT)
 
 
 @kernel

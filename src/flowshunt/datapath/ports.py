@@ -68,6 +68,16 @@ class Ports:
         others = self.arrays.ports["number"] != number
         self._replace(self.arrays.ports[others].copy(), self.arrays.trunks[others].copy())
 
+    def set_up(self, number: int, up: bool) -> None:
+        """Say whether bundles may choose a port; they may at first. Nothing happens when there is no such port."""
+        if number not in self:
+            return
+        flags = self.arrays.ports["flags"]
+        index = int(self.arrays.index[number])
+        if bool(flags[index] & D.FLAG_DOWN) == up:
+            flags[index] ^= D.FLAG_DOWN
+            self.version += 1
+
     def set_vlans(
         self, number: int, mode: str, tag: int = 0, trunks: Iterable[int] = (), *, tpid: int = ETH_QINQ
     ) -> None:
@@ -96,6 +106,18 @@ class Ports:
         self.arrays.ports["vlan_tpid"][index] = tpid
         self._count_vlans()
         self.version += 1
+
+    def set_mtu(self, number: int, mtu: int | None) -> None:
+        """Say how many bytes of layer 3 leave on a port in one piece (None: not known): larger packets take no paths.
+
+        Raises UsageError when there is no such port.
+        """
+        if number not in self:
+            raise UsageError(f"there is no port number {number}")
+        port = self.arrays.ports[self.arrays.index[number]]
+        if port["mtu"] != (mtu or 0):
+            port["mtu"] = mtu or 0
+            self.version += 1
 
     def _count_vlans(self) -> None:
         self.arrays.state["vlan_ports"] = np.count_nonzero(self.arrays.ports["vlan_mode"])

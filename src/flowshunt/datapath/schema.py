@@ -20,6 +20,8 @@ from flowshunt.packet.schema import KEY_WORDS, MAX_TAGS, PACKET, VERDICTS
 
 N_TABLES = 255
 """Tables 0 to 254; 255 means "all tables" in OpenFlow, and "none" in instructions."""
+CLAUSES = N_TABLES
+"""The rules of table t that are clauses of conjunctions lie apart from the others, in table t + CLAUSES."""
 ALL_TABLES = 255
 OUTSIDE_TABLE = N_TABLES - 1
 """The table that a packet is in whose actions come from no table: every resubmit leads to an earlier one."""
@@ -34,7 +36,8 @@ TABLE = np.dtype(
     [
         ("order", np.int64),  # pool offset of its subtables: priority << 32 | subtable, highest first
         ("n_subtables", np.int32),
-        ("order_class", np.int32),  # size class of that chunk; -1: none
+        ("order_class", np.int16),  # size class of that chunk; -1: none
+        ("has_clauses", np.int16),  # 1: there are clauses of conjunctions
         ("lookups", np.int64),
         ("matches", np.int64),
     ],
@@ -48,9 +51,8 @@ SUBTABLE = np.dtype(
         ("first_bloom", np.int64, BLOOM_WORDS),  # one bit per hash of the first word
         ("words", np.uint8, INLINE_WORDS),  # places in the key; unused ones are 0, with mask 0
         ("n_words", np.uint8),
-        ("table", np.uint8),
         ("slots_class", np.uint8),
-        ("pad", np.uint8),
+        ("table", np.uint16),
         ("slots", np.int32),  # pool offset of the slots: hash << 32 | rule + 1, 0 when free
         ("extra", np.int32),  # pool offset of word, mask pairs beyond INLINE_WORDS; 0: none
         ("only", np.int32),  # the chain, when there is just one; else -1
@@ -96,10 +98,13 @@ TABLE_STATE = np.dtype(
         ("n_subtables", np.int64),
         ("live_rules", np.int64),
         ("miss", np.int64),  # pool offset of the program for packets that the first table has no rule for; 0: drop
+        ("tally", np.int64),  # counts the passes over clauses (`conjunctions`)
     ]
 )
 
 FLAG_NO_FLOOD = 1
+FLAG_DOWN = 2
+"""Bundles pass over the port."""
 
 PORT = np.dtype(
     [
@@ -113,6 +118,7 @@ PORT = np.dtype(
         ("vlan_mode", np.uint8),  # vlans.MODES
         ("vlan_tag", np.uint16),  # the VLAN of packets without a tag
         ("vlan_tpid", np.uint16),  # dot1q-tunnel: type of the tag that packets get
+        ("mtu", np.uint32),  # bytes of layer 3 that leave in one piece; 0: not known
     ],
     align=True,
 )
@@ -123,6 +129,7 @@ PORT_IN_PORT = 0xFFF8
 PORT_NORMAL = 0xFFFA
 PORT_FLOOD = 0xFFFB
 PORT_ALL = 0xFFFC
+PORT_CONTROLLER = 0xFFFD
 PORT_LOCAL = 0xFFFE
 PORT_NONE = 0xFFFF
 PORT_RESERVED_32 = 0xFFFFFF00
@@ -309,7 +316,7 @@ MACHINE = np.dtype(
 
 
 class TableArrays(NamedTuple):
-    """Tables and rules. `tables`: TABLE (N_TABLES,), `subtables`: SUBTABLE (n,), `rules`: RULE (n,), `pool`: int64
+    """Tables and rules. `tables`: TABLE (2 * N_TABLES,), `subtables`: SUBTABLE (n,), `rules`: RULE (n,), `pool`: int64
     (n,), of which word 0 is an END instruction, `state`: TABLE_STATE (1,).
     """
 
@@ -409,7 +416,7 @@ def make_tables(n_rules: int = 1 << 22, n_subtables: int = 1 << 18, n_words: int
     state["pool_used"] = 4  # word 0: END; no chunk begins at 0, which means "none"
     state["free_rule"] = -1
     state["free_subtable"] = -1
-    tables = np.zeros(N_TABLES, TABLE)
+    tables = np.zeros(2 * N_TABLES, TABLE)
     tables["order_class"] = -1
     return TableArrays(
         tables,

@@ -154,13 +154,13 @@ class Datapath:
         """A flow as a rule for `rules.add`; raises UsageError for one that cannot be compiled."""
         return self._compiler.compile(flow)
 
-    def delete_flows(self, request: Any, *, strict: bool = False) -> list[Any]:
-        """Delete what `request` selects, and return it.
+    def delete_flows(self, request: Any, *, strict: bool = False, why: str = "") -> list[Any]:
+        """Delete what `request` selects, and return it; `why` is for `Rules.on_change`.
 
         Strict: the flow of equal match and priority. Otherwise all flows whose packets the match covers, whatever
         their priority (OpenFlow's non-strict selection).
         """
-        removed = self.rules.remove(self._select(request, strict))
+        removed = self.rules.remove(self._select(request, strict), why)
         return [rule.source for rule in removed]
 
     def modify_flows(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowshunt.control.unixctl.commands.odp import OdpError, frame
+from flowshunt.rules.odp import OdpError, frame
 from tests.builders import Packet
 from tests.control.unixctl.appctl import START_MS, Lab, needs_appctl, run
 

@@ -352,6 +352,14 @@ def _monitor(message: monitor.MonitorReply, version: int) -> Parts:
     return _vendor_parts(version, ONF, 1870, entries) if version == OF13 else _vendor_parts(version, NX, 2, entries)
 
 
+def _monitor_pause(message: monitor.MonitorPause, version: int) -> Encoded | Parts:
+    if version >= OF14:
+        return _parts(version, 16, (monitor.encode_pause(message, version),))
+    if version == OF13:
+        return Encoded(TYPE_EXPERIMENTER, _EXPERIMENTER.pack(ONF, 1871 if message.paused else 1872))
+    return _nicira(22 if message.paused else 23, b"")
+
+
 def _bundle(message: bundle.BundleControl, version: int) -> Encoded:
     body = bundle.encode_reply(message)
     return Encoded(TYPE_EXPERIMENTER, _EXPERIMENTER.pack(ONF, 2300) + body) if message.onf else Encoded(33, body)
@@ -402,6 +410,7 @@ _WRITERS: Mapping[type, Callable[[Any, int], Encoded | Parts]] = {
     flow_stats.FlowReply: _flows,
     flow_stats.AggregateReply: _aggregate,
     monitor.MonitorReply: _monitor,
+    monitor.MonitorPause: _monitor_pause,
     extensions.TlvTableReply: lambda message, version: _nicira(26, extensions.encode_tlv_table(message)),
     bundle.BundleControl: _bundle,
 }

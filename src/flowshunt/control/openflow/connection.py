@@ -97,7 +97,11 @@ class _Bundle:
 
 
 class Connection:
-    """One connection. What a controller chose for it is in the public attributes; `role` is for the switch to set."""
+    """One connection. What a controller chose for it is in the public attributes; `role` is for the switch to set.
+
+    `congested` is for the server to set: the peer does not read. `n_unsent`: bytes of news that wait in
+    `data_to_send`. `paused`: the connection's monitors of flows are.
+    """
 
     def __init__(self, versions: Iterable[int] = VERSIONS) -> None:
         """Begin with our hello, which offers `versions`. Raises ValueError when it is none of ours."""
@@ -111,6 +115,9 @@ class Connection:
         self.packet_in_form = FORM_STANDARD
         self.controller_id = 0
         self.miss_send_len = 0
+        self.congested = False
+        self.paused = False
+        self.n_unsent = 0
         self.told = switch.AsyncConfig(
             packet_in=(0, 0x3F), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
         )
@@ -139,6 +146,7 @@ class Connection:
     def data_to_send(self) -> bytes:
         """What is to be sent, once."""
         data: list[bytes] = []
+        self.n_unsent = 0
         while self._output:
             part = self._output.popleft()
             data.extend((part,) if isinstance(part, bytes) else self._encoded(*part))
@@ -357,7 +365,7 @@ class Connection:
         self.reply(request, BarrierReply())
 
     def notify(self, message: Any) -> None:
-        """Send what no request asked for: packet-in, flow-removed, port-status, echo request."""
+        """Send what no request asked for: packet-in, flow-removed, port-status, echo request, updates of flows."""
         if not self.version or self._closed:
             return
         if isinstance(message, PacketIn):
@@ -366,7 +374,10 @@ class Connection:
             encoded = codec.encode_flow_removed(message, self.version, self.nxm)
         else:
             made = codec.encode(message, self.version)
-            assert isinstance(made, Encoded)
+            if isinstance(made, Parts):
+                for part in self._parts_of(0, made):
+                    self._put(part)
+                return
             encoded = made
         self._send(self.version, encoded.type, 0, encoded.body)
 
@@ -376,4 +387,8 @@ class Connection:
         return bool(masks[0 if self.role == "secondary" else 1] >> reason & 1)
 
     def _send(self, version: int, kind: int, xid: int, body: bytes) -> None:
-        self._output.append(frame(version, kind, xid, body))
+        self._put(frame(version, kind, xid, body))
+
+    def _put(self, data: bytes) -> None:
+        self._output.append(data)
+        self.n_unsent += len(data)

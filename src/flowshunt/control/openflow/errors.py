@@ -47,7 +47,7 @@ OFPBAC_BAD_ARGUMENT OF1.0+(2,5)
 OFPBAC_EPERM OF1.0+(2,6)
 OFPBAC_TOO_MANY OF1.0+(2,7)
 OFPBAC_BAD_QUEUE OF1.0+(2,8)
-OFPBAC_BAD_OUT_GROUP OF1.1+(2,9)
+OFPBAC_BAD_OUT_GROUP NX1.0(2,9) OF1.1+(2,9)
 OFPBAC_MATCH_INCONSISTENT NX1.0(1,522) OF1.1+(2,10)
 OFPBAC_UNSUPPORTED_ORDER OF1.1+(2,11)
 OFPBAC_BAD_TAG OF1.1+(2,12)
@@ -56,6 +56,7 @@ OFPBAC_BAD_SET_LEN NX1.0-1.1(1,524) OF1.2+(2,14)
 OFPBAC_BAD_SET_ARGUMENT NX1.0-1.1(1,525) OF1.2+(2,15)
 OFPBAC_BAD_SET_MASK ONF1.3-1.4(4250) OF1.5+(2,16)
 NXBAC_MUST_BE_ZERO NX1.0-1.1(2,256) NX1.2+(11)
+NXBAC_BAD_CONJUNCTION NX1.0-1.1(2,526) NX1.2+(15)
 OFPBIC_UNKNOWN_INST OF1.1+(3,0)
 OFPBIC_UNSUP_INST NX1.0(2,257) OF1.1+(3,1)
 OFPBIC_BAD_TABLE_ID OF1.1+(3,2)
@@ -164,8 +165,9 @@ _EXPERIMENTERS = {"OF": 0, "NX": NX, "ONF": ONF}
 _NX_ERROR_TYPE = 0xB0C2
 _EXPERIMENTER_TYPE = 0xFFFF
 _FALLBACK = "NXBRC_UNENCODABLE_ERROR"
-_QUOTED = 64
-"""Most bytes of a request that an error repeats; the specifications ask for 64."""
+_QUOTED = 0xFF00
+"""Most bytes of a request that an error repeats: whole ones, so that a controller can show what was wrong."""
+_TEXT = 64
 
 
 class ErrorNumber(NamedTuple):
@@ -233,4 +235,4 @@ def encode_error(error: OpenFlowError, version: int, request: bytes) -> bytes:
 def encode_hello_failed(version: int, text: str) -> bytes:
     """The body of the error that ends a negotiation, with a text for people."""
     number = number_of("OFPHFC_INCOMPATIBLE", version)
-    return struct.pack("!HH", number.type, number.code) + text.encode()[:_QUOTED]
+    return struct.pack("!HH", number.type, number.code) + text.encode()[:_TEXT]

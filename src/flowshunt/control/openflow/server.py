@@ -165,13 +165,14 @@ class Peer(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read: neither do we."""
-        self._blocked = True
+        self._blocked = self.connection.congested = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on where we stopped."""
-        self._blocked = False
+        self._blocked = self.connection.congested = False
+        self._resume_monitors()
         if not self._waiting:
             self._next_turn()
 
@@ -268,6 +269,20 @@ class Peer(asyncio.Protocol):
             self._transport.abort()
         else:
             self._transport.write(data)
+            if not self._blocked:
+                self._resume_monitors()
+
+    def _resume_monitors(self) -> None:
+        """Have monitors that are paused told what they missed; what they are told now is written."""
+        server = self._server
+        if not self.connection.paused:
+            return
+        resume = partial(server.service.resume_monitors, self.connection)
+        if server.run is not None:
+            server.run(resume, server.flush_events)
+        else:
+            resume()
+            self.flush()
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -27,11 +27,12 @@ from flowshunt.control.openflow import (
 )
 from flowshunt.control.openflow.action_reader import STANDARD
 from flowshunt.control.openflow.actions import Actions
-from flowshunt.control.openflow.changes import BundleError, FlowChanges, refusal, selects_all
+from flowshunt.control.openflow.changes import HIDDEN_TABLE, BundleError, FlowChanges, refusal, selects_all
 from flowshunt.control.openflow.connection import Commit, Connection, Request
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import Event, Events
 from flowshunt.control.openflow.flow_mod import FlowMod
+from flowshunt.control.openflow.flow_monitors import FlowMonitors
 from flowshunt.control.openflow.flow_removed import (
     REASON_DELETE,
     REASON_HARD,
@@ -44,15 +45,22 @@ from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
-from flowshunt.control.openflow.wire import NO_BUFFER, OF13, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
+from flowshunt.control.openflow.wire import (
+    MAX_PRIORITY,
+    NO_BUFFER,
+    OF13,
+    PORT_CONTROLLER,
+    PORT_LOCAL,
+    PORT_MAX,
+    PORT_NONE,
+    TABLE_ALL,
+)
 from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
 
-MAX_PRIORITY = 0xFFFF
-"""Flows of a higher one are the switch's own, and hidden from controllers."""
-N_TABLES = 254
-"""Tables that controllers see; Open vSwitch keeps table 254 to itself, and so do we."""
+N_TABLES = HIDDEN_TABLE
+"""Tables that controllers see."""
 
 _MILLION = 1_000_000
 _LOG = logger(__name__)
@@ -110,6 +118,7 @@ class Service:
         self.groups = GroupTable(bridge.datapath, self.is_port_live)
         self.meters = MeterTable(bridge.datapath)
         self._changes = FlowChanges(bridge.datapath, self._flow_removed, self.groups, self.meters)
+        self._monitors = FlowMonitors(bridge.datapath.rules, self.events.call)
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
@@ -123,6 +132,7 @@ class Service:
     def detach(self, connection: Connection) -> None:
         """The connection is gone."""
         self.connections.pop(connection, None)
+        self._monitors.forget(connection)
         self._watch_misses()
 
     # --- requests --------------------------------------------------------------------------------------------------
@@ -147,6 +157,7 @@ class Service:
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
+        self._monitors.begin(connection, (event.control if isinstance(event, Commit) else event).xid)
         try:
             if isinstance(event, Commit):
                 self.commit(connection, event, now_ns)
@@ -158,6 +169,7 @@ class Service:
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
             self._changes.forget(_flow_mods(event))
+            self._monitors.end()
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -180,6 +192,7 @@ class Service:
             self._changes.apply_all([request.message for request in mods], commit.control.version, now_ns)
         except BundleError as failure:
             _LOG.info("bundle refused: %s", failure)
+            self._monitors.discard()
             connection.commit_failed(commit, mods[failure.place], failure.error)
             return
         self._bridge.executor.tidy()
@@ -431,7 +444,14 @@ class Service:
             raise OpenFlowError("NXR_STALE", "this packet does not wait any more")
 
     def _monitor(self, connection: Connection, request: Request) -> None:
-        raise OpenFlowError("OFPMOFC_UNKNOWN", "flows can't be monitored yet")
+        connection.reply(request, self._monitors.change(connection, request.message.monitors))
+
+    def _cancel_monitor(self, connection: Connection, request: Request) -> None:
+        self._monitors.cancel(connection, request.message.id)
+
+    def resume_monitors(self, connection: Connection) -> None:
+        """A connection that did not read its monitors' updates reads again; the caller sends what it has to send."""
+        self._monitors.resume(connection)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -454,8 +474,9 @@ class Service:
         return len(waiting)
 
     def tell_port(self, reason: int, name: str, number: int) -> None:
-        """A port came (0), went (1) or changed (2): tell the connections, and the groups that watch it."""
+        """A port came (0), went (1) or changed (2): tell the connections, and the groups and bundles that watch it."""
         self.groups.refresh()
+        self._bridge.datapath.ports.set_up(number, self.is_port_live(number))
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
 
 
@@ -514,6 +535,7 @@ _HANDLERS: Mapping[type, _Handler] = {
     extensions.TlvTableRequest: Service._tlv_table,
     extensions.TlvTableMod: Service._tlv_mod,
     monitor.MonitorRequest: Service._monitor,
+    monitor.MonitorCancel: Service._cancel_monitor,
     Resume: Service._resume,
     PacketOut: Service._packet_out,
 }

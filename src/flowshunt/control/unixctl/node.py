@@ -9,6 +9,7 @@ from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath.fragments.store import Fragments
 from flowshunt.datapath.tables import Datapath
 from flowshunt.offload.framework import Offload
+from flowshunt.rules.openflow.tracing.story import Group
 
 DATAPATH_NAME = "netdev@ovs-netdev"
 """What Open vSwitch calls its one userspace datapath; scripts name it."""
@@ -30,6 +31,10 @@ class PortInfo(Protocol):
     @property
     def type(self) -> str:
         """system, internal, patch or dummy."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """What else was said of it, such as the peer of a patch port."""
 
     @property
     def admin_up(self) -> bool:
@@ -67,6 +72,9 @@ class Bridge(Protocol):
 
     def device(self, name: str) -> object | None:
         """What a port sends and receives on, if it could be opened."""
+
+    def group(self, number: int) -> Group | None:
+        """An OpenFlow group of it."""
 
     def inject(self, name: str, frame: bytes) -> None:
         """Have a dummy port receive a frame. Raises UsageError for any other port."""

@@ -85,6 +85,8 @@ TOLD = np.dtype(
 
 CHAIN_TOS = 1
 """Rules on the way match, read or write TOS: the path holds for packets of one TOS only."""
+CHAIN_TAGS = 2
+"""A tag is pushed on the way: what leaves with the tag that it came with may have one of another type."""
 
 CHAIN = np.dtype(
     [

@@ -103,17 +103,18 @@ class Executor:
             )
             if action.reason == REASON_ACTION and (outside or in_group):
                 action = replace(action, reason=REASON_PACKET_OUT if outside else REASON_GROUP)
-            self.to_controllers(
-                ToController(
-                    action,
-                    punt.frame_now,
-                    0 if outside else punt.table,
-                    NO_COOKIE if outside or in_group else flow.cookie,
-                    metadata_of(punt.key),
-                    is_miss,
-                    self._pause(_now_ms(punt)) if action.pause else b"",
+            for frame in punt.finished_frames:
+                self.to_controllers(
+                    ToController(
+                        action,
+                        frame,
+                        0 if outside else punt.table,
+                        NO_COOKIE if outside or in_group else flow.cookie,
+                        metadata_of(punt.key),
+                        is_miss,
+                        self._pause(_now_ms(punt)) if action.pause else b"",
+                    )
                 )
-            )
         if action.pause:
             punt.halt()
 

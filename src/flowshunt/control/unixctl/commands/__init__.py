@@ -12,6 +12,7 @@ from flowshunt.control.unixctl.commands import (
     fragments,
     limits,
     stations,
+    tracing,
     tracker,
 )
 from flowshunt.control.unixctl.registry import Command
@@ -19,5 +20,5 @@ from flowshunt.control.unixctl.registry import Command
 
 def everything() -> tuple[Command, ...]:
     """Every command that needs nothing but a node."""
-    modules = (connections, limits, fragments, datapath, bridges, stations, dummy, tracker, flows, absent)
+    modules = (connections, limits, fragments, datapath, bridges, stations, dummy, tracker, flows, tracing, absent)
     return tuple(one for module in modules for one in module.COMMANDS)
