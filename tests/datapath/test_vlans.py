@@ -6,7 +6,7 @@ import pytest
 
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath.tables import Datapath
-from flowshunt.datapath.vlans import MODES
+from flowshunt.datapath.vlan_modes import MODES
 from flowshunt.rules.openflow import flow as F
 from tests.builders import Packet
 from tests.datapath.switches import Sent, fate, flow, ports_of, send, switch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
@@ -32,6 +33,16 @@ def private_socket(path: Path) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def check_free(path: Path) -> None:
+    """Raise UsageError when something is at `path` that is no socket, which `private_socket` would replace."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise UsageError(f"{path} is there and no socket")
 
 
 def prepare_directory(directory: Path) -> None:

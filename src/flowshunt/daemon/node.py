@@ -20,10 +20,11 @@ from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
 from flowshunt.daemon.kernel import KernelPorts
-from flowshunt.daemon.links import follow_links
+from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
 from flowshunt.daemon.worker import Worker
+from flowshunt.datapath.paths.records import HOME_BITS
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
@@ -91,6 +92,7 @@ class Node:
         self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
+        self._control_observers: list[Callable[[], None]] = []
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_deliveries = 0
@@ -105,7 +107,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._worker.start()
         if self._has_devices:
-            self._follower = asyncio.create_task(follow_links(self._link_changed))
+            self._follower = asyncio.create_task(self._follow_links())
 
     async def stop(self) -> None:
         """Close sockets and devices, and end the packet thread."""
@@ -196,7 +198,7 @@ class Node:
         self.bridges[name] = bridge
         if local_port:
             bridge.add_port(name, "internal")
-        self._schedule(partial(self._listen, bridge))
+        self.schedule(partial(self._listen, bridge))
         return bridge
 
     def del_bridge(self, name: str) -> None:
@@ -207,15 +209,15 @@ class Node:
         bridge.close()
         bridge.switch.del_flows("")
         bridge.switch.leave()
-        self._schedule(bridge.server.close)
+        self.schedule(bridge.hang_up)
 
     async def _listen(self, bridge: Bridge) -> None:
         try:
-            await bridge.server.listen(bridge.management_path)
+            await bridge.listen()
         except FlowshuntError as problem:
             _LOG.error("bridge %s: %s", bridge.name, problem)
 
-    def _schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have a task of the thread of control run; `settled` waits for it.
 
         They run in the order of calls, one after the other: a bridge that comes has the socket of one that goes.
@@ -249,6 +251,15 @@ class Node:
         """Have `observer` called on the thread of control when a port comes (0), goes (1) or changes (2)."""
         self._observers.append(observer)
 
+    def on_control_change(self, observer: Callable[[], None]) -> None:
+        """Have `observer()` called on the thread of control when a controller comes or goes."""
+        self._control_observers.append(observer)
+
+    def control_changed(self) -> None:
+        """On the thread of control: tell those who want to know of controllers."""
+        for observer in self._control_observers:
+            observer()
+
     def open_port(self, bridge: Bridge, info: PortInfo) -> LivePort:
         """Open the device of a port. Raises PortError."""
         if info.type == "patch":
@@ -259,17 +270,32 @@ class Node:
 
     def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
         """How paths name a port of a bridge; None: the bridge has none."""
-        return number if bridge.switch is self.core else None
+        return bridge.switch.home << HOME_BITS | number
 
-    def _link_changed(self, name: str | None) -> None:
+    async def _follow_links(self) -> None:
+        """Follow devices as long as the node lives, whatever goes wrong with it."""
+        while True:
+            try:
+                await follow_links(self._link_changed)
+            except Exception:  # noqa: BLE001  (a device that changes unseen is worse than any fault)
+                _LOG.exception("devices are followed anew after an error")
+            await asyncio.sleep(RETRY_S)
+
+    def _link_changed(self, link: Link | None) -> None:
         """On the thread of control: something happened to a device, or perhaps to all."""
-        self.carry_out(partial(self._check_links, name), _nothing)
+        self.carry_out(partial(self._check_links, link), _nothing)
 
-    def _check_links(self, name: str | None) -> None:
-        for bridge in self.bridges.values():
+    def _check_links(self, link: Link | None) -> None:
+        for bridge in list(self.bridges.values()):
             for info in list(bridge.ports.values()):
-                if has_device(info) and name in (None, info.name):
+                if not has_device(info) or (
+                    link is not None and link.name != info.name and link.ifindex != info.ifindex
+                ):
+                    continue
+                try:
                     self._check_link(bridge, info)
+                except Exception:  # noqa: BLE001  (one port's fault must not hide what happened to others)
+                    _LOG.exception("port %s of %s could not be looked at", info.name, bridge.name)
 
     def _check_link(self, bridge: Bridge, info: PortInfo) -> None:
         """See what became of a port's device: gone, back, another one of the same name, or changed."""

@@ -21,6 +21,7 @@ from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
+from flowshunt.datapath.ports import SERVICE_TYPES
 
 PROGRAM = "flowshunt"
 VERSION_TEXT = f"{PROGRAM} {VERSION}"
@@ -89,6 +90,10 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
 def _add_port(bridge: Bridge, name: str, section: PortSection) -> None:
     options = {"peer": section.peer} if section.peer else {}
     bridge.add_port(name, section.type, ofport_request=section.number, options=options, mtu_request=section.mtu)
+    mode = section.vlan_mode or ("access" if section.tag is not None else "trunk" if section.trunks else "all")
+    if mode != "all":
+        carried = {"access": (), "dot1q-tunnel": section.cvlans}.get(mode, section.trunks)
+        bridge.set_vlans(name, mode, section.tag or 0, carried, tpid=SERVICE_TYPES[section.qinq_ethtype])
 
 
 def _add_flows(node: Node, bridge: Bridge, config: Config, base: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import fdb
 from flowshunt.datapath import schema as D
-from flowshunt.datapath.vlans import MODES, NATIVE_TAGGED, NATIVE_UNTAGGED, TRUNK_WORDS
+from flowshunt.datapath.vlan_modes import MODES
+from flowshunt.datapath.vlans import NATIVE_TAGGED, NATIVE_UNTAGGED, TRUNK_WORDS
 from flowshunt.packet.schema import ETH_QINQ, ETH_VLAN
 
 _LAST_PORT = 0xFEFF

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flowshunt.datapath.fields import pop_vlan, push_vlan
+from flowshunt.datapath.vlan_modes import MODES
 from flowshunt.jit import kernel
 from flowshunt.packet.schema import (
     ETH_VLAN,
@@ -26,7 +27,6 @@ from flowshunt.packet.schema import (
     W_NW_SRC,
 )
 
-MODES = ("all", "access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel")
 ALL, ACCESS, TRUNK, NATIVE_TAGGED, NATIVE_UNTAGGED, TUNNEL = range(len(MODES))
 """Values of `vlan_mode` in a PORT."""
 TRUNK_WORDS = 4096 // 64

@@ -79,8 +79,11 @@ class PidFile:
             raise DaemonError(f"{PROGRAM}: {path}: create failed ({problem.strerror})") from None
 
     def give_to(self, uid: int, gid: int) -> None:
-        """Have another user own it."""
-        os.fchown(self._fd, uid, gid)
+        """Have another user own it. Raises DaemonError."""
+        try:
+            os.fchown(self._fd, uid, gid)
+        except OSError as problem:
+            raise DaemonError(f"{PROGRAM}: {self.path}: chown failed ({problem.strerror})") from None
 
     def remove(self) -> None:
         """Remove it, if it is still ours."""

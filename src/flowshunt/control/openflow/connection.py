@@ -16,7 +16,7 @@ memory is bounded by what one request asks for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flowshunt.control.openflow import bundle, codec, extensions, switch
@@ -121,6 +121,8 @@ class Connection:
         self.told = switch.AsyncConfig(
             packet_in=(0, 0x3F), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
         )
+        self.taps: set[Callable[[bytes], None]] = set()
+        """Called with whole messages as they come in or go out; with nothing when the connection is over."""
         self._buffer = b""
         self._at = 0
         # A deque, as the switch's thread may add to it while another takes from it.
@@ -148,7 +150,10 @@ class Connection:
         while self._output:
             part = self._output.popleft()
             data.extend((part,) if isinstance(part, bytes) else self._encoded(*part))
-        return b"".join(data)
+        sent = b"".join(data)
+        if self.taps and sent:
+            self._copy(sent)
+        return sent
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None: more bytes are needed. After Closed there is nothing."""
@@ -162,10 +167,16 @@ class Connection:
                 return None
             raw = self._buffer[self._at : self._at + size]
             self._at += size
+            if self.taps:
+                self._copy(raw)
             event = self._message(version, kind, xid, raw)
             if event is not None:
                 return event
         return None
+
+    def _copy(self, messages: bytes) -> None:
+        for tap in tuple(self.taps):
+            tap(messages)
 
     def _close(self, reason: str) -> Closed:
         self._closed = True

@@ -45,7 +45,16 @@ from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
-from flowshunt.control.openflow.wire import NO_BUFFER, OF13, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
+from flowshunt.control.openflow.wire import (
+    MAX_PRIORITY,
+    NO_BUFFER,
+    OF13,
+    PORT_CONTROLLER,
+    PORT_LOCAL,
+    PORT_MAX,
+    PORT_NONE,
+    TABLE_ALL,
+)
 from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
@@ -101,6 +110,8 @@ class Service:
         self._started_ns = started_ns
         self._now_ns = started_ns
         self.datapath_id = datapath_id
+        self.hides_flows = False
+        """Whether there may be flows of the switch's own."""
         self.description = switch.Description("Flowshunt", "Flowshunt", VERSION, "None", "None")
         self.connections: dict[Connection, bool] = {}
         self.events = Events()
@@ -235,9 +246,8 @@ class Service:
 
     def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
         datapath = self._bridge.datapath
-        if selects_all(request.selection):
-            return datapath.flows()
-        return datapath.selected(request.selection)
+        lines = datapath.flows() if selects_all(request.selection) else datapath.selected(request.selection)
+        return [line for line in lines if line.flow.priority <= MAX_PRIORITY] if self.hides_flows else lines
 
     def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
         return entry_of(line, self._now_ns // _MILLION)
