@@ -15,19 +15,25 @@ from flowshunt.app import Switch, check_port_name
 from flowshunt.base.clock import Clock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
-from flowshunt.control.openflow.ports import CONFIG_DOWN, STATE_LINK_DOWN, STATE_LIVE, PortDescription
+from flowshunt.control.openflow.ports import (
+    CONFIG_DOWN,
+    CONFIG_NO_FORWARD,
+    CONFIG_NO_RECEIVE,
+    STATE_LINK_DOWN,
+    STATE_LIVE,
+    PortDescription,
+)
 from flowshunt.control.openflow.server import Server
-from flowshunt.control.openflow.service import Service
+from flowshunt.control.openflow.service import REASON_ADDED, REASON_CHANGED, REASON_DELETED, Service
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.api import PortError
-from flowshunt.ports.devices import set_address
+from flowshunt.ports.devices import set_address, set_up
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
 
-REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """Why a port's status is told (OpenFlow's OFPPR_*)."""
 
 _LAST_PORT = 0xFEFF
@@ -82,6 +88,7 @@ class Bridge:
         self._dropped = {"tx_no_device": 0}
         self.service = Service(switch, datapath_id=datapath_id, describe=self._describe, started_ns=host.clock.now_ns())
         self.server = Server(self.service, host.clock, host.carry_out)
+        self.service.bring_up = self.bring_up
         self.service.events.wake = lambda: host.post(self.server.flush_events)
         switch.on_output = self._send_out
 
@@ -174,6 +181,17 @@ class Bridge:
                 device.is_up = up
             self._tell(info, REASON_CHANGED)
 
+    def bring_up(self, name: str, up: bool) -> None:
+        """Bring the device of a port up or down, as a controller asks. Raises UsageError when that cannot be."""
+        if not self._info(name).ifindex:
+            self.set_admin_state(name, up)
+            return
+        try:
+            set_up(name, up=up)
+        except OSError as problem:
+            state = "up" if up else "down"
+            raise UsageError(f"{name} can't be brought {state}: {problem.strerror}") from None
+
     def set_vlans(self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = ()) -> None:
         """Say how a port treats VLANs, also after its device has gone and returned; see `Ports.set_vlans`."""
         info = self._info(name)
@@ -234,6 +252,9 @@ class Bridge:
 
     def receive(self, received: LiveBatch) -> None:
         """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
+        packets = received.batch.packets
+        if len(packets) and self.service.is_configured(int(packets["in_port"][0]), CONFIG_NO_RECEIVE):
+            return
         result = self.switch.process(received.batch)
         if len(result.tx):
             self.send(Frames(received, result.tx, result.tx_data))
@@ -244,6 +265,8 @@ class Bridge:
         first = int(numbers[0])
         for number in [first] if (numbers == first).all() else np.unique(numbers).tolist():
             device = self._devices.get(number)
+            if self.service.is_configured(number, CONFIG_NO_FORWARD):
+                continue
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
                 continue

@@ -25,6 +25,7 @@ from flowshunt.control.openflow import server as server_module
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
 from tests.control.openflow.wires import hello, message
+from tests.datapath.switches import send, udp
 
 OVS_OFCTL = shutil.which("ovs-ofctl")
 needs_ofctl = pytest.mark.skipif(OVS_OFCTL is None, reason="needs ovs-ofctl (Debian: openvswitch-common)")
@@ -259,6 +260,35 @@ def test_what_chooses_among_links_is_listed_as_it_was_added(running: Running, ve
     option = f"-OOpenFlow{version}"
     running.ofctl(option, "add-flows", "-", text="\n".join(line.replace(" actions", ",actions") for line in LINKS))
     assert sorted(line.replace("reset_counts ", "") for line in running.flows(option)) == sorted(LINKS)
+
+
+@needs_ofctl
+@pytest.mark.parametrize("version", ["10", "13", "15"])
+def test_ports_are_configured(running: Running, version: str) -> None:
+    option = f"-OOpenFlow{version}"
+    brought: list[tuple[str, bool]] = []
+    for word in ("no-receive", "no-forward", "no-packet-in", *(("no-flood",) if version == "10" else ())):
+        running.ofctl(option, "mod-port", "p0", word)
+    shown = running.ofctl(option, "show")
+    names = "NO_RECV NO_FLOOD NO_FWD NO_PACKET_IN" if version == "10" else "NO_RECV NO_FWD NO_PACKET_IN"
+    assert re.search(rf"1\(p0\):.*\n +config: +{names}\n", shown)
+    assert re.search(r"2\(p1\):.*\n +config: +0\n", shown)
+    assert "OFPT_ERROR" in running.ofctl(option, "mod-port", "p0", "down", check=False)
+    running.service.bring_up = lambda name, up: brought.append((name, up))
+    running.ofctl(option, "mod-port", "p0", "down")
+    assert brought == [("p0", False)]
+    running.ofctl(option, "mod-port", "p0", "receive")
+    assert "NO_RECV" not in running.ofctl(option, "show")
+
+
+@needs_ofctl
+def test_what_is_flooded_passes_over_ports_that_say_so(running: Running) -> None:
+    running.do(lambda: running.switch.add_port("p2", 3))
+    running.ofctl("add-flow", "actions=flood")
+    running.ofctl("mod-port", "p1", "no-flood")
+    assert [frame.port for frame in send(running.switch.datapath, udp(), in_port=1)] == [0xFFFE, 3]
+    running.ofctl("mod-port", "p1", "flood")
+    assert sorted(frame.port for frame in send(running.switch.datapath, udp(), in_port=1)) == [2, 3, 0xFFFE]
 
 
 @needs_ofctl
