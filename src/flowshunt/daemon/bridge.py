@@ -17,22 +17,28 @@ from flowshunt.base.clock import Clock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.control.openflow.controllers import Controllers, ControllerSettings
-from flowshunt.control.openflow.ports import CONFIG_DOWN, STATE_LINK_DOWN, STATE_LIVE, PortDescription
+from flowshunt.control.openflow.ports import (
+    CONFIG_DOWN,
+    CONFIG_NO_FORWARD,
+    CONFIG_NO_RECEIVE,
+    STATE_LINK_DOWN,
+    STATE_LIVE,
+    PortDescription,
+)
 from flowshunt.control.openflow.server import Server
-from flowshunt.control.openflow.service import Service
+from flowshunt.control.openflow.service import REASON_ADDED, REASON_CHANGED, REASON_DELETED, Service
 from flowshunt.control.openflow.snoop import Snooping
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import ETH_QINQ, PACKET, Batch
 from flowshunt.ports.api import PortError
-from flowshunt.ports.devices import set_address
+from flowshunt.ports.devices import set_address, set_up
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
 from flowshunt.rules.openflow.flow import Flow, Normal
 from flowshunt.rules.openflow.tracing.story import Group
 
-REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """Why a port's status is told (OpenFlow's OFPPR_*)."""
 
 STAND_IN_PRIORITY = 0xF0F0F0
@@ -92,6 +98,7 @@ class Bridge:
         self.controllers = Controllers(self.server, host.control_changed, self._order_stand_in)
         self.snooping = Snooping(self.controllers.connection)
         self.forwards_alone = fail_mode != "secure"
+        self.service.bring_up = self.bring_up
         self.service.events.wake = lambda: host.post(self.server.flush_events)
         switch.on_output = self._send_out
 
@@ -223,6 +230,17 @@ class Bridge:
                 device.is_up = up
             self._tell(info, REASON_CHANGED)
 
+    def bring_up(self, name: str, up: bool) -> None:
+        """Bring the device of a port up or down, as a controller asks. Raises UsageError when that cannot be."""
+        if not self._info(name).ifindex:
+            self.set_admin_state(name, up)
+            return
+        try:
+            set_up(name, up=up)
+        except OSError as problem:
+            state = "up" if up else "down"
+            raise UsageError(f"{name} can't be brought {state}: {problem.strerror}") from None
+
     def set_vlans(
         self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = (), *, tpid: int = ETH_QINQ
     ) -> None:
@@ -294,6 +312,9 @@ class Bridge:
 
     def receive(self, received: LiveBatch) -> None:
         """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
+        packets = received.batch.packets
+        if len(packets) and self.service.is_configured(int(packets["in_port"][0]), CONFIG_NO_RECEIVE):
+            return
         result = self.switch.process(received.batch)
         if len(result.tx):
             self.send(Frames(received, result.tx, result.tx_data))
@@ -304,6 +325,8 @@ class Bridge:
         first = int(numbers[0])
         for number in [first] if (numbers == first).all() else np.unique(numbers).tolist():
             device = self._devices.get(number)
+            if self.service.is_configured(number, CONFIG_NO_FORWARD):
+                continue
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
                 continue

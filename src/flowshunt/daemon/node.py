@@ -18,7 +18,8 @@ from flowshunt.base.clock import Clock, SystemClock
 from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
-from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
+from flowshunt.control.openflow.service import REASON_ADDED
+from flowshunt.daemon.bridge import Bridge, OpenPort, PortInfo
 from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener

@@ -70,12 +70,19 @@ class Ports:
 
     def set_up(self, number: int, up: bool) -> None:
         """Say whether bundles may choose a port; they may at first. Nothing happens when there is no such port."""
+        self._set_flag(number, D.FLAG_DOWN, not up)
+
+    def set_flooded(self, number: int, flooded: bool) -> None:
+        """Say whether what is flooded goes to a port. Nothing happens when there is no such port."""
+        self._set_flag(number, D.FLAG_NO_FLOOD, not flooded)
+
+    def _set_flag(self, number: int, flag: int, on: bool) -> None:
         if number not in self:
             return
         flags = self.arrays.ports["flags"]
         index = int(self.arrays.index[number])
-        if bool(flags[index] & D.FLAG_DOWN) == up:
-            flags[index] ^= D.FLAG_DOWN
+        if bool(flags[index] & flag) != on:
+            flags[index] ^= flag
             self.version += 1
 
     def set_vlans(

@@ -223,7 +223,6 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         st.sampled_from((0x8100, 0x88A8)).map(flows.PushVlan),
         st.binary(max_size=20).map(flows.Note),
         st.builds(flows.OutputTruncated, st.one_of(ports, st.sampled_from((0xFFF8, 0xFFFE))), st.integers(14, 1 << 31)),
-        st.builds(flows.Enqueue, ports, st.integers(0, 0xFFFFFFFF)),
         st.builds(flows.SetQueue, st.none() | st.integers(0, 0xFFFFFFFF)),
         links(dests),
     ]

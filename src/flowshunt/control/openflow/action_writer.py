@@ -279,7 +279,7 @@ class _Writer:
     def enqueue(self, action: F.Enqueue) -> bytes:
         if self.version == OF10:
             return _standard(11, pack("!H6xI", action.port, action.queue))
-        return _standard(21, pack("!I", action.queue)) + self.output_to(action.port)
+        return _standard(21, pack("!I", action.queue)) + self.output_to(action.port) + _nx(5, b"")
 
     def set_queue(self, action: F.SetQueue) -> bytes:
         if action.queue is None:

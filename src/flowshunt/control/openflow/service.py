@@ -62,6 +62,9 @@ from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToControlle
 N_TABLES = HIDDEN_TABLE
 """Tables that controllers see."""
 
+REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
+"""What `tell_port` tells of a port."""
+
 _MILLION = 1_000_000
 _LOG = logger(__name__)
 
@@ -106,7 +109,9 @@ class Service:
     ) -> None:
         """`describe` gives what is known of a port; `started_ns` is when the bridge came up."""
         self._bridge = bridge
-        self._describe = describe
+        self._describe_device = describe
+        self._configs: dict[int, int] = {}
+        self.bring_up: Callable[[str, bool], None] | None = None
         self._started_ns = started_ns
         self._now_ns = started_ns
         self.datapath_id = datapath_id
@@ -333,10 +338,35 @@ class Service:
     def _port_mod(self, connection: Connection, request: Request) -> None:
         mod: ports.PortMod = request.message
         for name, number in self._numbers(mod.port, "OFPPMFC_BAD_PORT").items():
-            if self._describe(name, number).address != mod.address:
+            before = self._describe(name, number)
+            if before.address != mod.address:
                 raise OpenFlowError("OFPPMFC_BAD_HW_ADDR", f"port {number} has another address")
-        if mod.mask:
-            raise OpenFlowError("OFPPMFC_BAD_CONFIG", "the configuration of ports can't be changed yet")
+            changed = (before.config ^ mod.config) & mod.mask
+            if changed & ports.CONFIG_DOWN:
+                self._bring_up(name, not mod.config & ports.CONFIG_DOWN)
+            if changed & ~ports.CONFIG_DOWN:
+                self._configs[number] = (self._configs.get(number, 0) ^ changed) & ~ports.CONFIG_DOWN
+                no_flood = bool(self._configs[number] & ports.CONFIG_NO_FLOOD)
+                self._bridge.datapath.ports.set_flooded(number, not no_flood)
+                self.tell_port(REASON_CHANGED, name, number)
+
+    def _bring_up(self, name: str, up: bool) -> None:
+        if self.bring_up is None:
+            raise OpenFlowError("OFPPMFC_BAD_CONFIG", f"port {name} can't be brought up or down")
+        try:
+            self.bring_up(name, up)
+        except UsageError as problem:
+            _LOG.warning("%s", problem)
+            raise OpenFlowError("OFPPMFC_EPERM", str(problem)) from None
+
+    def _describe(self, name: str, number: int) -> ports.PortDescription:
+        """What is known of a port, with what controllers have configured."""
+        port = self._describe_device(name, number)
+        return port._replace(config=port.config | self._configs.get(number, 0))
+
+    def is_configured(self, number: int, config: int) -> bool:
+        """Whether controllers have given a port one of these bits of configuration (`ports.CONFIG_*`)."""
+        return bool(self._configs.get(number, 0) & config)
 
     def _queue_stats(self, connection: Connection, request: Request) -> None:
         numbers = self._numbers(request.message.port, "OFPQOFC_BAD_PORT").values()
@@ -420,6 +450,10 @@ class Service:
     def _to_controllers(self, packet: ToController) -> None:
         action = packet.action
         reason = REASON_MISS if packet.is_miss else action.reason
+        if reason == REASON_MISS and self._configs:
+            in_port = next((value for name, value, _ in packet.metadata if name == "in_port"), 0)
+            if self.is_configured(in_port, ports.CONFIG_NO_PACKET_IN):
+                return
         message = PacketIn(
             packet.frame[:MAX_DATA],
             len(packet.frame),
@@ -474,7 +508,9 @@ class Service:
         return len(waiting)
 
     def tell_port(self, reason: int, name: str, number: int) -> None:
-        """A port came (0), went (1) or changed (2): tell the connections, and the groups and bundles that watch it."""
+        """A port came, went or changed (REASON_*): tell the connections, and the groups and bundles that watch it."""
+        if reason == REASON_DELETED:
+            self._configs.pop(number, None)
         self.groups.refresh()
         self._bridge.datapath.ports.set_up(number, self.is_port_live(number))
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
