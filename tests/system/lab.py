@@ -49,6 +49,7 @@ class Lab:
         self.network = network
         self.directory = directory
         self.process: subprocess.Popen[str] | None = None
+        self._server_words: tuple[str, ...] = ()
         self._log_size = 0
         self._open: list[socket.socket] = []
         places = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"), str(directory))
@@ -68,8 +69,8 @@ class Lab:
                 self.know(number, f"fc00::{other}", other)
         database, remote = self.directory / "conf.db", f"punix:{self.directory}/db.sock"
         self.system("ovsdb-tool", "create", str(database), SCHEMA)
-        self._launch("ovsdb-server", "-vconsole:off", str(database), f"--remote={remote}", "--pidfile")
-        poll((self.directory / "db.sock").exists)
+        self._server_words = ("ovsdb-server", "-vconsole:off", str(database), f"--remote={remote}", "--pidfile")
+        self.start_database()
         self.system("ovs-vsctl", "--no-wait", "init")
         self.process = self._launch(
             sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off"
@@ -82,6 +83,17 @@ class Lab:
         for _ in range(2):  # veth needs a moment for its first packets
             poll(lambda: "state:" in self.ofctl("show", "br0"))
 
+    def start_database(self) -> None:
+        """Start ovsdb-server."""
+        self._database = self._launch(*self._server_words)
+        poll((self.directory / "db.sock").exists)
+
+    def stop_database(self) -> None:
+        """End ovsdb-server."""
+        self._database.terminate()
+        self._database.communicate(timeout=30)
+        (self.directory / "db.sock").unlink(missing_ok=True)
+
     def _launch(self, *words: str) -> subprocess.Popen[str]:
         return self.network.start("switch", *words, env=self.environment)
 
@@ -92,6 +104,10 @@ class Lab:
         self.appctl("exit", "--cleanup")
         said = self.process.communicate(timeout=60)
         assert (self.process.returncode, *said) == (0, "", "")
+
+    def complaints_but(self, word: str) -> list[str]:
+        """`complaints` that have nothing to do with a word."""
+        return [line for line in self.complaints() if word not in line]
 
     def complaints(self) -> list[str]:
         """Lines of the log at WARN and above since the last time."""
