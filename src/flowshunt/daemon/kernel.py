@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from flowshunt.base.log import logger
 from flowshunt.daemon.bridge import Bridge
 from flowshunt.offload.framework import Offload
@@ -33,6 +35,9 @@ class Receiver(Protocol):
 
     def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
         """How paths name a port of a bridge; None: the bridge has none."""
+
+    def find_port(self, port: int) -> tuple[Bridge, int] | None:
+        """The bridge and the number of a port that paths name, if the bridge is there."""
 
 
 class _Up(NamedTuple):
@@ -65,6 +70,7 @@ class KernelPorts:
             self._provider = provider
         if provider is None:
             return
+        provider.count_ports = self._count
         wanted = self._wanted()
         self._refused &= {device for _, device, *_ in wanted.values()}
         for port, (_, device) in list(self._attached.items()):
@@ -114,6 +120,17 @@ class KernelPorts:
             except OSError as problem:
                 _LOG.warning("%s receives nothing: %s", device.device, problem)
         provider.detach(port)
+
+    def _count(self, ports: np.ndarray, packets: np.ndarray, bytes_in: np.ndarray, bytes_out: np.ndarray) -> None:
+        """Packets went from ports to ports, by their numbers in paths, without the datapath's knowledge."""
+        for end, column, sizes in (("rx", ports[:, 0], bytes_in), ("tx", ports[:, 1], bytes_out)):
+            for port in np.unique(column).tolist():
+                if (found := self._receiver.find_port(port)) is not None:
+                    bridge, number = found
+                    mine = column == port
+                    numbers = np.full(1, number)
+                    totals = packets[mine].sum(keepdims=True), sizes[mine].sum(keepdims=True)
+                    bridge.switch.datapath.ports.add_usage(end, numbers, *totals)
 
     def _up(self, provider: Kernel, bridge: Bridge) -> UpDevice:
         if bridge.name not in self._ups:

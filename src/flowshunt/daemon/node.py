@@ -86,7 +86,7 @@ class Node:
         """Packets that come in are dropped: flows are being restored."""
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
-        self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
+        self._worker = Worker(self.clock, self._tick, self.offload.follow, busy_poll=busy_poll)
         self._kernel = KernelPorts(self.offload, self.bridges, self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -272,6 +272,11 @@ class Node:
     def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
         """How paths name a port of a bridge; None: the bridge has none."""
         return bridge.switch.home << HOME_BITS | number
+
+    def find_port(self, port: int) -> tuple[Bridge, int] | None:
+        """The bridge and the number of a port that paths name, if the bridge is there."""
+        home, number = port >> HOME_BITS, port & (1 << HOME_BITS) - 1
+        return next(((bridge, number) for bridge in self.bridges.values() if bridge.switch.home == home), None)
 
     async def _follow_links(self) -> None:
         """Follow devices as long as the node lives, whatever goes wrong with it."""

@@ -144,6 +144,13 @@ class Ports:
         """The same of one port; nothing when there is none."""
         return _counters(self.arrays.ports[self.arrays.index[number]]) if number in self else {}
 
+    def add_usage(self, end: str, numbers: np.ndarray, packets: np.ndarray, sizes: np.ndarray) -> None:
+        """Count packets that passed elsewhere: `end` is rx or tx, the others (n,); ports that are gone are left out."""
+        places = self.arrays.index[numbers]
+        there = places >= 0
+        np.add.at(self.arrays.ports[f"{end}_packets"], places[there], packets[there])
+        np.add.at(self.arrays.ports[f"{end}_bytes"], places[there], sizes[there])
+
     def configure(
         self, *, age_ms: int | None = None, forward_bpdu: bool | None = None, vlan_limit: int | None = None
     ) -> None:

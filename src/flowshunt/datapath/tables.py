@@ -199,6 +199,11 @@ class Datapath:
         self._synchronise()
         return list(self.rules.statistics())
 
+    def port_statistics(self) -> dict[int, dict[str, int]]:
+        """Counters of ports by number, what passed elsewhere included; see `Ports.statistics`."""
+        self._synchronise()
+        return self.ports.statistics()
+
     def _synchronise(self) -> None:
         if self.before_expiry is not None:
             self.before_expiry()

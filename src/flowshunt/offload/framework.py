@@ -203,6 +203,14 @@ class Offload:
         """
         self._dispatcher.poll(now_ms)
 
+    def follow(self) -> None:
+        """Tell forwarders if tables, ports or stations have changed: no packet passes by what was before.
+
+        `poll` does so, too; this is for changes that are to hold before the next packet comes up. Cheap.
+        """
+        if self._installer is not None:
+            self._installer.follow_epoch()
+
     def synchronise(self) -> None:
         """Add all that was forwarded to the counters of connections, rules and stations (row E6).
 

@@ -320,7 +320,7 @@ class Service:
 
     def _port_stats(self, connection: Connection, request: Request) -> None:
         numbers = self._numbers(request.message.port, "OFPBRC_BAD_PORT").values()
-        counted = self._bridge.datapath.ports.statistics()
+        counted = self._bridge.datapath.port_statistics()
         age = max(self._now_ns - self._started_ns, 0) // _MILLION * _MILLION
         found = [
             ports.PortCounters(

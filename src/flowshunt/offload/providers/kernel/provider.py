@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.datapath.paths.records import REWRITE_VLAN
 from flowshunt.offload import reasons as R
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
@@ -38,6 +39,9 @@ _REWRITE = R.number_of("rewrite")
 _COUNTERS = ("packets", "bytes", "extra_bytes")
 
 
+CountPorts = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+
+
 class Kernel(ArrayProvider):
     """Forwards between ports that `attach` names; without any it is told of connections and forwards none.
 
@@ -50,7 +54,12 @@ class Kernel(ArrayProvider):
     packet_thread_only = True
 
     def __init__(self, ports: Ports | None = None, *, limit: int = LIMIT) -> None:
-        """`ports`: what stands for those that are attached, in tests."""
+        """`ports`: what stands for those that are attached, in tests.
+
+        `count_ports(ports, packets, bytes_in, bytes_out)`, where it is set, hears of everything that is told: by path
+        its input and output port, uint32 (n, 2), packets and frame bytes as they came in and as they left, int64 (n,).
+        """
+        self.count_ports: CountPorts | None = None
         self.timeout_ms = TIMEOUT_MS
         self._limit = limit
         self.objects: Objects | None = None
@@ -69,8 +78,8 @@ class Kernel(ArrayProvider):
         self._generations = np.zeros(limit, np.uint32)
         self._is_used = np.zeros(limit, bool)
         self._keys = np.zeros((limit, 2), KEY)
-        self._out_ports = np.zeros((limit, 2), np.uint32)
-        self._link_sizes = np.zeros((limit, 2), np.uint8)
+        self._path_ports = np.zeros((limit, 2, 2), np.uint32)  # by path: input, output
+        self._link_sizes = np.zeros((limit, 2, 2), np.uint8)  # likewise, of frames
         self._told = np.zeros((limit, 2, len(_COUNTERS)), np.uint64)
         self._free = np.arange(limit - 1, -1, -1, dtype=np.int32)
         self._n_free = limit
@@ -171,7 +180,7 @@ class Kernel(ArrayProvider):
             self.objects.clear_port(known.ifindex)
 
     def _give_up_port(self, port: int) -> None:
-        self._give_up(np.flatnonzero(self._is_used & (self._out_ports == port).any(axis=1)))
+        self._give_up(np.flatnonzero(self._is_used & (self._path_ports == port).any(axis=(1, 2))))
 
     def _give_up(self, slots: np.ndarray) -> None:
         """Flows stop passing, and are told by `handed_back`."""
@@ -263,9 +272,11 @@ class Kernel(ArrayProvider):
         values = values_of(paths, keys, *self._ports.find(paths["out_port"]))
         values["index"] = (2 * slots[:, None] + np.arange(2)).reshape(-1)
         self._keys[slots] = keys.reshape(-1, 2)
-        self._out_ports[slots] = paths["out_port"].reshape(-1, 2)
-        tagged = paths["vlan_tci"] & VLAN_PRESENT != 0
-        self._link_sizes[slots] = (_ETHERNET_SIZE + _TAG_SIZE * tagged).reshape(-1, 2)
+        self._path_ports[slots] = np.stack([paths["in_port"], paths["out_port"]], axis=1).reshape(-1, 2, 2)
+        retagged = paths["flags"] & REWRITE_VLAN != 0
+        tags = paths["vlan_tci"], np.where(retagged, paths["new_vlan_tci"], paths["vlan_tci"])
+        tagged = np.stack(tags, axis=1) & VLAN_PRESENT != 0
+        self._link_sizes[slots] = (_ETHERNET_SIZE + _TAG_SIZE * tagged).reshape(-1, 2, 2)
         states = objects.states
         states["last_used_ns"][slots] = _now_ns()
         states["max_idle_ns"][slots] = (flows["max_idle_ms"][taken].astype(np.int64) * _NS_PER_MS)[:, None]
@@ -380,7 +391,12 @@ class Kernel(ArrayProvider):
         news = (counted - self._told[slots]).astype(np.int64)
         self._told[slots] = counted
         usage["packets"], usage["bytes"] = news[:, :, 0], news[:, :, 1]
-        usage["frame_bytes"] = news[:, :, 1] + news[:, :, 2] + news[:, :, 0] * self._link_sizes[slots]
+        link_sizes = self._link_sizes[slots].astype(np.int64)
+        payload = news[:, :, 1] + news[:, :, 2]
+        usage["frame_bytes"] = payload + news[:, :, 0] * link_sizes[:, :, 0]
+        if self.count_ports is not None and (n := usage["packets"] != 0).any():
+            sent = payload + news[:, :, 0] * link_sizes[:, :, 1]
+            self.count_ports(self._path_ports[slots][n], usage["packets"][n], usage["frame_bytes"][n], sent[n])
         used_ms = self._load().states["last_used_ns"][slots].astype(np.int64) // _NS_PER_MS
         usage["last_used_ms"] = np.maximum(used_ms + self._offset_ms, 0)
         return usage
