@@ -19,6 +19,7 @@ from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
+from flowshunt.daemon.complaints import BigDatagrams
 from flowshunt.daemon.links import follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
@@ -75,6 +76,7 @@ class Node:
         self.tracker = self.core.tracker
         self.offload = self.core.offload
         self.fragments = self.core.fragments
+        self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
         self.is_holding = False
@@ -346,6 +348,7 @@ class Node:
         self.core.idle(now_ms)
         for bridge in self.bridges.values():
             bridge.switch.expire_flows(now_ms)
+        self._big_datagrams.look()
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""
