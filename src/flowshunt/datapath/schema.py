@@ -96,6 +96,7 @@ TABLE_STATE = np.dtype(
         ("n_subtables", np.int64),
         ("live_rules", np.int64),
         ("miss", np.int64),  # pool offset of the program for packets that the first table has no rule for; 0: drop
+        ("ttl_over", np.int64),  # of the one for packets whose TTL cannot be decremented; 0: drop
     ]
 )
 
