@@ -163,6 +163,16 @@ def test_a_connection_through_two_bridges(tmp_path: Path, zones: tuple[int, int 
     run(work, tmp_path)
 
 
+def test_a_patch_port_may_have_a_sign_in_its_name(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "patch+")
+        assert bridge.ports["patch+"].ofport == 1
+        with pytest.raises(UsageError, match="cannot be a port's name"):
+            await node.call(lambda: bridge.add_port("patch*", "dummy"))
+
+    run(work, tmp_path)
+
+
 def test_two_bridges_that_send_everything_to_each_other_come_to_an_end(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         one, two = await add_bridge(node, "br0", "p0"), await add_bridge(node, "br1")

@@ -20,6 +20,7 @@ from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.control.openflow.service import REASON_ADDED
 from flowshunt.daemon.bridge import Bridge, OpenPort, PortInfo
+from flowshunt.daemon.complaints import BigDatagrams
 from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
@@ -80,6 +81,7 @@ class Node:
         self.tracker = self.core.tracker
         self.offload = self.core.offload
         self.fragments = self.core.fragments
+        self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
         self.is_holding = False
@@ -391,6 +393,7 @@ class Node:
         self.core.idle(now_ms)
         for bridge in self.bridges.values():
             bridge.switch.expire_flows(now_ms)
+        self._big_datagrams.look()
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""
