@@ -146,6 +146,10 @@ class PortSection:
     """The port that a patch port leads to, which names this one as its peer."""
     mtu: Annotated[int, Range(68, 65521)] | None = None
     """MTU of a device that is made."""
+    pcap: str | None = None
+    """File to record in what the port receives and sends, as pcap. One that is there is appended to."""
+    pcap_mb: Annotated[int, Range(1, 1_000_000)] = 100
+    """Megabytes that the file may have; no more is recorded then."""
 
 
 @dataclass(frozen=True, slots=True)

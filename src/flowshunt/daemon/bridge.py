@@ -18,6 +18,7 @@ from flowshunt.base.log import logger
 from flowshunt.control.openflow.ports import CONFIG_DOWN, STATE_LINK_DOWN, STATE_LIVE, PortDescription
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
+from flowshunt.daemon.recording import Recorders, of_dummy, open_leniently
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import PACKET, Batch
@@ -26,6 +27,7 @@ from flowshunt.ports.devices import set_address
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
+from flowshunt.ports.recorder import Recording
 
 REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """Why a port's status is told (OpenFlow's OFPPR_*)."""
@@ -79,6 +81,7 @@ class Bridge:
         self.ports: dict[str, PortInfo] = {}
         self._devices: dict[int, LivePort] = {}
         self._vlans: dict[str, tuple[str, int, frozenset[int]]] = {}
+        self._recorders = Recorders()
         self._dropped = {"tx_no_device": 0}
         self.service = Service(switch, datapath_id=datapath_id, describe=self._describe, started_ns=host.clock.now_ns())
         self.server = Server(self.service, host.clock, host.carry_out)
@@ -134,6 +137,9 @@ class Bridge:
         if name in self._vlans:
             self.switch.datapath.ports.set_vlans(number, *self._vlans[name])
         self._devices[number] = device
+        if isinstance(device, DummyPort) and (recording := of_dummy(info.options)) is not None:
+            self._recorders.wanted[name] = recording
+        open_leniently(self._recorders, name, number)
         self._host.watch(self, device)
         self._tell(info, REASON_ADDED)
         return True
@@ -144,6 +150,7 @@ class Bridge:
             raise UsageError(f"{self.name} has no port {name!r}")
         self.close_port(name, None)
         self._vlans.pop(name, None)
+        self._recorders.wanted.pop(name, None)
         del self.ports[name]
 
     def close_port(self, name: str, error: str | None) -> None:
@@ -155,6 +162,7 @@ class Bridge:
             return
         self._host.unwatch(device)
         device.close()
+        self._recorders.close(info.ofport)
         self._tell(info, REASON_DELETED)
         self.switch.remove_port(name)
         info.ofport = -1
@@ -182,6 +190,15 @@ class Bridge:
             self.switch.datapath.ports.set_vlans(info.ofport, mode, tag, trunks)
         self._vlans[name] = (mode, tag, frozenset(trunks))
 
+    def record(self, name: str, recording: Recording) -> None:
+        """Record what passes a port from now on, also after its device has gone and returned.
+
+        Raises PortError when a file cannot be written.
+        """
+        self._recorders.wanted[name] = recording
+        if (number := self._info(name).ofport) > 0:
+            self._recorders.open(name, number)
+
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
         info = self._info(name)
@@ -206,7 +223,8 @@ class Bridge:
         info = self._info(name)
         counted = self.switch.datapath.ports.statistics_of(info.ofport)
         device = self._devices.get(info.ofport)
-        return dataclasses.replace(info, statistics=counted | (device.counters if device else {}))
+        counted |= (device.counters if device else {}) | self._recorders.counters(info.ofport)
+        return dataclasses.replace(info, statistics=counted)
 
     def device(self, name: str) -> LivePort | None:
         """The device of a port, if it has one."""
@@ -238,6 +256,8 @@ class Bridge:
 
     def receive(self, received: LiveBatch) -> None:
         """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
+        if self._recorders:
+            self._recorders.received(received)
         result = self.switch.process(received.batch)
         if len(result.tx):
             self.send(Frames(received, result.tx, result.tx_data))
@@ -251,6 +271,8 @@ class Bridge:
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
                 continue
+            if self._recorders:
+                self._recorders.sent(frames, number)
             try:
                 device.send(frames)
             except PortError as problem:

@@ -19,6 +19,7 @@ from flowshunt.daemon.bridge import Bridge
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.system import default_rundir, tell_systemd
+from flowshunt.ports.recorder import Recording
 
 PROGRAM = "flowshunt"
 VERSION_TEXT = f"{PROGRAM} {VERSION}"
@@ -74,7 +75,7 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
         bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))
         async with node.opening(port for port, details in config.ports[name].items() if details.type == "system"):
             for port, details in config.ports[name].items():
-                await node.call(partial(_add_port, bridge, port, details))
+                await node.call(partial(_add_port, bridge, port, details, base))
         await node.call(partial(_add_flows, node, bridge, config, base))
         await node.settled()
         tell(f"bridge {name} on unix:{bridge.management_path}")
@@ -83,9 +84,12 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
             tell(f"  port {port}: {info.ofport}" if info.error is None else f"  port {port} waits: {info.error}")
 
 
-def _add_port(bridge: Bridge, name: str, section: PortSection) -> None:
+def _add_port(bridge: Bridge, name: str, section: PortSection, base: Path) -> None:
     options = {"peer": section.peer} if section.peer else {}
     bridge.add_port(name, section.type, ofport_request=section.number, options=options, mtu_request=section.mtu)
+    if section.pcap is not None:
+        file = str(base / section.pcap)
+        bridge.record(name, Recording(file, file, section.pcap_mb << 20))
 
 
 def _add_flows(node: Node, bridge: Bridge, config: Config, base: Path) -> None:
