@@ -105,7 +105,15 @@ Examples:
 
     flowshunt conntrack -L -o json | jq '.[] | select(.mark == 1)'
 
-Exit status: 0, 1 when -G or -D found none, 2 for wrong usage or when no switch answers.
+    flowshunt conntrack -E -p udp -e NEW,DESTROY -o timestamp
+
+    flowshunt conntrack -E -o json | jq -r 'select(.reason == "expired") | .connection.original.source'
+
+-E never slows the switch: events wait in a queue, those that find it full are lost, and how many is told here. A batch
+of packets is one moment: of several changes in it, the later state may show in all of its lines.
+
+Exit status: 0; 1 when -G, -D, -U or -E found none, or what -I would make is there; 2 for wrong usage or when no switch
+answers.
 """
 
 _EXPLAIN_HELP = """
