@@ -22,6 +22,7 @@ from flowshunt import __version__
 from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
 from flowshunt.cli.conntrack import arguments as conntrack_arguments
 from flowshunt.cli.failures import reported
+from flowshunt.cli.offload.main import app as offload
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
 from flowshunt.cli.what_if import arguments as what_if_arguments
@@ -114,6 +115,20 @@ of packets is one moment: of several changes in it, the later state may show in 
 
 Exit status: 0; 1 when -G, -D, -U or -E found none, or what -I would make is there; 2 for wrong usage or when no switch
 answers.
+"""
+
+_TOP_HELP = """
+Show what a switch that runs does just now: rates per port, connections, what passes the tables, refusals, drops.
+
+On a terminal the screen is drawn anew with each measurement, until Ctrl-C; elsewhere one is printed after the other.
+
+Examples:
+
+    flowshunt top
+
+    flowshunt top --once
+
+    flowshunt top --json --interval 10 | jq '{connections, hit: .bridges[0].hit_ratio}'
 """
 
 _EXPLAIN_HELP = """
@@ -297,6 +312,29 @@ def flows(bridge: str | None, socket: str | None) -> None:
 
 
 @app.command(
+    help=_TOP_HELP,
+    params=[
+        Option(
+            ["--interval", "-d"],
+            type=click.FloatRange(0.1, 3600),
+            default=1.0,
+            metavar="SECONDS",
+            help="How long each measurement takes (1).",
+        ),
+        Option(["--once"], is_flag=True, help="Measure once, print, and end."),
+        Option(["--json"], is_flag=True, help="Print each measurement as a line of JSON."),
+        _SOCKET,
+    ],
+)
+def top(interval: float, once: bool, json: bool, socket: str | None) -> None:
+    """Show what a switch does just now."""
+    with reported():
+        from flowshunt.cli.top.command import execute
+
+        execute(socket, interval, once=once, as_json=json)
+
+
+@app.command(
     help=_EXPLAIN_HELP,
     params=[
         *(parameter for parameter in arguments.SWITCH if parameter.name != "load_table"),
@@ -351,4 +389,5 @@ def show() -> None:
 
 
 app.add_command(_config)
+app.add_command(offload)
 app.add_command(provider)

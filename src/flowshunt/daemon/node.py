@@ -18,6 +18,7 @@ from flowshunt.base.clock import Clock, SystemClock
 from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
+from flowshunt.control.stories.history import History
 from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
 from flowshunt.daemon.links import follow_links
 from flowshunt.daemon.opening import Opener
@@ -79,6 +80,7 @@ class Node:
         self.other_config: dict[str, str] = {}
         self.is_holding = False
         """Packets that come in are dropped: flows are being restored."""
+        self.history = History(self.core)
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
         self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
@@ -344,6 +346,7 @@ class Node:
 
     def _tick(self, now_ms: int) -> None:
         self.core.idle(now_ms)
+        self.history.tick(now_ms)
         for bridge in self.bridges.values():
             bridge.switch.expire_flows(now_ms)
 

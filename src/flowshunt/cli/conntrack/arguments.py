@@ -30,11 +30,7 @@ def _filter(*names: str, **more: Any) -> Option:
     return Option(names, group=_FILTERS, **more)
 
 
-PARAMS = [
-    *(
-        Option([short, f"--{name}", name], is_flag=True, group=_ACTIONS, help=text)
-        for name, (short, text) in ACTIONS.items()
-    ),
+FILTERS = [
     _filter("-s", "--orig-src", "--src", "orig_src", metavar="NET", help="Source, original direction."),
     _filter("-d", "--orig-dst", "--dst", "orig_dst", metavar="NET", help="Destination, original direction."),
     _filter("-r", "--reply-src", metavar="NET", help="Source of replies."),
@@ -58,6 +54,15 @@ PARAMS = [
     _filter("-n", "--src-nat", is_flag=False, flag_value="", metavar="[NET]", help="With source NAT, to NET."),
     _filter("-g", "--dst-nat", is_flag=False, flag_value="", metavar="[NET]", help="With destination NAT, from NET."),
     _filter("-j", "--any-nat", is_flag=False, flag_value="", metavar="[NET]", help="With NAT of either kind."),
+]
+"""Options that choose connections."""
+
+PARAMS = [
+    *(
+        Option([short, f"--{name}", name], is_flag=True, group=_ACTIONS, help=text)
+        for name, (short, text) in ACTIONS.items()
+    ),
+    *FILTERS,
     Option(["-z", "--zero"], is_flag=True, help="With -L: let counters begin again."),
     Option(["-e", "--event-mask"], metavar="LIST", help="With -E: NEW, UPDATES, DESTROY, ALL."),
     Option(

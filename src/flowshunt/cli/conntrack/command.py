@@ -110,8 +110,10 @@ def _entry(values: dict[str, Any]) -> dict[str, Any]:
             entry["reply"] |= {"source_port": values["reply_port_src"], "destination_port": values["reply_port_dst"]}
         elif has_ports:
             entry["reply"] |= {"source_port": values["orig_port_dst"], "destination_port": values["orig_port_src"]}
-        kinds = (("src", reply_dst, values["orig_src"]), ("dst", reply_src, values["orig_dst"]))
-        entry |= {"nat": kind for kind, after, before in kinds if after != before}
+        if reply_src != values["orig_dst"]:
+            entry["nat"] = "dst"
+        elif reply_dst != values["orig_src"]:
+            entry["nat"] = "src"
     if values["mark"] is not None:
         entry["mark"] = pair_of(values["mark"], 32, "--mark")[0]
     if values["label"] is not None:

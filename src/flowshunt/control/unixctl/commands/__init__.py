@@ -12,6 +12,8 @@ from flowshunt.control.unixctl.commands import (
     flows,
     fragments,
     limits,
+    offloading,
+    sampling,
     stations,
     tracing,
     tracker,
@@ -22,17 +24,7 @@ from flowshunt.control.unixctl.registry import Command
 def everything() -> tuple[Command, ...]:
     """Every command that needs nothing but a node."""
     modules = (
-        connections,
-        limits,
-        fragments,
-        datapath,
-        bridges,
-        stations,
-        dummy,
-        tracker,
-        events,
-        flows,
-        tracing,
-        absent,
+        *(connections, limits, fragments, datapath, bridges, stations, dummy),
+        *(tracker, events, offloading, sampling, flows, tracing, absent),
     )
     return tuple(one for module in modules for one in module.COMMANDS)
