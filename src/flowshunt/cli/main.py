@@ -25,6 +25,7 @@ from flowshunt.cli.failures import reported
 from flowshunt.cli.offload.main import app as offload
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
+from flowshunt.cli.trace import arguments as trace_arguments
 from flowshunt.cli.what_if import arguments as what_if_arguments
 
 _HELP = """
@@ -360,6 +361,15 @@ def explain(words: str, json: bool, **parameters: Any) -> None:
         options = gather(**{**parameters, "offloads": parameters["offloads"] or (Offload("flowtable"),)})
         options.check()
         raise SystemExit(execute(options, words, json=json))
+
+
+@app.command(help=trace_arguments.HELP, params=list(trace_arguments.PARAMETERS))
+def trace(**values: Any) -> None:
+    """Explain what rules do to a packet."""
+    with reported():
+        from flowshunt.cli.trace.command import execute
+
+        execute(values)
 
 
 @app.command(help=_WARMUP_HELP)

@@ -14,8 +14,8 @@ def rates(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """
     seconds = max(after["time_ms"] - before["time_ms"], 1) / 1000
 
-    def rate(now: int, then: int | None) -> float:
-        return round(float(now - then if then is not None and then <= now else now) / seconds, 1)
+    def rate(now: int, then: int) -> float:
+        return float(round((now - then if then <= now else now) / seconds, 1))
 
     def moved(now: dict[str, int], then: dict[str, int]) -> dict[str, float]:
         found = {name: rate(n, then.get(name, 0)) for name, n in now.items()}
