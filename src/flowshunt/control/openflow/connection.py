@@ -43,6 +43,8 @@ MAX_REQUEST_SIZE = 1 << 20
 
 _IN_BUNDLES = (FlowMod, GroupMod, PortMod, PacketOut)
 _EVERY_REASON = 0xFFFFFFFF
+INVALID_TTL = 1 << 2
+"""Packets whose TTL is used up, among the reasons of packet-ins: told only when asked for."""
 
 
 class Negotiated(NamedTuple):
@@ -119,7 +121,7 @@ class Connection:
         self.paused = False
         self.n_unsent = 0
         self.told = switch.AsyncConfig(
-            packet_in=(0, 0x3F), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
+            packet_in=(0, 0x3F & ~INVALID_TTL), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
         )
         self._buffer = b""
         self._at = 0
@@ -377,6 +379,17 @@ class Connection:
 
     def _send(self, version: int, kind: int, xid: int, body: bytes) -> None:
         self._put(frame(version, kind, xid, body))
+
+    @property
+    def wants_invalid_ttl(self) -> bool:
+        """Whether the controller is told of packets whose TTL is used up."""
+        return bool(self.told.packet_in[1] & INVALID_TTL)
+
+    def want_invalid_ttl(self, wanted: bool) -> None:
+        """Tell the controller of packets whose TTL is used up, or not."""
+        secondary, primary = self.told.packet_in
+        told = primary | INVALID_TTL if wanted else primary & ~INVALID_TTL
+        self.told = self.told._replace(packet_in=(secondary, told))
 
     def _put(self, data: bytes) -> None:
         self._output.append(data)

@@ -217,12 +217,16 @@ class Service:
         self._bridge.executor.send_misses(wanted)
 
     def _config(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, switch.Config(self._fragments, connection.miss_send_len))
+        connection.reply(
+            request, switch.Config(self._fragments, connection.miss_send_len, connection.wants_invalid_ttl)
+        )
 
     def _set_config(self, connection: Connection, request: Request) -> None:
         if request.message.fragments not in (0, 3):
             raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
         connection.miss_send_len = request.message.miss_send_len
+        if request.version < OF13:
+            connection.want_invalid_ttl(request.message.invalid_ttl)
         self._fragments = request.message.fragments
         self._watch_misses()
 

@@ -11,6 +11,7 @@ from flowshunt.control.openflow.wire import OF10, OF13, OF14
 
 _ACTIONS_10 = 0xFFF
 _CONFIG = Struct("!HH")
+_INVALID_TTL = 4
 _ROLE = Struct("!I4xQ")
 _ASYNC = Struct("!6I")
 
@@ -40,10 +41,13 @@ class ConfigRequest(NamedTuple):
 
 
 class SetConfig(NamedTuple):
-    """How fragments are treated (0: as they are, 3: as Nicira's), and how much of a packet a controller gets."""
+    """How fragments are treated (0: as they are, 3: as Nicira's), how much of a packet a controller gets, and whether
+    it gets those whose TTL is used up.
+    """
 
     fragments: int
     miss_send_len: int
+    invalid_ttl: bool = False
 
 
 class Config(NamedTuple):
@@ -51,6 +55,7 @@ class Config(NamedTuple):
 
     fragments: int
     miss_send_len: int
+    invalid_ttl: bool = False
 
 
 class DescriptionRequest(NamedTuple):
@@ -139,12 +144,13 @@ def decode_set_config(body: bytes, version: int) -> SetConfig:
     flags, length = _CONFIG.unpack(body)
     if flags & ~7:
         raise OpenFlowError("OFPSCFC_BAD_FLAGS", f"unknown flags {flags:#x}")
-    return SetConfig(flags & 3, length)
+    return SetConfig(flags & 3, length, version < OF13 and bool(flags & _INVALID_TTL))
 
 
-def encode_config(config: Config) -> bytes:
+def encode_config(config: Config, version: int) -> bytes:
     """The configuration."""
-    return _CONFIG.pack(config.fragments, config.miss_send_len)
+    flags = config.fragments | (_INVALID_TTL if config.invalid_ttl and version < OF13 else 0)
+    return _CONFIG.pack(flags, config.miss_send_len)
 
 
 def encode_description(description: Description) -> bytes:

@@ -51,6 +51,8 @@ _FIXED_GUARDS = {
 }
 _PIPELINE = P.GUARD_NONE
 _FIN, _RST = 1, 4
+_INVALID_TTL = 2
+"""OpenFlow's reason for packets whose TTL is used up."""
 
 
 def compile_flow(flow: F.Flow) -> CompiledRule:
@@ -381,6 +383,12 @@ class _Actions:
     def handled(self, out: Assembler, action: F.Action) -> None:
         out.handled(Handled(action, self._flow))
 
+    def dec_ttl(self, out: Assembler, action: F.DecTtl) -> None:
+        expired = Assembler()
+        for controller in action.controllers:
+            expired.handled(Handled(F.Controller(controller=controller, reason=_INVALID_TTL), self._flow))
+        out.dec_ttl(expired.finish() if action.controllers else (), expired.late)
+
     def fin_timeout(self, out: Assembler, action: F.FinTimeout) -> None:
         """Python is asked only for the packets that end a conversation."""
         inner = Assembler()
@@ -419,7 +427,7 @@ _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Move: _Actions.move,
     F.PushVlan: lambda _, out, action: out.push_vlan(action.tpid),
     F.PopVlan: lambda _, out, action: out.pop_vlan(),
-    F.DecTtl: lambda _, out, action: out.dec_ttl(),
+    F.DecTtl: _Actions.dec_ttl,
     F.Ct: _Actions.ct,
     F.CtClear: lambda _, out, action: out.ct_clear(),
     F.Clone: _Actions.clone,
