@@ -107,7 +107,7 @@ from flowshunt.datapath.schema import (
     PUNT_WAITING,
 )
 from flowshunt.datapath.spreading import after_link, choose_link
-from flowshunt.jit import kernel
+from flowshunt.jit import copy_words, kernel
 from flowshunt.packet.emit import copy_bytes
 from flowshunt.packet.schema import (
     FRAG_ANY,
@@ -133,24 +133,26 @@ def _begin(w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
     """Registers and key for packet i, whose key as parsed is in original[i]."""
     packets = b.packets
     m = w.machine
-    m["now_ms"][0] = packets["time_ns"][i] // 1_000_000
-    m["size"][0] = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+    sent, sent_bytes = o.sent[0], o.sent[1]
+    now_ms = packets["time_ns"][i] // 1_000_000
+    size = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+    m["now_ms"][0] = now_ms
+    m["size"][0] = size
     m["resubmits"][0] = 0
     m["snapshots"][0] = 0
     m["tracks"][0] = 0
     m["fate"][0] = FATE_ACTION
     m["dirty"][0] = 0
+    m["tx_start"][0] = sent
+    m["size_start"][0] = sent_bytes
+    m["tx_mark"][0] = sent
+    m["size_mark"][0] = sent_bytes
     m["own"][0] = 0
-    m["base"][0] = 0
-    m["top"][0] = 0
     m["helped"][0] = 0
     m["mru"][0] = 0
-    m["tx_start"][0] = o.sent[0]
-    m["size_start"][0] = o.sent[1]
-    m["tx_mark"][0] = o.sent[0]
-    m["size_mark"][0] = o.sent[1]
-    for word in range(HEADER_WORDS):
-        w.keys[0, word] = b.original[i, word]
+    m["base"][0] = 0
+    m["top"][0] = 0
+    copy_words(w.keys, np.int64(0), b.original, i, np.int64(HEADER_WORDS))
     for word in range(HEADER_WORDS, KEY_WORDS):
         w.keys[0, word] = 0
     w.keys[0, W_PORT] = np.int64(packets["in_port"][i]) << 32
@@ -204,6 +206,12 @@ def _resume(w: Any, t: Any) -> Any:
     m["punt"][0] = PUNT_NONE
     t.tracked[0] = w.tracked[0]
     return m["pc"][0], m["table"][0], m["depth"][0], m["frames"][0], m["target"][0]
+
+
+@kernel
+def fetch(c: Any, pc: Any) -> Any:
+    """The instruction at `pc`, which runs next."""
+    return c.pool[pc]
 
 
 @kernel
@@ -507,7 +515,7 @@ def run_packet(
                 target = _NONE
                 port = _NONE
         if failed == 0:
-            instruction = c.pool[pc]
+            instruction = fetch(c, pc)
             op = instruction & 0xFF
             if op == OP_END:
                 if sp == 0:
@@ -573,7 +581,7 @@ def run_packet(
                     pc += 1 + (instruction >> 8)
                 else:
                     w.machine["fate"][0] = FATE_TTL
-                    pc = pc + 1 if instruction >> 8 else np.int64(0)
+                    pc = pc + 1 if instruction >> 8 else c.state["ttl_over"][0]
             elif op == OP_PUNT:
                 w.machine["reason"][0] = (instruction >> 8) & 0xFF
                 w.machine["argument"][0] = instruction >> 16
@@ -598,7 +606,7 @@ def run_packet(
                 skips = w.keys[0, c.pool[pc + 1]] & c.pool[pc + 2] == 0
                 pc += SKIP_WORDS + ((instruction >> 8) & _U32 if skips else 0)
             elif OP_LARGER <= op <= OP_POP:
-                if not apply_odd(w, instruction):
+                if not apply_odd(w, b, i, instruction):
                     failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
             elif op == OP_LINK:

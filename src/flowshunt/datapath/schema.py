@@ -16,7 +16,7 @@ from flowshunt.conntrack.schema import TRACKED
 from flowshunt.datapath.fragments.schema import JOINED, MAX_PER_DATAGRAM
 from flowshunt.datapath.paths.schema import make_paths
 from flowshunt.packet import schema as packet
-from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
+from flowshunt.packet.schema import KEY_WORDS, MAX_TAGS, PACKET, VERDICTS
 
 N_TABLES = 255
 """Tables 0 to 254; 255 means "all tables" in OpenFlow, and "none" in instructions."""
@@ -99,6 +99,7 @@ TABLE_STATE = np.dtype(
         ("live_rules", np.int64),
         ("miss", np.int64),  # pool offset of the program for packets that the first table has no rule for; 0: drop
         ("tally", np.int64),  # counts the passes over clauses (`conjunctions`)
+        ("ttl_over", np.int64),  # of the one for packets whose TTL cannot be decremented; 0: drop
     ]
 )
 
@@ -117,7 +118,8 @@ PORT = np.dtype(
         ("n_stations", np.int64),
         ("vlan_mode", np.uint8),  # vlans.MODES
         ("vlan_tag", np.uint16),  # the VLAN of packets without a tag
-        ("pad", np.uint32),
+        ("vlan_tpid", np.uint16),  # dot1q-tunnel: type of the tag that packets get
+        ("mtu", np.uint32),  # bytes of layer 3 that leave in one piece; 0: not known
     ],
     align=True,
 )
@@ -160,6 +162,8 @@ FDB_STATE = np.dtype(
         ("expired", np.int64),
         ("disturbed", np.int64),  # stations on a path that moved or went since someone looked
         ("vlan_ports", np.int64),  # ports with VLAN settings
+        ("vlan_limit", np.int64),  # tags that are read; what follows them is payload
+        ("flood_vlans", np.int64),  # VLANs in which no stations are learned
     ]
 )
 
@@ -327,7 +331,8 @@ class TableArrays(NamedTuple):
 class PortArrays(NamedTuple):
     """Ports and stations. `ports`: PORT (n,), `index`: int32 (PORT_NUMBERS,), place of each number in `ports` or -1.
     `stations`: STATION (capacity,), `slots`: int32 (power of two >= 2 * capacity,), station + 1 or 0, `state`:
-    FDB_STATE (1,). `trunks`: int64 (as `ports`, 64), the VLANs that ports carry with a tag, a bit for each.
+    FDB_STATE (1,). `trunks`: int64 (as `ports`, 64), the VLANs that ports carry with a tag, a bit for each; of a
+    dot1q-tunnel port those of customers. `flooded`: int64 (64,), a bit for each VLAN in which nothing is learned.
     """
 
     ports: np.ndarray
@@ -336,6 +341,7 @@ class PortArrays(NamedTuple):
     slots: np.ndarray
     state: np.ndarray
     trunks: np.ndarray
+    flooded: np.ndarray
 
 
 class WorkArrays(NamedTuple):
@@ -437,6 +443,7 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
     n_slots = 1 << (2 * n_stations - 1).bit_length()
     state = np.zeros(1, FDB_STATE)
     state["age_ms"] = age_ms
+    state["vlan_limit"] = MAX_TAGS
     stations = np.zeros(n_stations, STATION)
     stations["key"] = -1
     return PortArrays(
@@ -446,6 +453,7 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
         np.zeros(n_slots, np.int32),
         state,
         np.zeros((n_ports, 64), np.int64),
+        np.zeros(64, np.int64),
     )
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 KEY_WORDS = 32
 HEADER_WORDS = 12
+MAX_TAGS = 2
+"""VLAN tags that have a place in the key."""
 
 W_ETH_DST = 0
 W_ETH_SRC = 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.live import V_CHECKSUM_START, V_HEADER_SIZE, Frames, LiveBatch
-from flowshunt.ports.sending import link_size
+from flowshunt.ports.segments import link_size
 
 Deliver = Callable[[LiveBatch], bool]
 """Takes a batch to the other end; False: there is none."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowshunt.jit import by_reference, errno, kernel, load_be16, sendmmsg, writev
-from flowshunt.packet.schema import ETH_QINQ, ETH_QINQ_OLD, ETH_VLAN, PACKET, TX
+from flowshunt.jit import by_reference, errno, kernel, sendmmsg, writev
+from flowshunt.packet.schema import PACKET, TX
 from flowshunt.ports.live import (
     V_CHECKSUM_START,
     V_FLAGS,
@@ -18,6 +18,7 @@ from flowshunt.ports.live import (
     VNET_SIZE,
     VNET_WORDS,
 )
+from flowshunt.ports.segments import link_size
 
 MESSAGES = 256
 """Frames in one system call."""
@@ -64,18 +65,6 @@ def _example() -> tuple[Any, ...]:
     data = np.zeros(64, np.uint8)
     vnet = np.zeros((1, VNET_WORDS), np.uint16)
     return make_send_arrays(1), 0, 0, np.zeros(1, TX), data, data, np.zeros(1, PACKET), vnet
-
-
-@kernel
-def link_size(data: Any, at: Any) -> Any:
-    """Bytes of the frame's Ethernet header and tags; the frame at data[at:] has at least 14."""
-    size = np.int64(14)
-    while at + size <= len(data):
-        kind = load_be16(data, at + size - 2)
-        if kind != ETH_VLAN and kind != ETH_QINQ and kind != ETH_QINQ_OLD:
-            break
-        size += 4
-    return size
 
 
 @kernel

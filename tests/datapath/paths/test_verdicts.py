@@ -236,6 +236,15 @@ def test_a_tag_that_stays() -> None:
     assert [(int(r["path"]["vlan_tci"]), int(r["path"]["flags"])) for r in lab.take()] == [(0x1009, 0)] * 2
 
 
+def test_a_tag_that_is_taken_off_and_put_on_again_is_a_change_of_its_type() -> None:
+    lab = Lab(through(both("strip_vlan,push_vlan:0x8100,set_field:9->vlan_vid,OUT")))
+    Talk(lab, vlan=9).run()
+    for record in lab.take():
+        path = record["path"]
+        assert (path["flags"], path["vlan_tci"]) == (R.REWRITE_VLAN, 0x1009)
+        assert (path["new_vlan_tci"], path["new_vlan_tpid"]) == (0x1009, 0x8100)
+
+
 def test_a_second_tag_is_never_of_a_path() -> None:
     lab = Lab(through(EST))
     talk = Talk(lab, vlan=9)

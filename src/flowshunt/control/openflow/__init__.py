@@ -2,6 +2,7 @@
 
 The life of a message, from the socket down and up again:
 
+    controllers  connections that the bridge makes itself, or waits for (`targets`); `snoop`: copies of what they carry
     server       owns the sockets (asyncio); one `Peer` per connection
     connection   the state machine without I/O: hello, framing, bundles, multipart replies, errors
     codec        which bytes are which message; tables of numbers, versions and functions

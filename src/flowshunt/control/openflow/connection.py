@@ -16,7 +16,7 @@ memory is bounded by what one request asks for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flowshunt.control.openflow import bundle, codec, extensions, switch
@@ -43,8 +43,6 @@ MAX_REQUEST_SIZE = 1 << 20
 
 _IN_BUNDLES = (FlowMod, GroupMod, PortMod, PacketOut)
 _EVERY_REASON = 0xFFFFFFFF
-INVALID_TTL = 1 << 2
-"""Packets whose TTL is used up, among the reasons of packet-ins: told only when asked for."""
 
 
 class Negotiated(NamedTuple):
@@ -84,6 +82,8 @@ _OWN = frozenset(
 )  # fmt: skip
 """Messages that concern only the connection; the last three need no answer."""
 
+_INVALID_TTL = 1 << switch.REASON_INVALID_TTL
+
 Event = Negotiated | Request | Commit | Closed
 
 
@@ -121,8 +121,10 @@ class Connection:
         self.paused = False
         self.n_unsent = 0
         self.told = switch.AsyncConfig(
-            packet_in=(0, 0x3F & ~INVALID_TTL), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
+            packet_in=(0, 0x3F & ~_INVALID_TTL), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
         )
+        self.taps: set[Callable[[bytes], None]] = set()
+        """Called with whole messages as they come in or go out; with nothing when the connection is over."""
         self._buffer = b""
         self._at = 0
         # A deque, as the switch's thread may add to it while another takes from it.
@@ -150,7 +152,10 @@ class Connection:
         while self._output:
             part = self._output.popleft()
             data.extend((part,) if isinstance(part, bytes) else self._encoded(*part))
-        return b"".join(data)
+        sent = b"".join(data)
+        if self.taps and sent:
+            self._copy(sent)
+        return sent
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None: more bytes are needed. After Closed there is nothing."""
@@ -164,10 +169,16 @@ class Connection:
                 return None
             raw = self._buffer[self._at : self._at + size]
             self._at += size
+            if self.taps:
+                self._copy(raw)
             event = self._message(version, kind, xid, raw)
             if event is not None:
                 return event
         return None
+
+    def _copy(self, messages: bytes) -> None:
+        for tap in tuple(self.taps):
+            tap(messages)
 
     def _close(self, reason: str) -> Closed:
         self._closed = True
@@ -249,6 +260,7 @@ class Connection:
                 self.controller_id = number
             case switch.SetAsync():
                 self.told = message.applied_to(self.told)
+                return request  # the switch may have to send other packets now
             case switch.AsyncRequest():
                 self.reply(request, self.told)
             case codec.Unsupported(name):
@@ -377,19 +389,19 @@ class Connection:
         masks: tuple[int, int] = getattr(self.told, event)
         return bool(masks[0 if self.role == "secondary" else 1] >> reason & 1)
 
+    @property
+    def hears_of_invalid_ttl(self) -> bool:
+        """Whether the controller is sent packets whose TTL ran out, as primary or equal."""
+        return bool(self.told.packet_in[1] & _INVALID_TTL)
+
+    def hear_of_invalid_ttl(self, wanted: bool) -> None:
+        """Send the controller packets whose TTL ran out, or no longer."""
+        as_secondary, mask = self.told.packet_in
+        mask = mask | _INVALID_TTL if wanted else mask & ~_INVALID_TTL
+        self.told = self.told._replace(packet_in=(as_secondary, mask))
+
     def _send(self, version: int, kind: int, xid: int, body: bytes) -> None:
         self._put(frame(version, kind, xid, body))
-
-    @property
-    def wants_invalid_ttl(self) -> bool:
-        """Whether the controller is told of packets whose TTL is used up."""
-        return bool(self.told.packet_in[1] & INVALID_TTL)
-
-    def want_invalid_ttl(self, wanted: bool) -> None:
-        """Tell the controller of packets whose TTL is used up, or not."""
-        secondary, primary = self.told.packet_in
-        told = primary | INVALID_TTL if wanted else primary & ~INVALID_TTL
-        self.told = self.told._replace(packet_in=(secondary, told))
 
     def _put(self, data: bytes) -> None:
         self._output.append(data)

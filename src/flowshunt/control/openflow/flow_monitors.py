@@ -23,6 +23,7 @@ from flowshunt.control.openflow.flow_removed import (
     REASON_METER_DELETE,
 )
 from flowshunt.control.openflow.monitor import FlowUpdate, Monitor, MonitorPause, MonitorReply
+from flowshunt.control.openflow.wire import MAX_PRIORITY
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import ADDED, DELETED, EXPIRED_HARD, EXPIRED_IDLE, Rules
 from flowshunt.datapath.schema import ALL_TABLES
@@ -53,7 +54,7 @@ class _Watched(NamedTuple):
 
     def covers(self, rule: CompiledRule, flow: Flow) -> bool:
         """Whether the monitor selects a rule, with the actions of `flow`."""
-        if self.selection.table not in (ALL_TABLES, rule.table):
+        if self.selection.table not in (ALL_TABLES, rule.table) or rule.priority > MAX_PRIORITY:
             return False
         words = {word: (mask, value) for word, mask, value in rule.match}
         for word, mask, value in self.selection.match:
@@ -167,7 +168,7 @@ class FlowMonitors:
             if "initial" in each.monitor.flags:
                 for number in self._rules.select(each.selection):
                     rule = self._rules.rule(number)
-                    if _COMPILER.is_selected(rule.source, each.monitor.selection):
+                    if rule.priority <= MAX_PRIORITY and _COMPILER.is_selected(rule.source, each.monitor.selection):
                         flags[number] = flags.get(number, frozenset()) | each.monitor.flags
         return [
             FlowUpdate("initial", self._rules.rule(number).source, actions="actions" in flags[number])

@@ -20,7 +20,14 @@ import numpy as np
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import program as P
 from flowshunt.datapath.paths.records import UNFIT
-from flowshunt.datapath.paths.schema import CHAIN_TOS, TOS_ALONE, UNFIT_OUTPUTS, UNFIT_REWRITE, UNFIT_VARYING
+from flowshunt.datapath.paths.schema import (
+    CHAIN_TAGS,
+    CHAIN_TOS,
+    TOS_ALONE,
+    UNFIT_OUTPUTS,
+    UNFIT_REWRITE,
+    UNFIT_VARYING,
+)
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import Rules
 from flowshunt.datapath.schema import CLAUSES, PORT_ALL, PORT_FLOOD, PORT_NORMAL, PORT_RESERVED_32
@@ -113,7 +120,6 @@ _HARMLESS = frozenset(
     (
         P.OP_END,
         P.OP_FIX_VLAN,
-        P.OP_PUSH_VLAN,
         P.OP_POP_VLAN,
         P.OP_RESUBMIT,
         P.OP_GOTO,
@@ -160,6 +166,8 @@ def _add_effect(found: Effects, program: Sequence[int], op: int, pc: int) -> Eff
         return _write(found, (instruction >> 24) & 0xFF, _bits((instruction >> 32) & 0xFF, width))
     if op == P.OP_CT:
         return _read(found, program[pc + 1]) if (instruction >> 8) & P.CT_ZONE_FIELD else found
+    if op == P.OP_PUSH_VLAN:
+        return found._replace(flags=found.flags | CHAIN_TAGS)
     if op == P.OP_DEC_TTL:
         return found._replace(decrements=found.decrements + 1)
     return found._replace(unfit=_REFUSED.get(op, UNFIT_REWRITE))

@@ -35,6 +35,7 @@ from flowshunt.packet.schema import (
     W_PORT,
 )
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.elsewhere import REASONS
 from flowshunt.rules.openflow.links import ALGORITHMS, HASH_FIELDS, MAX_CLAUSES, MEMBER_ALGORITHMS, MIN_CLAUSES
 
 _IN_PORT = "in_port"
@@ -51,8 +52,6 @@ _FIXED_GUARDS = {
 }
 _PIPELINE = P.GUARD_NONE
 _FIN, _RST = 1, 4
-_INVALID_TTL = 2
-"""OpenFlow's reason for packets whose TTL is used up."""
 
 
 def compile_flow(flow: F.Flow) -> CompiledRule:
@@ -101,6 +100,13 @@ def compile_actions(
     `flow` is what handlers of punted packets get to see. Raises UsageError as `compile_flow`.
     """
     return _Actions(F.Flow(table=OUTSIDE_TABLE) if flow is None else flow).list_of(actions)
+
+
+def action_places(flow: F.Flow, actions: Iterable[F.Action]) -> dict[int, list[F.Action]]:
+    """Actions of a flow by where they begin in its program, in words; those that need no instruction stand before the
+    next one that does. Actions in a clone are found too.
+    """
+    return _Actions(flow).places_of(actions)
 
 
 class FlowCompiler:
@@ -263,6 +269,24 @@ class _Actions:
             assembler.goto(last)
         return assembler.finish(), tuple(assembler.late)
 
+    def places_of(self, actions: Iterable[F.Action], start: int = 0) -> dict[int, list[F.Action]]:
+        """Actions by where their instructions begin in the program of `list_of`, `start` words before it."""
+        found: dict[int, list[F.Action]] = {}
+        assembler = Assembler()
+        last: list[F.Action] = []
+        for action in actions:
+            if isinstance(action, F.GotoTable):
+                last = [action]
+                continue
+            at = start + len(assembler.words)
+            found.setdefault(at, []).append(action)
+            if isinstance(action, F.Clone):
+                found |= self.places_of(action.actions, at + 1)
+            _handler(action)(self, assembler, action)
+        if last:
+            found.setdefault(start + len(assembler.words), []).extend(last)
+        return found
+
     def guard(self, subfield: F.Subfield, mask: int = 0) -> int:
         """What the packet must have, so that a field can be read or written."""
         name = subfield.field
@@ -386,7 +410,7 @@ class _Actions:
     def dec_ttl(self, out: Assembler, action: F.DecTtl) -> None:
         expired = Assembler()
         for controller in action.controllers:
-            expired.handled(Handled(F.Controller(controller=controller, reason=_INVALID_TTL), self._flow))
+            expired.handled(Handled(F.Controller(controller=controller, reason=REASONS["invalid_ttl"]), self._flow))
         out.dec_ttl(expired.finish() if action.controllers else (), expired.late)
 
     def fin_timeout(self, out: Assembler, action: F.FinTimeout) -> None:

@@ -80,6 +80,22 @@ def format_match(flow: Flow, names: Names = _NO_NAMES) -> str:
     return writer.write()
 
 
+def format_fields(bits: Mapping[str, tuple[int, int]], names: Names = _NO_NAMES) -> str:
+    """Fields of a match, (value, mask) by place, as `format_match` writes them, without a priority."""
+    return _MatchWriter(bits, facts_of(bits), names).write()
+
+
+def format_action(action: Action, flow: Flow, names: Names = _NO_NAMES) -> str:
+    """One action of `flow`, or one inside of it."""
+    facts = facts_of({place: (value, mask) for place, value, mask in flow.match})
+    return _ActionWriter(facts, names).one(action)
+
+
+def format_part(part: Subfield, flow: Flow) -> str:
+    """A field, and which of its bits, as the actions of `flow` name it."""
+    return _ActionWriter(facts_of({place: (value, mask) for place, value, mask in flow.match}), _NO_NAMES).part(part)
+
+
 class _MatchWriter:
     """Writes the fields of one match, in Open vSwitch's order."""
 
