@@ -33,7 +33,7 @@ from flowshunt.rules.openflow.compile import action_places
 from flowshunt.rules.openflow.format import format_action, format_match, format_part
 from flowshunt.rules.openflow.nat import write_nat
 from flowshunt.rules.openflow.tracing.actions import DatapathActions, marks_of
-from flowshunt.rules.openflow.tracing.keys import add_to_mask, read_part
+from flowshunt.rules.openflow.tracing.keys import add_hashed, add_to_mask, read_part
 
 DETAIL, WARNING, ERROR = "detail", "warning", "error"
 BRIDGE, TABLE, BUCKET, THAW, ACTION = "bridge", "table", "bucket", "thaw", "action"
@@ -229,7 +229,10 @@ class _Telling:
                 add_to_mask(mask, F.Subfield("vlan_tci", 0, 13))
             case F.Multipath(dest=part) | F.Bundle(dest=F.Subfield() as part):
                 add_to_mask(mask, part)
+                add_hashed(mask, action, after)
                 nodes.append(Node(DETAIL, f"{format_part(part, self._flow)} is now {_number(after[W_SCRATCH])}"))
+            case F.Bundle():
+                add_hashed(mask, action, after)
             case F.OutputTruncated(max_len=max_len):
                 self._actions.truncate(max_len)
             case F.Output(F.Subfield() as part):
