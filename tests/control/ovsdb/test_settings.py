@@ -148,6 +148,18 @@ def test_what_is_not_had_is_said_and_the_rest_works(
     assert warned == [f"bridge br0: {place}: {what}: not supported"]
 
 
+def test_what_controllers_do_not_have_is_said(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        await bridge(lab, "--", "set-controller", "br0", f"unix:{tmp_path}/nobody")
+        assert await lab.get("interface", "br0", "error") == "[]"
+        settings = ("connection_mode=in-band", "controller_rate_limit=100", "enable_async_messages=false")
+        await lab.vsctl("set", "controller", "br0", *settings)
+        said = await lab.get("interface", "br0", "error")
+        assert said == '"in-band control, rate limits of controllers: not supported"'
+
+    run(tmp_path, work)
+
+
 @pytest.mark.parametrize("kind", ["vxlan", "geneve", "gre", "erspan", "gtpu", "lisp", "stt", "bareudp", "nonsense"])
 def test_tunnels_have_an_error_and_no_number(kind: str, tmp_path: Path) -> None:
     async def work(lab: Lab) -> None:

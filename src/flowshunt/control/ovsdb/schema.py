@@ -24,7 +24,8 @@ READ = {
         "ofport", "ofport_request", "options", "type",
     ),
     "Controller": (
-        "connection_mode", "controller_rate_limit", "inactivity_probe", "max_backoff", "target",
+        "connection_mode", "controller_rate_limit", "enable_async_messages", "inactivity_probe", "max_backoff",
+        "target",
     ),
     "AutoAttach": ("system_name",),
     "Flow_Table": ("name",),
