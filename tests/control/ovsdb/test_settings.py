@@ -115,6 +115,8 @@ ASKED = {
     "IPFIX": ("bridge br0 ipfix", 'create ipfix targets="127.0.0.1:9"'),
     "QoS": ("port p1 qos", "create qos type=linux-htb"),
     "LACP": ("port p1 lacp", "active"),
+    "protected ports": ("port p1 protected", "true"),
+    "priority tags": ("port p1 other_config", "priority-tags=always"),
     "BFD": ("interface p1 bfd", "enable=true"),
     "CFM": ("interface p1 cfm_mpid", "5"),
     "LLDP": ("interface p1 lldp", "enable=true"),
@@ -338,3 +340,16 @@ def test_an_old_database_has_a_switch_with_less(tmp_path: Path, caplog: pytest.L
 
 def test_the_schema_of_today_lacks_nothing() -> None:
     assert schema.lacking(json.loads(SCHEMA.read_text())) in ([], ["CT_Zone.limit", "Datapath.ct_zone_default_limit"])
+
+
+def test_a_fake_bridge_is_a_vlan_of_its_parent(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        await bridge(lab)
+        await lab.vsctl(
+            "add-br", "br5", "br0", "5", "--", "add-port", "br5", "p5", "--", "set", "interface", "p5", "type=dummy"
+        )
+        assert set(lab.node.bridges) == {"br0"}
+        assert await passed(lab, FRAME, "p5", "p2") == [tagged((5, 0x8100))]
+        assert await passed(lab, tagged((5, 0x8100)), "p1", "br5") == [FRAME] * 2  # the one before was flooded, too
+
+    run(tmp_path, work)

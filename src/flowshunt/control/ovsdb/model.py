@@ -168,7 +168,7 @@ _OF_BRIDGES = {
     "flow_tables": "settings of flow tables",
     "auto_attach": "auto-attach",
 }
-_OF_PORTS = {"qos": "QoS", "lacp": "LACP"}
+_OF_PORTS = {"qos": "QoS", "lacp": "LACP", "protected": "protected ports"}
 _OF_INTERFACES = {"cfm_mpid": "CFM"}
 _SWITCHED = {"bfd": "BFD", "lldp": "LLDP"}
 """Columns of settings, of which `enable` switches them on."""
@@ -211,7 +211,8 @@ def _controller(row: Any) -> ControllerSettings:
 
 def _port(row: Any) -> Port:
     interfaces = tuple(sorted((_interface(one) for one in row.interfaces), key=lambda one: one.name))
-    return Port(row.name, interfaces, _vlans(row), _asked(row, _OF_PORTS))
+    tags = _pairs(row, "other_config").get("priority-tags", "no") not in ("no", "false", "never")
+    return Port(row.name, interfaces, _vlans(row), _asked(row, _OF_PORTS) + ("priority tags",) * tags)
 
 
 def _vlans(row: Any) -> Vlans | None:

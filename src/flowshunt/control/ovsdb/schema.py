@@ -18,7 +18,7 @@ READ = {
         "mcast_snooping_enable", "mirrors", "name", "netflow", "other_config", "ports", "protocols", "rstp_enable",
         "sflow", "stp_enable",
     ),
-    "Port": ("cvlans", "interfaces", "lacp", "name", "other_config", "qos", "tag", "trunks", "vlan_mode"),
+    "Port": ("cvlans", "interfaces", "lacp", "name", "other_config", "protected", "qos", "tag", "trunks", "vlan_mode"),
     "Interface": (
         "bfd", "cfm_mpid", "ingress_policing_kpkts_rate", "ingress_policing_rate", "lldp", "mac", "mtu_request", "name",
         "ofport", "ofport_request", "options", "type",
