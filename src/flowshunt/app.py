@@ -51,7 +51,7 @@ _SILENCE_MS = 1000
 """After so long without a packet, forwarders are asked what they gave up before the tracker looks at its timers."""
 _SWEEP_BUDGET = 512
 _IDLE_SWEEP_BUDGET = 4096
-_PORT_NAME = re.compile(r"[A-Za-z0-9_@:-][A-Za-z0-9_.@:-]{0,254}")
+_PORT_NAME = re.compile(r"[A-Za-z0-9_@:+-][A-Za-z0-9_.@:+-]{0,254}")
 _RESERVED_NAMES = frozenset(
     ("in_port", "table", "normal", "flood", "all", "controller", "local", "none", "any", "unset", "max", "drop")
 )
@@ -381,7 +381,7 @@ class Switch:
 def check_port_name(name: str) -> None:
     """Raise UsageError for what cannot be a port's name."""
     if not _PORT_NAME.fullmatch(name) or name.isdecimal() or name.lower() in _RESERVED_NAMES:
-        hint = "letters, digits and _ - . @ :, not a number alone and no word of OpenFlow such as normal"
+        hint = "letters, digits and _ - . + @ :, not a number alone and no word of OpenFlow such as normal"
         raise UsageError(f"{name!r} cannot be a port's name", hint=hint)
 
 

@@ -18,6 +18,7 @@ from flowshunt.daemon import ports as daemon_ports
 from flowshunt.daemon.node import MAX_DELIVERIES
 from flowshunt.daemon.ports import open_dummy
 from flowshunt.ports.api import PortError
+from flowshunt.ports.recorder import Recording
 from tests.builders import Packet
 from tests.builders.packets import CLIENT_MAC, SERVER_MAC
 
@@ -59,6 +60,44 @@ async def ofctl(bridge: Bridge, command: str, *arguments: str, options: tuple[st
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, err.decode()
     return out.decode()
+
+
+def test_a_ports_mtu_is_followed_for_paths(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0")
+
+        def mtu() -> int:
+            ports = bridge.switch.datapath.ports.arrays
+            return int(ports.ports["mtu"][ports.index[1]])
+
+        assert await node.call(mtu) == 1500
+        bridge.ports["p0"].mtu = 9000
+        await node.call(lambda: bridge.port_changed("p0"))
+        assert await node.call(mtu) == 9000
+
+    run(work, tmp_path)
+
+
+def test_a_port_is_recorded_as_long_as_it_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "p1.pcap"
+
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0", "p1")
+        await node.call(lambda: bridge.switch.add_flows("actions=normal"))
+        await node.call(lambda: bridge.record("p1", Recording(str(file), str(file), 24 + 2 * (16 + len(PING)))))
+        for port in ("p0", "p1", "p0"):
+            await node.call(lambda port=port: bridge.inject(port, PING))
+        info = await node.call(lambda: bridge.port_info("p1"))
+        assert info.statistics["pcap_left_out"] == 1
+        assert file.stat().st_size == 24 + 2 * (16 + len(PING))
+        with pytest.raises(PortError, match="cannot be written"):
+            await node.call(lambda: bridge.record("p0", Recording(str(tmp_path))))
+        await node.call(lambda: bridge.del_port("p1"))
+        await node.call(lambda: bridge.add_port("p1", "dummy"))
+        info = await node.call(lambda: bridge.port_info("p1"))
+        assert "pcap_left_out" not in info.statistics
+
+    run(work, tmp_path)
 
 
 def test_a_frame_goes_from_one_dummy_port_to_the_others(tmp_path: Path) -> None:
@@ -159,6 +198,16 @@ def test_a_connection_through_two_bridges(tmp_path: Path, zones: tuple[int, int 
             assert reasons == {"several-bridges"} and await hits(node) == 0
         else:
             assert reasons == {"none"} and await hits(node) >= 6 * len(connections)
+
+    run(work, tmp_path)
+
+
+def test_a_patch_port_may_have_a_sign_in_its_name(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "patch+")
+        assert bridge.ports["patch+"].ofport == 1
+        with pytest.raises(UsageError, match="cannot be a port's name"):
+            await node.call(lambda: bridge.add_port("patch*", "dummy"))
 
     run(work, tmp_path)
 

@@ -251,3 +251,23 @@ def test_units_keep_what_the_switch_keeps(name: str) -> None:
     (bounded,) = [line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=")]
     assert set(bounded.partition("=")[2].split()) == {NAMES[number] for number in PURPOSES}
     assert "Type=notify" in unit and "NoNewPrivileges=yes" in unit
+
+
+@pytest.mark.skipif(shutil.which("ovs-pcap") is None, reason="needs ovs-pcap (Debian: openvswitch-common)")
+def test_dummy_ports_write_what_passes_them_to_pcap_files(host: Host) -> None:
+    host.run("ovs-vswitchd", *FLAGS.split())
+    host.pid("ovs-vswitchd")
+    recorded = "-- set interface p1 options:pcap=p1.pcap -- set interface p2 options:tx_pcap=p2.pcap"
+    host.run("ovs-vsctl", *ADD_BRIDGE, *recorded.split())
+    host.run("ovs-ofctl", "add-flow", "br0", "actions=in_port,output:2")
+    host.run("ovs-appctl", "netdev-dummy/receive", "p1", UDP.format(a=1, b=2))
+    received, sent_back = host.run("ovs-pcap", "p1.pcap").split()
+    assert host.run("ovs-pcap", "p2.pcap").split() == [received] == [sent_back]
+    assert received.startswith("505400000002505400000001")
+    host.run("ovs-vsctl", "set", "interface", "p2", "options:rxq_pcap=p2.pcap")
+    host.run("ovs-appctl", "netdev-dummy/receive", "p2", UDP.format(a=2, b=1))
+    assert host.run("ovs-pcap", "p2.pcap").split() == [received] + 2 * [host.run("ovs-pcap", "p2.pcap").split()[1]]
+    host.run("ovs-vsctl", "set", "interface", "p1", "options:pcap=no/p1.pcap")
+    host.run("ovs-appctl", "netdev-dummy/receive", "p1", UDP.format(a=1, b=2))
+    assert "p1: failed to open pcap file for appending: no/p1.pcap cannot be written" in host.log
+    host.run("ovs-appctl", "-t", "ovs-vswitchd", "exit", "--cleanup")

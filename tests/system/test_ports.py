@@ -9,9 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flowshunt.jit import JIT
+from flowshunt.packet.parse import parse_batch
+from flowshunt.packet.schema import KEY_WORDS
+from flowshunt.ports.capture import open_capture
+from tests.packet.kernels import l4_ok
 from tests.system.network import Network, Running, needs, networks, poll
 from tests.system.test_run import C1, bridge, mean_size, turn_off, two_hosts
 
@@ -144,3 +149,23 @@ def sizes_of(said: str, least: int) -> list[int]:
     """The lengths of packets that ovs-ofctl monitor has shown, once they are at least so many bytes together."""
     sizes = [int(size) for size in re.findall(r"total_len=(\d+)", said)]
     return sizes if sum(sizes) >= least else []
+
+
+def test_a_port_is_recorded_up_to_a_size(network: Network, tmp_path: Path) -> None:
+    two_hosts(network)
+    recorded = '[bridge.br0.port.p1]\npcap = "p1.pcap"\npcap_mb = 1\n'
+    switch = Running(network, tmp_path, bridge(*C1) + recorded)
+    network.ping("h1", "10.1.0.2")
+    assert network.fetch("h1", "h2", "10.1.0.2", SIZE // 2)["is_right"]
+    file = tmp_path / "p1.pcap"
+    assert min(SIZE, 900_000) < file.stat().st_size <= 1 << 20
+    sizes, wrong = [], 0
+    with open_capture(file) as reader:
+        for batch in reader.batches(256):
+            sizes += batch.packets["length"].tolist()
+            keys = np.zeros((len(batch.packets), KEY_WORDS), np.int64)
+            parse_batch(batch.data, batch.packets, keys, len(batch.packets))
+            wrong += sum(not l4_ok(batch.data, batch.packets, n, keys, n) for n in range(len(batch.packets)))
+    assert max(sizes) == 1514
+    assert wrong == 0
+    switch.stop()

@@ -163,6 +163,10 @@ class PortSection:
     """Customers' VLANs of dot1q-tunnel; none: all."""
     qinq_ethtype: Annotated[str, Choice(("802.1ad", "802.1q"))] = "802.1ad"
     """Type of the service tag of dot1q-tunnel."""
+    pcap: str | None = None
+    """File to record in what the port receives and sends, as pcap. One that is there is appended to."""
+    pcap_mb: Annotated[int, Range(1, 1_000_000)] = 100
+    """Megabytes that the file may have; no more is recorded then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from flowshunt.control.openflow.ports import (
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import REASON_ADDED, REASON_CHANGED, REASON_DELETED, Service
 from flowshunt.control.openflow.snoop import Snooping
+from flowshunt.daemon.recording import Recorders, of_dummy, open_leniently
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import ETH_QINQ, PACKET, Batch
@@ -36,6 +37,7 @@ from flowshunt.ports.devices import set_address, set_up
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
+from flowshunt.ports.recorder import Recording
 from flowshunt.rules.openflow.flow import Flow, Normal
 from flowshunt.rules.openflow.tracing.story import Group
 
@@ -92,6 +94,7 @@ class Bridge:
         self.ports: dict[str, PortInfo] = {}
         self._devices: dict[int, LivePort] = {}
         self._vlans: dict[str, tuple[str, int, frozenset[int], int]] = {}
+        self._recorders = Recorders()
         self._dropped = {"tx_no_device": 0}
         self.service = Service(switch, datapath_id=datapath_id, describe=self._describe, started_ns=host.clock.now_ns())
         self.server = Server(self.service, host.clock, host.carry_out)
@@ -189,6 +192,9 @@ class Bridge:
             mode, tag, trunks, tpid = self._vlans[name]
             self.switch.datapath.ports.set_vlans(number, mode, tag, trunks, tpid=tpid)
         self._devices[number] = device
+        if isinstance(device, DummyPort) and (recording := of_dummy(info.options)) is not None:
+            self._recorders.wanted[name] = recording
+        open_leniently(self._recorders, name, number)
         self._host.watch(self, device)
         self._tell(info, REASON_ADDED)
         return True
@@ -199,6 +205,7 @@ class Bridge:
             raise UsageError(f"{self.name} has no port {name!r}")
         self.close_port(name, None)
         self._vlans.pop(name, None)
+        self._recorders.wanted.pop(name, None)
         del self.ports[name]
 
     def close_port(self, name: str, error: str | None) -> None:
@@ -210,6 +217,7 @@ class Bridge:
             return
         self._host.unwatch(device)
         device.close()
+        self._recorders.close(info.ofport)
         self._tell(info, REASON_DELETED)
         self.switch.remove_port(name)
         info.ofport = -1
@@ -251,6 +259,15 @@ class Bridge:
             self.switch.datapath.ports.set_vlans(info.ofport, mode, tag, carried, tpid=tpid)
         self._vlans[name] = (mode, tag, carried, tpid)
 
+    def record(self, name: str, recording: Recording) -> None:
+        """Record what passes a port from now on, also after its device has gone and returned.
+
+        Raises PortError when a file cannot be written.
+        """
+        self._recorders.wanted[name] = recording
+        if (number := self._info(name).ofport) > 0:
+            self._recorders.open(name, number)
+
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
         info = self._info(name)
@@ -275,7 +292,8 @@ class Bridge:
         info = self._info(name)
         counted = self.switch.datapath.ports.statistics_of(info.ofport)
         device = self._devices.get(info.ofport)
-        return dataclasses.replace(info, statistics=counted | (device.counters if device else {}))
+        counted |= (device.counters if device else {}) | self._recorders.counters(info.ofport)
+        return dataclasses.replace(info, statistics=counted)
 
     def device(self, name: str) -> LivePort | None:
         """The device of a port, if it has one."""
@@ -315,6 +333,8 @@ class Bridge:
         packets = received.batch.packets
         if len(packets) and self.service.is_configured(int(packets["in_port"][0]), CONFIG_NO_RECEIVE):
             return
+        if self._recorders:
+            self._recorders.received(received)
         result = self.switch.process(received.batch)
         if len(result.tx):
             self.send(Frames(received, result.tx, result.tx_data))
@@ -330,6 +350,8 @@ class Bridge:
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
                 continue
+            if self._recorders:
+                self._recorders.sent(frames, number)
             try:
                 device.send(frames)
             except PortError as problem:

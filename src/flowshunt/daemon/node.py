@@ -19,7 +19,9 @@ from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
 from flowshunt.control.openflow.service import REASON_ADDED
+from flowshunt.control.stories.history import History
 from flowshunt.daemon.bridge import Bridge, OpenPort, PortInfo
+from flowshunt.daemon.complaints import BigDatagrams
 from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
@@ -80,10 +82,12 @@ class Node:
         self.tracker = self.core.tracker
         self.offload = self.core.offload
         self.fragments = self.core.fragments
+        self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
         self.is_holding = False
         """Packets that come in are dropped: flows are being restored."""
+        self.history = History(self.core)
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
         self._worker = Worker(self.clock, self._tick, self.offload.follow, busy_poll=busy_poll)
@@ -389,8 +393,10 @@ class Node:
 
     def _tick(self, now_ms: int) -> None:
         self.core.idle(now_ms)
+        self.history.tick(now_ms)
         for bridge in self.bridges.values():
             bridge.switch.expire_flows(now_ms)
+        self._big_datagrams.look()
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""

@@ -22,6 +22,7 @@ from flowshunt.daemon.node import Node
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
+from flowshunt.ports.recorder import Recording
 
 PROGRAM = "flowshunt"
 VERSION_TEXT = f"{PROGRAM} {VERSION}"
@@ -78,7 +79,7 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
         bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))
         async with node.opening(port for port, details in config.ports[name].items() if details.type == "system"):
             for port, details in config.ports[name].items():
-                await node.call(partial(_add_port, bridge, port, details))
+                await node.call(partial(_add_port, bridge, port, details, base))
         await node.call(partial(_add_flows, node, bridge, config, base))
         await node.settled()
         tell(f"bridge {name} on unix:{bridge.management_path}")
@@ -87,13 +88,16 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
             tell(f"  port {port}: {info.ofport}" if info.error is None else f"  port {port} waits: {info.error}")
 
 
-def _add_port(bridge: Bridge, name: str, section: PortSection) -> None:
+def _add_port(bridge: Bridge, name: str, section: PortSection, base: Path) -> None:
     options = {"peer": section.peer} if section.peer else {}
     bridge.add_port(name, section.type, ofport_request=section.number, options=options, mtu_request=section.mtu)
     mode = section.vlan_mode or ("access" if section.tag is not None else "trunk" if section.trunks else "all")
     if mode != "all":
         carried = {"access": (), "dot1q-tunnel": section.cvlans}.get(mode, section.trunks)
         bridge.set_vlans(name, mode, section.tag or 0, carried, tpid=SERVICE_TYPES[section.qinq_ethtype])
+    if section.pcap is not None:
+        file = str(base / section.pcap)
+        bridge.record(name, Recording(file, file, section.pcap_mb << 20))
 
 
 def _add_flows(node: Node, bridge: Bridge, config: Config, base: Path) -> None:

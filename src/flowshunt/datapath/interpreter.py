@@ -580,7 +580,7 @@ def run_packet(
                 w.machine["dirty"][0] = 1
                 if not decrement_ttl(w.keys, 0):
                     w.machine["fate"][0] = FATE_TTL
-                    pc = np.int64(0)
+                    pc = c.state["ttl_over"][0]
             elif op == OP_PUNT:
                 w.machine["reason"][0] = (instruction >> 8) & 0xFF
                 w.machine["argument"][0] = instruction >> 16

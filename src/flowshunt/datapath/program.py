@@ -23,8 +23,9 @@ OP_POP_VLAN = 7
 OP_LAST_CHANGE = OP_POP_VLAN
 OP_RESUBMIT = 8  # table << 8 | HAS_PORT; port
 OP_GOTO = 9  # table << 8
-# flags << 8 | table << 16 | helper << 24 | words behind the fixed ones << 32; zone or place; mark mask; label masks,
-# high and low; with CT_NAT what is asked of it (conntrack.schema.NAT_WORDS); with CT_EXEC instructions
+# flags << 8 | table << 16 | helper << 24 | words behind the fixed ones << 32; zone, or place | zone that was read there
+# last << 32 | CT_ZONE_READ; mark mask; label masks, high and low; with CT_NAT what is asked of it
+# (conntrack.schema.NAT_WORDS); with CT_EXEC instructions
 OP_CT = 10
 OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
@@ -67,6 +68,8 @@ CT_FORCE = 2
 CT_ZONE_FIELD = 4
 CT_EXEC = 8
 CT_NAT = 16
+CT_ZONE_READ = 1 << 48
+"""In a ct action with CT_ZONE_FIELD: a packet was there, and the zone that it had is known."""
 NO_TABLE = ALL_TABLES
 RESUBMIT_PORT = 1 << 16
 

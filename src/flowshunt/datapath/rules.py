@@ -13,7 +13,9 @@ import numpy as np
 
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import changes
+from flowshunt.datapath import program as P
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.freezing import instructions
 from flowshunt.datapath.linking import Linker, Token
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.timers import Timers
@@ -523,6 +525,24 @@ class Rules:
         """A rule by number."""
         return self._rules[number]
 
+    def numbers(self) -> list[int]:
+        """Numbers of all rules, by table, then highest priority first."""
+        return self.in_order(self._rules)
+
+    def zones_read(self, number: int) -> list[int | None]:
+        """Of each ct action that takes its zone from a field, in order: the zone of the last packet; None: none yet.
+
+        Those within clones and groups are left out.
+        """
+        pool = self.arrays.pool
+        places = (
+            place + 1
+            for op, place in instructions(pool, int(self.arrays.rules["program"][number]))
+            if op == P.OP_CT and int(pool[place]) >> 8 & P.CT_ZONE_FIELD
+        )
+        words = [int(pool[place]) for place in places]
+        return [word >> 32 & 0xFFFF if word & P.CT_ZONE_READ else None for word in words]
+
     def statistics_of(self, number: int) -> FlowStatistics:
         """One rule with its counters."""
         record = self.arrays.rules[number]
@@ -537,7 +557,7 @@ class Rules:
 
     def statistics(self) -> Iterator[FlowStatistics]:
         """All rules with their counters, by table, then highest priority first."""
-        yield from self.statistics_of_all(self.in_order(self._rules))
+        yield from self.statistics_of_all(self.numbers())
 
     def statistics_of_all(self, numbers: Sequence[int]) -> list[FlowStatistics]:
         """Rules by number with their counters, much faster than one by one."""

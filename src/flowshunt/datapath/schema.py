@@ -99,6 +99,7 @@ TABLE_STATE = np.dtype(
         ("live_rules", np.int64),
         ("miss", np.int64),  # pool offset of the program for packets that the first table has no rule for; 0: drop
         ("tally", np.int64),  # counts the passes over clauses (`conjunctions`)
+        ("ttl_over", np.int64),  # of the one for packets whose TTL cannot be decremented; 0: drop
     ]
 )
 

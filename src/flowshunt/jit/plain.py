@@ -6,6 +6,7 @@ where some of them are replaced by functions that watch. The compiled kernel kno
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType
 from typing import Any
@@ -15,9 +16,7 @@ from flowshunt.jit.kernel import EntryPoint, InnerKernel
 
 _PACKAGE = "flowshunt."
 _NOTHING: Mapping[int, Any] = MappingProxyType({})
-_TWINS = {id(getattr(primitives, name)): twin for name, twin in primitives.TWINS.items()} | {
-    id(reference.by_reference): reference.itself
-}
+_TWINS = {**primitives.TWINS, id(reference.by_reference): reference.itself}
 
 
 def plain(kernel: Callable[..., Any], instead: Mapping[int, Any] = _NOTHING) -> Callable[..., Any]:
@@ -47,7 +46,7 @@ class _Maker:
         made = self._made.get(id(python))
         if made is not None:
             return made
-        scope: dict[str, Any] = {"__builtins__": python.__builtins__, "__name__": python.__module__}
+        scope: dict[str, Any] = {"__builtins__": builtins, "__name__": python.__module__}
         made = FunctionType(python.__code__, scope, python.__name__, python.__defaults__, python.__closure__)
         made.__kwdefaults__ = python.__kwdefaults__
         self._made[id(python)] = made  # before its globals, which may lead back to it

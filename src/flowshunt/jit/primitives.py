@@ -270,9 +270,14 @@ def _store_release(typing_context: Any, array: Any, index: Any, value: Any) -> A
     return types.void(array, types.int64, array.dtype), codegen
 
 
+TWINS: dict[int, Any] = {}
+"""The plain twins of what this module hands out, by its id(), for `jit.plain`."""
+
+
 def _choose(real: Any, twin: Any, pointer: bool = True) -> Any:
     if not JIT:
         return twin
+    TWINS[id(real)] = twin
     return kernel(twin) if BOUNDSCHECK and pointer else real
 
 
@@ -307,20 +312,3 @@ store_be16 = _choose(_big_endian(16, store=True), _store_be16_twin)
 """`store_be16(data, at, value)`: the low 16 bits of `value`, network order. `store_be32`, `store_be64` alike."""
 store_be32 = _choose(_big_endian(32, store=True), _store_be32_twin)
 store_be64 = _choose(_big_endian(64, store=True), _store_be64_twin)
-
-TWINS = {
-    "mix": _mix_twin,
-    "lowest_bit": _lowest_bit_twin,
-    "match_words": _match_words_twin,
-    "assume": _assume_twin,
-    "prefetch": _prefetch_twin,
-    "load_acquire": _load_acquire_twin,
-    "store_release": _store_release_twin,
-    "load_be16": _load_be16_twin,
-    "load_be32": _load_be32_twin,
-    "load_be64": _load_be64_twin,
-    "store_be16": _store_be16_twin,
-    "store_be32": _store_be32_twin,
-    "store_be64": _store_be64_twin,
-}
-"""The plain twins by name, for `jit.plain`."""

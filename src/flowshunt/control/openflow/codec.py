@@ -374,7 +374,7 @@ _WRITERS: Mapping[type, Callable[[Any, int], Encoded | Parts]] = {
     EchoReply: lambda message, version: Encoded(TYPE_ECHO_REPLY, message.data),
     BarrierReply: lambda message, version: Encoded(19 if version == OF10 else 21, b""),
     switch.Features: lambda message, version: Encoded(6, switch.encode_features(message, version)),
-    switch.Config: lambda message, version: Encoded(8, switch.encode_config(message)),
+    switch.Config: lambda message, version: Encoded(8, switch.encode_config(message, version)),
     switch.RoleReply: _role,
     switch.AsyncConfig: lambda message, version: Encoded(27, switch.encode_async(message, version)),
     switch.Description: lambda message, version: _parts(version, 0, (switch.encode_description(message),)),

@@ -82,6 +82,8 @@ _OWN = frozenset(
 )  # fmt: skip
 """Messages that concern only the connection; the last three need no answer."""
 
+_INVALID_TTL = 1 << switch.REASON_INVALID_TTL
+
 Event = Negotiated | Request | Commit | Closed
 
 
@@ -119,7 +121,7 @@ class Connection:
         self.paused = False
         self.n_unsent = 0
         self.told = switch.AsyncConfig(
-            packet_in=(0, 0x3F), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
+            packet_in=(0, 0x3F & ~_INVALID_TTL), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
         )
         self.taps: set[Callable[[bytes], None]] = set()
         """Called with whole messages as they come in or go out; with nothing when the connection is over."""
@@ -258,6 +260,7 @@ class Connection:
                 self.controller_id = number
             case switch.SetAsync():
                 self.told = message.applied_to(self.told)
+                return request  # the switch may have to send other packets now
             case switch.AsyncRequest():
                 self.reply(request, self.told)
             case codec.Unsupported(name):
@@ -385,6 +388,17 @@ class Connection:
         """Whether the controller wants to hear of an event (see `AsyncConfig`) with a reason."""
         masks: tuple[int, int] = getattr(self.told, event)
         return bool(masks[0 if self.role == "secondary" else 1] >> reason & 1)
+
+    @property
+    def hears_of_invalid_ttl(self) -> bool:
+        """Whether the controller is sent packets whose TTL ran out, as primary or equal."""
+        return bool(self.told.packet_in[1] & _INVALID_TTL)
+
+    def hear_of_invalid_ttl(self, wanted: bool) -> None:
+        """Send the controller packets whose TTL ran out, or no longer."""
+        as_secondary, mask = self.told.packet_in
+        mask = mask | _INVALID_TTL if wanted else mask & ~_INVALID_TTL
+        self.told = self.told._replace(packet_in=(as_secondary, mask))
 
     def _send(self, version: int, kind: int, xid: int, body: bytes) -> None:
         self._put(frame(version, kind, xid, body))

@@ -138,7 +138,7 @@ class Service:
         """The connection is gone."""
         self.connections.pop(connection, None)
         self._monitors.forget(connection)
-        self._watch_misses()
+        self._watch_packets()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -214,28 +214,37 @@ class Service:
     def _features(self, connection: Connection, request: Request) -> None:
         described = tuple(self._ports(None))
         connection.reply(request, switch.Features(self.datapath_id, N_TABLES, described))
-        self._watch_misses()
+        self._watch_packets()
 
-    def _watch_misses(self) -> None:
-        """Send packets that no flow matches to controllers, if one of a version before 1.3 hears of packets.
+    def _watch_packets(self) -> None:
+        """Have packets sent to controllers without an action for it, where one hears of them.
 
-        From 1.3 on they are dropped, unless a flow of priority 0 says otherwise.
+        Those that no flow matches are dropped for versions from 1.3 on, unless a flow of priority 0 says otherwise.
         """
-        wanted = any(
-            0 < connection.version < OF13 and not connection.controller_id and (connection.miss_send_len or not quiet)
-            for connection, quiet in list(self.connections.items())
-        )
-        self._bridge.executor.send_misses(wanted)
+        listening = [
+            connection for connection, quiet in list(self.connections.items()) if connection.miss_send_len or not quiet
+        ]
+        listening = [connection for connection in listening if not connection.controller_id]
+        executor = self._bridge.executor
+        executor.send_misses(any(0 < connection.version < OF13 for connection in listening))
+        executor.send_ttl_over(any(connection.hears_of_invalid_ttl for connection in listening))
 
     def _config(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, switch.Config(self._fragments, connection.miss_send_len))
+        connection.reply(
+            request, switch.Config(self._fragments, connection.miss_send_len, connection.hears_of_invalid_ttl)
+        )
 
     def _set_config(self, connection: Connection, request: Request) -> None:
         if request.message.fragments not in (0, 3):
             raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
         connection.miss_send_len = request.message.miss_send_len
         self._fragments = request.message.fragments
-        self._watch_misses()
+        if request.message.invalid_ttl is not None:
+            connection.hear_of_invalid_ttl(request.message.invalid_ttl)
+        self._watch_packets()
+
+    def _set_async(self, connection: Connection, request: Request) -> None:
+        self._watch_packets()
 
     def _description(self, connection: Connection, request: Request) -> None:
         connection.reply(request, self.description)
@@ -545,6 +554,7 @@ _HANDLERS: Mapping[type, _Handler] = {
     switch.FeaturesRequest: Service._features,
     switch.ConfigRequest: Service._config,
     switch.SetConfig: Service._set_config,
+    switch.SetAsync: Service._set_async,
     switch.DescriptionRequest: Service._description,
     switch.RoleRequest: Service._role,
     FlowMod: Service._flow_mod,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from flowshunt.conntrack.table import Tracker
+from flowshunt.control.stories.history import History
+from flowshunt.control.stories.paths import Switch as Told
 from flowshunt.datapath.fragments.store import Fragments
 from flowshunt.datapath.tables import Datapath
 from flowshunt.offload.framework import Offload
@@ -89,6 +91,11 @@ class Node(Protocol):
     tracker: Tracker
     offload: Offload
     fragments: Fragments
+    history: History
+
+    @property
+    def core(self) -> Told:
+        """The switch that offloads."""
 
     @property
     def bridges(self) -> Mapping[str, Bridge]:
