@@ -57,8 +57,8 @@ class Lab:
 
     # --- the switch ---
 
-    def start(self) -> None:
-        """Database, daemon, bridge, hosts."""
+    def start(self, *flags: str) -> None:
+        """Database, daemon with these flags, bridge, hosts."""
         for number in HOSTS:
             name = f"h{number}"
             self.network.host(name, f"10.1.1.{number}/24", f"fc00::{number}/64", port=f"p{number}")
@@ -73,15 +73,13 @@ class Lab:
         self.start_database()
         self.system("ovs-vsctl", "--no-wait", "init")
         self.process = self._launch(
-            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off"
+            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off", *flags
         )
         words = ["add-br", "br0", "--", "set", "bridge", "br0", "fail-mode=secure", "datapath_type=netdev"]
         for number in HOSTS:
             words += ["--", "add-port", "br0", f"p{number}", "--", "set", "interface", f"p{number}"]
             words += [f"ofport_request={number}"]
         self.system("ovs-vsctl", f"--timeout={START_S}", *words)
-        for _ in range(2):  # veth needs a moment for its first packets
-            poll(lambda: "state:" in self.ofctl("show", "br0"))
 
     def start_database(self) -> None:
         """Start ovsdb-server."""
@@ -157,6 +155,21 @@ class Lab:
         while (listed := self.connections()) != sorted(lines) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert listed == sorted(lines), "\n".join(listed)
+
+    def monitor(self, log: Path) -> None:
+        """Have ovs-ofctl write what controllers are told into a file, from now on."""
+        with log.open("w") as heard:
+            self.network.start(
+                "switch", "ovs-ofctl", "-P", "nxt_packet_in2", "monitor", "br0", "65534",
+                env=self.environment, stdout=heard, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        poll(lambda: self._is_heard(log))
+
+    def _is_heard(self, log: Path) -> bool:
+        """Whether a packet for controllers is heard of."""
+        frame = f"{mac(9).replace(':', '')}{mac(8).replace(':', '')}88b5".ljust(120, "0")
+        self.ofctl("-O", "OpenFlow13", "packet-out", "br0", f"in_port=local packet={frame} actions=controller")
+        return "88b5" in log.read_text()
 
     def packets(self, match: str, bridge: str = "br0") -> int:
         """How many packets the rules of a match have counted."""
@@ -258,13 +271,13 @@ def exchange(client: socket.socket, server: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def labs() -> Iterator[Lab]:
+def labs(*flags: str) -> Iterator[Lab]:
     """A lab that is cleaned up."""
     directory = Path(tempfile.mkdtemp())
     try:
         with networks() as network:
             lab = Lab(network, directory)
-            lab.start()
+            lab.start(*flags)
             yield lab
             lab.stop()
     finally:
