@@ -37,6 +37,11 @@ def mac(number: int) -> str:
     return f"02:00:00:00:00:{number:02x}"
 
 
+def _acquaintance(address: str, number: int) -> str:
+    """Arguments of ip that tell a host where an address is."""
+    return f"neigh replace {address} lladdr {mac(number)} dev eth0 nud permanent"
+
+
 def family_of(address: str) -> socket.AddressFamily:
     """By the look of it."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -62,11 +67,9 @@ class Lab:
         for number in HOSTS:
             name = f"h{number}"
             self.network.host(name, f"10.1.1.{number}/24", f"fc00::{number}/64", port=f"p{number}")
-            self.network.run(name, "ip", "link", "set", "eth0", "address", mac(number))
-        for number in HOSTS:
-            for other in HOSTS:
-                self.know(number, f"10.1.1.{other}", other)
-                self.know(number, f"fc00::{other}", other)
+            acquaintances = [_acquaintance(f"{net}{other}", other) for net in ("10.1.1.", "fc00::") for other in HOSTS]
+            lines = (f"link set eth0 address {mac(number)}", *acquaintances)
+            self.network.run(name, "ip", "-batch", "-", input="\n".join(lines))
         database, remote = self.directory / "conf.db", f"punix:{self.directory}/db.sock"
         self.system("ovsdb-tool", "create", str(database), SCHEMA)
         self._server_words = ("ovsdb-server", "-vconsole:off", str(database), f"--remote={remote}", "--pidfile")
@@ -183,8 +186,7 @@ class Lab:
 
     def know(self, number: int, address: str, other: int) -> None:
         """Tell host `number` that `address` is at host `other`."""
-        words = ("ip", "neigh", "replace", address, "lladdr", mac(other), "dev", "eth0", "nud", "permanent")
-        self.network.run(f"h{number}", *words)
+        self.network.run(f"h{number}", "ip", *_acquaintance(address, other).split())
 
     def ping(self, number: int, address: str, *options: str) -> str:
         """Three pings, which must not lose anything."""
