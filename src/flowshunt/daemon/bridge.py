@@ -242,7 +242,7 @@ class Bridge:
         """Send frames on the devices of their ports."""
         numbers = frames.tx["port"]
         first = int(numbers[0])
-        for number in [first] if (numbers == first).all() else np.unique(numbers).tolist():
+        for number in [first] if (numbers == first).all() else sorted(set(numbers.tolist())):
             device = self._devices.get(number)
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
