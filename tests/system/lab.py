@@ -133,6 +133,10 @@ class Lab:
         """What ovs-appctl prints."""
         return self.system("ovs-appctl", *words, status=status)
 
+    def flowshunt(self, *words: str) -> str:
+        """What flowshunt prints."""
+        return self.system(sys.executable, "-m", "flowshunt", *words)
+
     def vsctl(self, *words: str) -> str:
         """What ovs-vsctl prints."""
         return self.system("ovs-vsctl", *words)
