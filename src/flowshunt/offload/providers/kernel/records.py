@@ -78,7 +78,7 @@ REASONS = (
 )  # fmt: skip
 """Why packets go up, in the order of `enum reason`; see `datapath.shunt.schema.CAUSES`."""
 
-CONTROL = np.dtype([("epoch", "=u4"), ("unused", "=u4"), ("reasons", "=u8", 16)])
+CONTROL = np.dtype([("epoch", "=u4"), ("unused", "=u4")])
 
 PORT = np.dtype([("number", "=u4"), ("up_ifindex", "=u4")])
 
