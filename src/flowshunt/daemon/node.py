@@ -22,6 +22,7 @@ from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
 from flowshunt.daemon.links import follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
+from flowshunt.daemon.system import lift_file_limit
 from flowshunt.daemon.worker import Worker
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
@@ -99,6 +100,7 @@ class Node:
 
     async def start(self) -> None:
         """Begin. The loop that this runs in is the thread of control."""
+        lift_file_limit()
         self._loop = asyncio.get_running_loop()
         self._worker.start()
         if self._has_devices:
