@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowshunt.cli.bench.figures import Record
 
-PARTS = ("tracker", "pipeline", "attacks", "offload", "shunt", "eswitch", "replay", "start", "live")
+PARTS = ("tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "replay", "start", "live")
 
 
 def main() -> int:

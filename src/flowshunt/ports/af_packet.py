@@ -41,11 +41,13 @@ _SOL_PACKET = 263
 _ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _COPY_THRESHOLD, _VERSION, _VNET_HDR, _IGNORE_OUTGOING = 1, 5, 6, 7, 10, 15, 23
 _MR_PROMISC = 1
 _TPACKET_V2 = 1
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 26, 27, 32, 33
+_RETURN_0 = struct.pack("@HBBI", 0x06, 0, 0, 0)
+"""linux/filter.h: one instruction, take nothing of the packet."""
 
 
 class AfPacketPort:
-    """See `LivePort`. Two packet sockets on one device.
+    """See `LivePort`. Two packet sockets on one device; numbered `receiving.IN_TAG` it receives for several.
 
     Frames are sent on one that nobody waits for: with each frame that has left, the kernel wakes whoever waits for
     its socket, which costs a tenth of what sending costs.
@@ -106,6 +108,22 @@ class AfPacketPort:
         """Give the port another OpenFlow number, before anything was received."""
         self.in_port = in_port
         self._receive.state["in_port"] = in_port
+
+    def pause(self) -> None:
+        """Receive nothing from now on, since someone else does; what has come already is still there. Sending goes on.
+
+        Raises OSError.
+        """
+        # A filter that takes nothing stops packets at once; to be no receiver at all takes some milliseconds.
+        nothing = ctypes.create_string_buffer(_RETURN_0, len(_RETURN_0))
+        program = struct.pack("@HxxxxxxP", 1, ctypes.addressof(nothing))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        self._socket.bind((self.device, 0))
+
+    def resume(self) -> None:
+        """Receive again. Raises OSError."""
+        self._socket.bind((self.device, _ETH_P_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     @property
     def counters(self) -> dict[str, int]:

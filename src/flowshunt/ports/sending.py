@@ -78,7 +78,10 @@ def _prepare(s: Any, j: Any, tx: Any, k: Any, data: Any, own: Any, packets: Any,
     for word in range(VNET_WORDS):
         s.vnet[j, word] = vnet[i, word]
     s.vnet[j, V_FLAGS] = np.int64(vnet[i, V_FLAGS]) & ~VNET_CHECKSUM_VALID
-    if vnet[i, V_CHECKSUM_START] != 0:
+    if tx["cut"][k] != 0:
+        for word in range(VNET_WORDS):
+            s.vnet[j, word] = 0
+    elif vnet[i, V_CHECKSUM_START] != 0:
         growth = link_size(frame, at) - link_size(data, packets["data"][i])
         s.vnet[j, V_CHECKSUM_START] = (np.int64(vnet[i, V_CHECKSUM_START]) + growth) & 0xFFFF
         if vnet[i, V_HEADER_SIZE] != 0:

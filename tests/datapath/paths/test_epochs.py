@@ -279,3 +279,18 @@ def test_stations_that_were_used_elsewhere_are_not_silent() -> None:
     lab.now_ms += 10_500
     assert [port for port, _ in talk.send(0)] == [2]
     assert lab.paths.epoch == before and asked == [lab.now_ms]
+
+
+def test_a_port_of_a_bundle_that_goes_down_begins_an_epoch() -> None:
+    rules = through(
+        "table=1,ct_state=+est,ip,in_port=1,actions=bundle(eth_src,0,active_backup,ofport,members:3,2)\n"
+        "table=1,ct_state=+est,ip,in_port=2,actions=1"
+    )
+    lab = Lab(rules, ports=("p0", "p1", "p2"))
+    talk = Talk(lab).run()
+    assert {int(record["path"]["out_port"]) for record in lab.take()} == {3, 1}
+    epoch = lab.paths.epoch
+    lab.switch.datapath.ports.set_up(3, False)
+    assert lab.paths.epoch > epoch
+    assert [port for port, _ in talk.send(0)] == [2]
+    assert [int(record["path"]["out_port"]) for record in lab.take()] == [2]
