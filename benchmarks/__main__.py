@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.figures import Record
 
-PARTS = ("tracker", "pipeline", "attacks", "offload", "shunt", "eswitch", "replay", "start", "live")
+PARTS = ("tracker", "pipeline", "attacks", "offload", "shunt", "eswitch", "replay", "start", "control", "live")
 
 
 def main() -> int:

@@ -37,8 +37,11 @@ _TOGETHER = 8
 _LOG = logger(__name__)
 
 
-Run = Callable[[Callable[[], None], Callable[[], None]], None]
-"""`run(work, done)`: have `work` called where the switch lives, perhaps in another thread, and then `done` here."""
+Run = Callable[[Callable[[], None], Callable[[], None]], bool]
+"""`run(work, done)`: have `work` called where the switch lives, perhaps in another thread, and then `done` here.
+
+True when `work` has been called already; then `done` will not be.
+"""
 
 
 class Server:
@@ -134,7 +137,9 @@ class Peer(asyncio.Protocol):
         self._transport = None
         # What misses do may change with it, and that is the switch's.
         if self._server.run is not None:
-            self._server.run(partial(self._server.service.detach, self._connection), self._server.flush_events)
+            detach, flush = partial(self._server.service.detach, self._connection), self._server.flush_events
+            if self._server.run(detach, flush):
+                flush()
         else:
             self._server.service.detach(self._connection)
 
@@ -168,22 +173,28 @@ class Peer(asyncio.Protocol):
                 if self._transport is not None and not self._blocked:
                     self._transport.resume_reading()
                 return
+            if isinstance(event, Request | Commit):
+                if self._server.run is not None:
+                    last = self._hand_over(event, self._server.run)
+                    if last is None:
+                        return
+                    event = last
+                else:
+                    service.carry_out(connection, event, self._server.clock.now_ns())
+            self._server.flush_events()
             if isinstance(event, Closed):
                 self._end(event.reason)
                 return
-            if isinstance(event, Request | Commit):
-                if self._server.run is not None:
-                    self._hand_over(event, self._server.run)
-                    return
-                service.carry_out(connection, event, self._server.clock.now_ns())
-            self._server.flush_events()
             if self._blocked or self._transport is None:
                 return
         self._wait()
         asyncio.get_running_loop().call_soon(self._next_turn)
 
-    def _hand_over(self, event: Event, run: Run) -> None:
-        """Have a request carried out elsewhere, and changes of flows that follow it; nothing is read meanwhile."""
+    def _hand_over(self, event: Event, run: Run) -> Event | None:
+        """Have a request carried out elsewhere, and changes of flows that follow it; nothing is read meanwhile.
+
+        Returns the last of them when that was done at once; None: it goes on when it is done.
+        """
         work = [event]
         while isinstance(event, Request) and isinstance(event.message, FlowMod) and len(work) < _TOGETHER:
             following = self._connection.next_event()
@@ -208,8 +219,10 @@ class Peer(asyncio.Protocol):
             else:
                 self._next_turn()
 
+        if run(carry_out, done):
+            return event
         self._wait()
-        run(carry_out, done)
+        return None
 
     def _wait(self) -> None:
         self._waiting = True
