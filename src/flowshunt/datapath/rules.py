@@ -14,17 +14,13 @@ import numpy as np
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import changes
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.feed import Feed, Mask, arranged, feeds_of
 from flowshunt.datapath.linking import Linker, Token
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.timers import Timers
-from flowshunt.packet import schema as K
 
-Mask = tuple[tuple[int, int], ...]
 _Linked = tuple[list[int], list[Token]]
 _NOTHING_LINKED: _Linked = ([], [])
-
-_FEED_RULES = 4096
-"""Rules handed to the kernel at a time."""
 
 
 class TablesFullError(UsageError):
@@ -68,41 +64,6 @@ class TableStatistics(NamedTuple):
     matches: int
 
 
-# Words in the order in which they are expected to tell rules apart; the first one decides most probes.
-_ORDER = (
-    K.W_NW_DST + 1,
-    K.W_NW_SRC + 1,
-    K.W_NW_DST,
-    K.W_NW_SRC,
-    K.W_ND_TARGET + 1,
-    K.W_CT_DST + 1,
-    K.W_CT_SRC + 1,
-    K.W_L4,
-    K.W_ETH_DST,
-    K.W_ETH_SRC,
-    K.W_ARP_SHA,
-    K.W_ARP_THA,
-    *range(K.W_REG, K.W_REG + 8),
-    K.W_PORT,
-    K.W_CT_LABEL + 1,
-    K.W_METADATA,
-)
-_RANKS = {word: rank for rank, word in enumerate(_ORDER)}
-_LAST = len(_ORDER)
-# Parts of words that are much the same for all rules: types and protocol.
-_COMMON = {K.W_ETH_DST: 0xFFFF, K.W_L4: 0xFFFFFFFF}
-
-
-def _rank(triple: tuple[int, int, int]) -> tuple[int, int]:
-    word, mask, _ = triple
-    return (_RANKS.get(word, _LAST) if mask & ~_COMMON.get(word, 0) else _LAST), word
-
-
-def _ordered(rule: CompiledRule) -> tuple[tuple[int, int, int], ...]:
-    """The match of a rule, in the order that all rules of its mask have."""
-    return tuple(sorted(rule.match, key=_rank))
-
-
 class Rules:
     """The rules of one switch. `version` counts the changes of rules, of whatever kind."""
 
@@ -142,14 +103,14 @@ class Rules:
         n = 0
         for rule in rules:
             if rule.checks_overlap and refuses_overlaps:
-                n += self._feed(waiting, now_ms, replaced)
+                n += self._add_all(waiting, now_ms, replaced)
                 waiting = []
                 self._refuse_overlap(rule)
             waiting.append(rule)
-            if len(waiting) == _FEED_RULES:
-                n += self._feed(waiting, now_ms, replaced)
-                waiting = []
-        return n + self._feed(waiting, now_ms, replaced)
+        return n + self._add_all(waiting, now_ms, replaced)
+
+    def _add_all(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
+        return sum(self.add_feed(feed, now_ms, replaced) for feed in feeds_of(rules))
 
     def _refuse_overlap(self, rule: CompiledRule) -> None:
         words = {word: (mask, value) for word, mask, value in rule.match}
@@ -163,33 +124,42 @@ class Rules:
             ):
                 raise OverlapError("a flow of the same priority overlaps", hint="give it another priority")
 
-    def _feed(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
-        linked = self._link_all(rules)
+    def add_feed(self, feed: Feed, now_ms: int = 0, replaced: list[CompiledRule] | None = None) -> int:
+        """`add` of rules that were made ready before, none of which is to be refused for overlapping."""
+        linked = {} if feed.is_plain else self._link_all(feed.rules)
         try:
-            return self._feed_linked(rules, linked, now_ms, replaced)
+            return self._insert(feed, linked, now_ms, replaced)
         finally:
             self._unlink_all(linked)  # what is left there was not added
 
-    def _feed_linked(
+    def _insert(self, feed: Feed, linked: dict[int, _Linked], now_ms: int, replaced: list[CompiledRule] | None) -> int:
+        fresh: list[int] = []
+        subtables = [self._subtable(table, mask, fresh) for table, mask in feed.masks]
+        words = feed.addressed(subtables, {index: program for index, (program, _) in linked.items()})
+        n = len(feed.rules)
+        self.version += 1
+        results = np.zeros(n, np.int64)
+        done = int(changes.insert_rules(self.arrays, words, 0, n, results, now_ms))
+        notes_each = self._tokens or self._modified_ms or self._timers or (results >= changes.REPLACED).any()
+        if done == n and feed.is_plain and not notes_each:
+            self._rules.update(zip(results.tolist(), feed.rules, strict=True))
+            for table, added in feed.per_table.items():
+                self._per_table[table] += added
+        else:
+            self._note_each(feed.rules, results[:done].tolist(), linked, replaced)
+        if done < n:
+            self._drop_unused(fresh)
+            raise TablesFullError("the flow tables are full", hint="delete flows first")
+        return done
+
+    def _note_each(
         self,
         rules: Sequence[CompiledRule],
+        results: Sequence[int],
         linked: dict[int, _Linked],
-        now_ms: int,
         replaced: list[CompiledRule] | None,
-    ) -> int:
-        feed: list[int] = []
-        fresh: list[int] = []
-        for index, rule in enumerate(rules):
-            match = _ordered(rule)
-            subtable = self._subtable(rule.table, tuple((word, mask) for word, mask, _ in match), fresh)
-            n_program = len(rule.program) | (changes.KEEPS_COUNTERS if rule.keeps_counters else 0)
-            feed += (subtable, rule.priority, len(match), n_program)
-            feed.extend(value for _, _, value in match)
-            feed += linked[index][0] if index in linked else rule.program
-        self.version += 1
-        results = np.zeros(len(rules), np.int64)
-        done = int(changes.insert_rules(self.arrays, np.array(feed, np.int64), 0, len(rules), results, now_ms))
-        for index, (rule, result) in enumerate(zip(rules, results[:done].tolist(), strict=False)):
+    ) -> None:
+        for index, (rule, result) in enumerate(zip(rules, results, strict=False)):
             number = result & (changes.REPLACED - 1)
             if linked or self._tokens:
                 self._keep_tokens(number, linked.pop(index, _NOTHING_LINKED)[1])
@@ -202,10 +172,6 @@ class Rules:
                     replaced.append(self._rules[number])
             self._rules[number] = rule
             self._note_times(number, rule)
-        if done < len(rules):
-            self._drop_unused(fresh)
-            raise TablesFullError("the flow tables are full", hint="delete flows first")
-        return done
 
     def _link_all(self, rules: Sequence[CompiledRule]) -> dict[int, _Linked]:
         """The programs that have numbers filled in, by place in `rules`; all of them or MissingError."""
@@ -275,13 +241,19 @@ class Rules:
 
     def find(self, rule: CompiledRule) -> int | None:
         """Number of the rule with exactly this table, match and priority."""
-        match = _ordered(rule)
-        subtable = self._subtables.get((rule.table, tuple((word, mask) for word, mask, _ in match)))
+        mask, values = arranged(rule)
+        subtable = self._subtables.get((rule.table, mask))
         if subtable is None:
             return None
-        values = np.array([value for _, _, value in match], np.int64)
-        found = int(changes.find_rule(self.arrays, subtable, rule.priority, values))
+        found = int(changes.find_rule(self.arrays, subtable, rule.priority, np.array(values, np.int64)))
         return found if found >= 0 else None
+
+    def find_all(self, feed: Feed) -> list[int | None]:
+        """`find` of many rules, which were made ready before; their programs don't count."""
+        subtables = [self._subtables.get(each, -1) for each in feed.masks]
+        found = np.zeros(len(feed.rules), np.int64)
+        changes.find_rules(self.arrays, feed.addressed(subtables, {}), found)
+        return [number if number >= 0 else None for number in found.tolist()]
 
     def select(self, rule: CompiledRule, *, strict: bool = False) -> list[int]:
         """Numbers of the rules that a change means, in its table or, when that is ALL_TABLES, in all.
@@ -319,10 +291,13 @@ class Rules:
 
     def take_back(self, rules: Iterable[CompiledRule]) -> None:
         """Remove those of `rules` that are in the tables: these very ones, not equal ones of before or after."""
-        for rule in rules:
-            number = self.find(rule)
-            if number is not None and self._rules[number] is rule:
-                self.remove([number])
+        going = {}
+        for feed in feeds_of(list(rules)):
+            for number, rule in zip(self.find_all(feed), feed.rules, strict=True):
+                if number is not None and self._rules[number] is rule:
+                    going[number] = True
+        if going:
+            self.remove(list(going))
 
     def remove(self, numbers: Sequence[int]) -> list[CompiledRule]:
         """Remove rules by number; returns them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -203,14 +203,13 @@ class Peer(asyncio.Protocol):
             event = following
             work.append(event)
 
-        for each in work:
-            if isinstance(each, Request | Commit):
-                self._server.service.prepare(each)
+        service = self._server.service
+        steps = (step for each in work if isinstance(each, Request | Commit) for step in service.prepare(each))
 
         def carry_out() -> None:
             for each in work:
                 if isinstance(each, Request | Commit):
-                    self._server.service.carry_out(self._connection, each, self._server.clock.now_ns())
+                    service.carry_out(self._connection, each, self._server.clock.now_ns())
 
         def done() -> None:
             self._server.flush_events()
@@ -219,6 +218,14 @@ class Peer(asyncio.Protocol):
             else:
                 self._next_turn()
 
+        def go_on() -> None:
+            if run(carry_out, done):
+                done()
+
+        if any(True for _ in steps):
+            self._wait()
+            asyncio.get_running_loop().call_soon(_take_steps, steps, go_on)
+            return None
         if run(carry_out, done):
             return event
         self._wait()
@@ -261,3 +268,11 @@ class Peer(asyncio.Protocol):
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _take_steps(steps: Iterator[None], then: Callable[[], None]) -> None:
+    """Take one step at each turn of the loop, and call `then` after the last."""
+    for _ in steps:
+        asyncio.get_running_loop().call_soon(_take_steps, steps, then)
+        return
+    then()

@@ -6,7 +6,7 @@ error for it, never silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from flowshunt.base.errors import UsageError
@@ -137,9 +137,12 @@ class Service:
             _LOG.info("%s refused: %s", type(request.message).__name__, error)
             connection.fail(request, error)
 
-    def prepare(self, event: Request | Commit) -> None:
-        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives."""
-        self._changes.prepare(_flow_mods(event), (event.control if isinstance(event, Commit) else event).version)
+    def prepare(self, event: Request | Commit) -> Iterator[None]:
+        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives: a slice at each step."""
+        if isinstance(event, Commit):
+            yield from self._changes.prepare_all(_mods(event), event.control.version)
+        elif isinstance(event.message, FlowMod):
+            self._changes.prepare(event.message, event.version)
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
@@ -153,7 +156,7 @@ class Service:
             failed = event.control if isinstance(event, Commit) else event
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
-            self._changes.forget(_flow_mods(event))
+            self._changes.forget(_mods(event))
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -456,9 +459,9 @@ class Service:
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
 
 
-def _flow_mods(event: Request | Commit) -> list[FlowMod]:
+def _mods(event: Request | Commit) -> list[FlowMod | groups.GroupMod]:
     requests = event.requests if isinstance(event, Commit) else (event,)
-    return [request.message for request in requests if isinstance(request.message, FlowMod)]
+    return [request.message for request in requests if isinstance(request.message, FlowMod | groups.GroupMod)]
 
 
 def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:
