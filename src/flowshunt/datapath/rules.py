@@ -23,6 +23,9 @@ _Linked = tuple[list[int], list[Token]]
 _NOTHING_LINKED: _Linked = ([], [])
 
 
+_LAST_PRIORITY = 0x7FFFFFFF
+
+
 class TablesFullError(UsageError):
     """There is no memory for another rule, mask or program."""
 
@@ -442,7 +445,11 @@ class Rules:
     def in_order(self, numbers: Iterable[int]) -> list[int]:
         """Numbers of rules by table, then highest priority first."""
         rules = self._rules
-        return sorted(numbers, key=lambda number: (rules[number].table, -rules[number].priority, number))
+        places = [
+            (rules[number].table << 32 | _LAST_PRIORITY - rules[number].priority) << 32 | number for number in numbers
+        ]
+        places.sort()
+        return [place & 0xFFFFFFFF for place in places]
 
     def tables(self) -> dict[int, TableStatistics]:
         """Tables that hold rules or were looked at. Many masks in a table make its lookups slow."""

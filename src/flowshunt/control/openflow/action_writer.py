@@ -47,7 +47,7 @@ def encode_actions(actions: tuple[F.Action, ...], version: int, facts: Facts) ->
     return _encode(actions, version, facts)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _encode(actions: tuple[F.Action, ...], version: int, facts: Facts) -> bytes:
     writer = _Writer(version, facts)
     data = b"".join([_WRITERS[type(action)](writer, action) for action in actions])

@@ -158,14 +158,34 @@ def flags_of(flow: Flow, version: int) -> int:
     return sum(1 << bit for bit, name in enumerate(flag_names(version)) if name in flow.flags)
 
 
+_NICIRA_FORM = 0
+"""Form of `Flow.written` beside those of the versions."""
+
+
+def _written(flow: Flow, form: int) -> tuple[bytes, bytes]:
+    """The match and the actions of a flow in a version or in Nicira's form; the match not padded in the latter."""
+    known = flow.written
+    if known is not None and known[0] == form:
+        return known[1], known[2]
+    facts = facts_of_flow(flow)
+    if form == _NICIRA_FORM:
+        match, actions = encode_fields(flow.match, OF10), encode_actions(flow.actions, OF10, facts)
+    elif form == OF10:
+        match, actions = encode_match_10(flow.match), encode_actions(flow.actions, OF10, facts)
+    else:
+        match, actions = encode_match(flow.match, form), encode_instructions(flow.actions, form, facts)
+    flow.remember(form, match, actions)
+    return match, actions
+
+
 def _entry_10(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    actions = encode_actions(flow.actions, version, facts_of_flow(flow))
+    match, actions = _written(flow, OF10)
     seconds, nanoseconds = divmod(entry.duration_ns, 1_000_000_000)
     size = 4 + SIZE_10 + _ENTRY_10.size + len(actions)
     return (
         pack("!HBx", size, flow.table)
-        + encode_match_10(flow.match)
+        + match
         + _ENTRY_10.pack(
             seconds, nanoseconds, flow.priority, flow.idle_timeout, flow.hard_timeout, flow.cookie, *_counted(entry)
         )
@@ -175,8 +195,7 @@ def _entry_10(entry: FlowEntry, version: int) -> bytes:
 
 def _entry_nx(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    fields = encode_fields(flow.match, version)
-    actions = encode_actions(flow.actions, version, facts_of_flow(flow))
+    fields, actions = _written(flow, _NICIRA_FORM)
     match = padded(fields)
     seconds, nanoseconds = divmod(entry.duration_ns, 1_000_000_000)
     return (
@@ -207,8 +226,7 @@ def encode_match(triples: Triples, version: int) -> bytes:
 
 def _entry_11(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    match = encode_match(flow.match, version)
-    instructions = encode_instructions(flow.actions, version, facts_of_flow(flow))
+    match, instructions = _written(flow, version)
     seconds, nanoseconds = divmod(entry.duration_ns, 1_000_000_000)
     return (
         _ENTRY_11.pack(
@@ -250,9 +268,8 @@ def flow_oxs(entry: FlowEntry) -> bytes:
 
 def _entry_15(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    match = encode_oxm_match(flow.match, version)
+    match, instructions = _written(flow, version)
     statistics = flow_oxs(entry)
-    instructions = encode_instructions(flow.actions, version, facts_of_flow(flow))
     return (
         _ENTRY_15.pack(
             _ENTRY_15.size + len(match) + len(statistics) + len(instructions),

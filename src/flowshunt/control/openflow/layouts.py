@@ -63,11 +63,11 @@ class Layouts:
 
     def __init__(self) -> None:
         """None yet."""
-        self._by_size: _Layouts = {}
+        self.by_size: _Layouts = {}
 
     def find(self, data: bytes) -> tuple[Layout, int] | None:
         """The layout that a list of fields has, and the list as a number."""
-        layouts = self._by_size.get(len(data))
+        layouts = self.by_size.get(len(data))
         if layouts is None:
             return None
         number = int.from_bytes(data, "big")
@@ -82,7 +82,7 @@ class Layouts:
         """Remember the layout of a list that was read as `seen`, and gave these triples."""
         layout = _layout(data, seen, triples, facts)
         if layout.read(int.from_bytes(data, "big")) == triples:
-            layouts = self._by_size.setdefault(len(data), [])
+            layouts = self.by_size.setdefault(len(data), [])
             layouts.insert(0, layout)
             del layouts[MAX_LAYOUTS:]
 

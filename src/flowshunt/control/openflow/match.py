@@ -99,7 +99,8 @@ def find_field(data: bytes, at: int, end: int) -> tuple[WireField, int, bool, in
     return wire, size, bool(header & HAS_MASK), at
 
 
-_LAYOUTS = Layouts()
+LAYOUTS = Layouts()
+"""What is known of the matches that were read."""
 
 
 def decode_fields(data: bytes) -> Match:
@@ -107,14 +108,14 @@ def decode_fields(data: bytes) -> Match:
 
     Prerequisites may stand anywhere in the list. Raises OpenFlowError with OFPBMC_*.
     """
-    found = _LAYOUTS.find(data)
+    found = LAYOUTS.find(data)
     if found is not None:
         layout, number = found
         return Match(layout.read(number), layout.facts)
     seen: list[Seen] = []
     match = read_fields(data, seen)
     if len(seen) and not match.cookie_mask:
-        _LAYOUTS.learn(data, seen, match.triples, match.facts)
+        LAYOUTS.learn(data, seen, match.triples, match.facts)
     return match
 
 
@@ -292,6 +293,18 @@ class _Step(NamedTuple):
     is_port: bool
 
 
+class _Plan(NamedTuple):
+    """How matches of one mask are written: as a number of `size` bytes that begins as `frame`, headers and masks.
+
+    `values`: which triple, how far its value moves right, which of its bits count, how far these move left, and whether
+    they are a port.
+    """
+
+    size: int
+    frame: int
+    values: tuple[tuple[int, int, int, int, bool], ...]
+
+
 _ORDER = {name: rank for rank, name in enumerate(WIRE_FIELDS)}
 
 
@@ -300,13 +313,11 @@ def encode_fields(triples: Triples, version: int) -> bytes:
     key = tuple([
         (place, mask, value if place in _DECIDING else 0) for place, value, mask in triples
     ])  # fmt: skip
-    parts = []
-    for index, shift, select, size, header, mask, is_port in _plan(key, max(version, OF10)):
-        value = triples[index][1] >> shift & select
-        if is_port:
-            value = port_to_32(value)
-        parts.append(header + value.to_bytes(size, "big") + mask)
-    return b"".join(parts)
+    size, number, values = _plan(key, max(version, OF10))
+    for index, right, select, left, is_port in values:
+        value = triples[index][1] >> right & select
+        number |= (port_to_32(value) if is_port else value) << left
+    return number.to_bytes(size, "big")
 
 
 _DECIDING = frozenset(("eth_type", "nw_proto", "vlan_tci"))
@@ -314,14 +325,22 @@ _DECIDING = frozenset(("eth_type", "nw_proto", "vlan_tci"))
 
 
 @lru_cache(maxsize=4096)
-def _plan(key: tuple[tuple[str, int, int], ...], version: int) -> tuple[_Step, ...]:
+def _plan(key: tuple[tuple[str, int, int], ...], version: int) -> _Plan:
     facts = facts_of({place: (value, mask) for place, mask, value in key})
     steps: list[tuple[int, _Step]] = []
     for index, (place, mask, value) in enumerate(key):
         for name, part in _names(place, value, mask, facts, version):
             wire = WIRE_FIELDS[name]
             steps.append((_ORDER[name], _step(index, wire, part, version)))
-    return tuple(step for _, step in sorted(steps, key=lambda pair: pair[0]))
+    in_order = [step for _, step in sorted(steps, key=lambda pair: pair[0])]
+    frame = b"".join(step.header + bytes(step.size) + step.mask for step in in_order)
+    values = []
+    left = 8 * len(frame)
+    for step in in_order:
+        left -= 8 * (len(step.header) + step.size)
+        values.append((step.triple, step.shift, step.select, left, step.is_port))
+        left -= 8 * len(step.mask)
+    return _Plan(len(frame), int.from_bytes(frame, "big"), tuple(values))
 
 
 def _names(place: str, value: int, mask: int, facts: Facts, version: int) -> list[tuple[str, int]]:

@@ -291,3 +291,8 @@ class Flow:
     new_cookie: int | None = None  # of a modification; None: cookies stay
     out_port: int | None = None
     out_group: int | None = None
+    written: tuple[int, bytes, bytes] | None = field(default=None, init=False, compare=False, repr=False)
+
+    def remember(self, form: int, match: bytes, actions: bytes) -> None:
+        """Keep in `written` how the flow was last written, in a form of the writer's: listings often repeat it."""
+        object.__setattr__(self, "written", (form, match, actions))
