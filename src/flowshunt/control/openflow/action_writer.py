@@ -8,10 +8,10 @@ parts, 1.5 set_field with masks. goto_table is an instruction, and in 1.0 a resu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from struct import Struct, pack
 from typing import Any
 
+from flowshunt.base.identity import IdentityCache
 from flowshunt.control.openflow.ct import ALG_PORTS, encode_nat
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import IN_PORT_32, WIRE_FIELDS, WireField
@@ -37,6 +37,7 @@ _PORTS: Mapping[type, int] = {
     F.Local: 0xFFFE,
 }
 _VID = 0xFFF
+_WRITTEN: IdentityCache[bytes] = IdentityCache(8192)
 
 
 def encode_actions(actions: tuple[F.Action, ...], version: int, facts: Facts) -> bytes:
@@ -44,10 +45,11 @@ def encode_actions(actions: tuple[F.Action, ...], version: int, facts: Facts) ->
 
     Raises OpenFlowError (OFPBAC_TOO_MANY, OFPBAC_BAD_LEN) for more than a message can hold.
     """
-    return _encode(actions, version, facts)
+    key = version, facts
+    found = _WRITTEN.find(actions, key)
+    return found if found is not None else _WRITTEN.keep(actions, key, _encode(actions, version, facts))
 
 
-@lru_cache(maxsize=4096)
 def _encode(actions: tuple[F.Action, ...], version: int, facts: Facts) -> bytes:
     writer = _Writer(version, facts)
     data = b"".join([_WRITERS[type(action)](writer, action) for action in actions])

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.identity import IdentityCache
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.datapath import program as P
 from flowshunt.datapath.program import Assembler, CompiledRule, Handled, Late, Place, as_int64
@@ -62,10 +63,7 @@ def compile_flow(flow: F.Flow, *, keeps_counters: bool = False) -> CompiledRule:
     if not 0 <= flow.table < N_TABLES:
         raise UsageError(f"table {flow.table} is out of range", hint=f"0 to {N_TABLES - 1}")
     match = compile_match(flow.match)
-    eth_type, proto = _protocol_of(flow.match)
-    program, late = _shared_program(flow.actions, eth_type, proto, flow.table)
-    if late and any(isinstance(each.thing, Handled) for each in late):
-        program, late = _Actions(flow).list_of(flow.actions)
+    program, late = _program_of(flow)
     return CompiledRule(
         flow.table,
         flow.priority,
@@ -80,12 +78,21 @@ def compile_flow(flow: F.Flow, *, keeps_counters: bool = False) -> CompiledRule:
     )
 
 
-@lru_cache(maxsize=8192)
-def _shared_program(
-    actions: tuple[F.Action, ...], eth_type: int | None, proto: int | None, table: int
-) -> tuple[tuple[int, ...], tuple[Late, ...]]:
-    """The program of a list, the same for all flows that say as much of their packets; not with Handled in it."""
-    return _Actions(F.Flow((), actions, table), eth_type, proto).list_of(actions)
+_Program = tuple[tuple[int, ...], tuple[Late, ...]]
+_PROGRAMS: IdentityCache[_Program] = IdentityCache(8192)
+
+
+def _program_of(flow: F.Flow) -> _Program:
+    """The program of a flow and what is filled into it. Flows share them that say as much of their packets."""
+    eth_type, proto = _protocol_of(flow.match)
+    key = eth_type, proto, flow.table
+    found = _PROGRAMS.find(flow.actions, key)
+    if found is not None:
+        return found
+    made = _Actions(flow).list_of(flow.actions)
+    if any(isinstance(late.thing, Handled) for late in made[1]):  # the flow's own
+        return made
+    return _PROGRAMS.keep(flow.actions, key, made)
 
 
 def _protocol_of(match: tuple[tuple[str, int, int], ...]) -> tuple[int | None, int | None]:
@@ -277,9 +284,8 @@ def _port(port: int) -> int:
 class _Actions:
     """Compiles the actions of one flow; what its match says decides which header a shared field means."""
 
-    def __init__(self, flow: F.Flow, eth_type: int | None = None, proto: int | None = None) -> None:
-        """`eth_type`, `proto`: what its packets have for sure; without, what its match says."""
-        self._eth_type, self._proto = (eth_type, proto) if not flow.match else _protocol_of(flow.match)
+    def __init__(self, flow: F.Flow) -> None:
+        self._eth_type, self._proto = _protocol_of(flow.match)
         self._table = flow.table
         self._flow = flow
 
