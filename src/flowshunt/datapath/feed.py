@@ -65,7 +65,10 @@ class Feed(NamedTuple):
     def addressed(self, subtables: Sequence[int], programs: Mapping[int, Sequence[int]]) -> np.ndarray:
         """The words with the subtables of `masks`, and with other programs for some of the rules, of equal length."""
         words = self.words.copy()
-        words[self.heads] = np.array(subtables, np.int64)[words[self.heads]]
+        if len(subtables) == 1:
+            words[self.heads] = subtables[0]
+        else:
+            words[self.heads] = np.array(subtables, np.int64)[words[self.heads]]
         for index, program in programs.items():
             start = int(self.heads[index]) + changes.FEED_HEADER + len(self.rules[index].match)
             words[start : start + len(program)] = program

@@ -143,13 +143,14 @@ class Rules:
         self.version += 1
         results = np.zeros(n, np.int64)
         done = int(changes.insert_rules(self.arrays, words, 0, n, results, now_ms))
-        notes_each = self._tokens or self._modified_ms or self._timers or (results >= changes.REPLACED).any()
-        if done == n and feed.is_plain and not notes_each:
-            self._rules.update(zip(results.tolist(), feed.rules, strict=True))
+        numbers = results[:done].tolist()
+        notes_each = self._tokens or self._modified_ms or self._timers
+        if done == n and feed.is_plain and not notes_each and max(numbers, default=0) < changes.REPLACED:
+            self._rules.update(zip(numbers, feed.rules, strict=True))
             for table, added in feed.per_table.items():
                 self._per_table[table] += added
         else:
-            self._note_each(feed.rules, results[:done].tolist(), linked, replaced)
+            self._note_each(feed.rules, numbers, linked, replaced)
         if done < n:
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")

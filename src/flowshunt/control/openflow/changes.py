@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 from flowshunt.base.errors import UsageError
@@ -203,8 +204,7 @@ class FlowChanges:
         """The run that begins at `at`; None: the message there is to be carried out by itself."""
         added: list[CompiledRule] = []
         deleted: list[F.Flow] = []
-        for place in range(at, len(mods)):
-            mod, rule = mods[place], rules[place]
+        for mod, rule in zip(islice(mods, at, None), islice(rules, at, None), strict=True):
             if isinstance(mod, GroupMod):
                 break
             if mod.command == "add" and rule is not None and not rule.checks_overlap and not deleted:
@@ -236,7 +236,7 @@ class FlowChanges:
             flow = mod.added or replace(flow, table=0 if flow.table == F.ALL_TABLES else flow.table)
         self._reports = self._reports or "send_flow_rem" in flow.flags
         if version < OF12:  # before there was the flag, there was no way to keep the counters
-            flow = replace(flow, flags=flow.flags | _RESET_COUNTS)
+            flow = flow.with_flags(flow.flags | _RESET_COUNTS)
         return self._datapath.compile(flow, keeps_counters="reset_counts" not in flow.flags)
 
     def _carry_out_run(self, run: _Run, now_ms: int) -> tuple[Undo, list[FlowStatistics]]:

@@ -28,6 +28,7 @@ MAX_CONNECTIONS = 256
 HELLO_SECONDS = 30.0
 """How long a peer may take for its hello."""
 
+_READ_SIZE = 1 << 16
 _TURNS_TO_ACCEPT = 4
 """Turns of the loop in which a connection that asyncio is just accepting becomes a peer."""
 _TURN = 64
@@ -100,7 +101,7 @@ class Server:
             peer.flush()
 
 
-class Peer(asyncio.Protocol):
+class Peer(asyncio.BufferedProtocol):
     """One connection, and the socket that it is on."""
 
     def __init__(self, server: Server) -> None:
@@ -108,6 +109,7 @@ class Peer(asyncio.Protocol):
         self._connection = Connection(server.versions)
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._received = memoryview(bytearray(_READ_SIZE))
         self._blocked = False  # the peer does not read
         self._waiting = False  # for the next turn
 
@@ -143,9 +145,13 @@ class Peer(asyncio.Protocol):
         else:
             self._server.service.detach(self._connection)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to put what comes in."""
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what came in, and act on it."""
-        self._connection.receive_data(data)
+        self._connection.receive_data(bytes(self._received[:nbytes]))
         if not self._waiting and not self._blocked:
             self._act()
 

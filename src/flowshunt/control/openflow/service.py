@@ -6,7 +6,7 @@ error for it, never silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from flowshunt.base.errors import UsageError
@@ -140,7 +140,8 @@ class Service:
     def prepare(self, event: Request | Commit) -> Iterator[None]:
         """Do beforehand, in any thread, what `carry_out` need not do where the switch lives: a slice at each step."""
         if isinstance(event, Commit):
-            yield from self._changes.prepare_all(_mods(event), event.control.version)
+            mods, _ = _split(event.requests)
+            yield from self._changes.prepare_all([request.message for request in mods], event.control.version)
         elif isinstance(event.message, FlowMod):
             self._changes.prepare(event.message, event.version)
 
@@ -156,7 +157,8 @@ class Service:
             failed = event.control if isinstance(event, Commit) else event
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
-            self._changes.forget(_mods(event))
+            requests = event.requests if isinstance(event, Commit) else (event,)
+            self._changes.forget(request.message for request in requests if type(request.message) in _MODS)
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -164,14 +166,9 @@ class Service:
         if connection.role == "secondary":
             connection.fail(commit.control, OpenFlowError("OFPBRC_IS_SLAVE"))
             return
-        mods = []
-        outs = []
-        for request in commit.requests:
-            if isinstance(request.message, PacketOut):
-                outs.append(request)
-            elif isinstance(request.message, FlowMod | groups.GroupMod):
-                mods.append(request)
-            else:
+        mods, rest = _split(commit.requests)
+        for request in rest:
+            if not isinstance(request.message, PacketOut):
                 error = OpenFlowError("OFPBFC_MSG_UNSUP", f"{type(request.message).__name__} in a bundle")
                 connection.commit_failed(commit, request, error)
                 return
@@ -182,7 +179,7 @@ class Service:
             connection.commit_failed(commit, mods[failure.place], failure.error)
             return
         self._bridge.executor.tidy()
-        for request in outs:
+        for request in rest:
             try:
                 self._packet_out(connection, request)
             except OpenFlowError as error:
@@ -459,9 +456,19 @@ class Service:
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
 
 
-def _mods(event: Request | Commit) -> list[FlowMod | groups.GroupMod]:
-    requests = event.requests if isinstance(event, Commit) else (event,)
-    return [request.message for request in requests if isinstance(request.message, FlowMod | groups.GroupMod)]
+_MODS = frozenset((FlowMod, groups.GroupMod))
+"""What bundles change, all of it or nothing."""
+
+
+def _split(requests: Sequence[Request]) -> tuple[Sequence[Request], Sequence[Request]]:
+    """Flow-mods and group-mods, and the other requests of a bundle."""
+    if {type(request.message) for request in requests} <= _MODS:
+        return requests, ()
+    mods: list[Request] = []
+    rest: list[Request] = []
+    for request in requests:
+        (mods if type(request.message) in _MODS else rest).append(request)
+    return mods, rest
 
 
 def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:

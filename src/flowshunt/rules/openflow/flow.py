@@ -295,6 +295,24 @@ class Flow:
     out_group: int | None = None
     written: tuple[int, bytes, bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
+    def with_flags(self, flags: frozenset[str]) -> Flow:
+        """The same flow with these flags: `dataclasses.replace`, but quickly."""
+        return Flow(
+            self.match,
+            self.actions,
+            self.table,
+            self.priority,
+            self.cookie,
+            self.idle_timeout,
+            self.hard_timeout,
+            self.importance,
+            flags,
+            self.cookie_mask,
+            self.new_cookie,
+            self.out_port,
+            self.out_group,
+        )
+
     def remember(self, form: int, match: bytes, actions: bytes) -> None:
         """Keep in `written` how the flow was last written, in a form of the writer's: listings often repeat it."""
         self.written = form, match, actions
