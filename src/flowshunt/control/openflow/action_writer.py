@@ -8,6 +8,7 @@ parts, 1.5 set_field with masks. goto_table is an instruction, and in 1.0 a resu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from struct import Struct, pack
 from typing import Any
 
@@ -118,9 +119,19 @@ class _Writer:
 
     def set(self, action: F.SetField) -> bytes:
         dest = action.dest
+        if dest.field == "vlan_tci":
+            return self._set(action)
+        form = _set_form(self.version, self.facts, dest.field, dest.start, dest.width, action.mask)
+        if form is None:
+            return self._set(action)
+        size, frame, shift = form
+        return (frame | action.value << shift).to_bytes(size, "big")
+
+    def _set(self, action: F.SetField) -> bytes:
+        dest = action.dest
         if action.mask != full_mask(dest.width):
             parts = set_masked(dest.field, action.value << dest.start, action.mask << dest.start)
-            return b"".join(self.set(part) for part in parts if isinstance(part, F.SetField))
+            return b"".join(self._set(part) for part in parts if isinstance(part, F.SetField))
         if dest.field == "vlan_tci":
             found = self._tag(dest, action.value)
             if found:
@@ -287,6 +298,21 @@ class _Writer:
         if self.version == OF10:
             return _nx(4, pack("!2xI", action.queue))
         return _standard(21, pack("!I", action.queue))
+
+
+@lru_cache(maxsize=1024)
+def _set_form(version: int, facts: Facts, field: str, start: int, width: int, mask: int) -> tuple[int, int, int] | None:
+    """What sets a field as a whole, as a number: its size in bytes, all but the value, how far the value moves left.
+
+    None where it is not as simple.
+    """
+    if mask != full_mask(width):
+        return None
+    writer, dest = _Writer(version, facts), F.Subfield(field, start, width)
+    empty, full = (writer._set(F.SetField(dest, value, mask)) for value in (0, mask))
+    frame, bits = int.from_bytes(empty, "big"), int.from_bytes(empty, "big") ^ int.from_bytes(full, "big")
+    shift = (bits & -bits).bit_length() - 1
+    return (len(empty), frame, shift) if len(empty) == len(full) and bits == mask << shift else None
 
 
 def _fixed(data: bytes) -> Callable[[_Writer, Any], bytes]:

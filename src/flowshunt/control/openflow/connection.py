@@ -41,6 +41,8 @@ _DECODED_SIZE = 1024
 MAX_REQUEST_SIZE = 1 << 20
 """Bytes of one multipart request."""
 
+_PART_SIZE = 1 << 15
+
 _IN_BUNDLES = (FlowMod, GroupMod, PortMod, PacketOut)
 _EVERY_REASON = 0xFFFFFFFF
 
@@ -136,11 +138,22 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """What is to be sent, once."""
+        return b"".join(self.parts_to_send())
+
+    def parts_to_send(self) -> Iterator[bytes]:
+        """What is to be sent, once, in parts: the peer may have the first before the last is encoded."""
         data: list[bytes] = []
+        size = 0
         while self._output:
             part = self._output.popleft()
-            data.extend((part,) if isinstance(part, bytes) else self._encoded(*part))
-        return b"".join(data)
+            for each in (part,) if isinstance(part, bytes) else self._encoded(*part):
+                data.append(each)
+                size += len(each)
+                if size >= _PART_SIZE:
+                    yield b"".join(data)
+                    data, size = [], 0
+        if data:
+            yield b"".join(data)
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None: more bytes are needed. After Closed there is nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct, pack
 from struct import error as StructError
@@ -132,6 +132,7 @@ def _facts(deciding: Triples) -> Facts:
 
 
 _DECIDING = frozenset(("eth_type", "nw_proto", "vlan_tci"))
+_NO_FACTS = facts_of({})
 
 
 def facts_of_flow(flow: Flow) -> Facts:
@@ -167,7 +168,7 @@ def _written(flow: Flow, form: int) -> tuple[bytes, bytes]:
     known = flow.written
     if known is not None and known[0] == form:
         return known[1], known[2]
-    facts = facts_of_flow(flow)
+    facts = facts_of_flow(flow) if flow.actions else _NO_FACTS
     if form == _NICIRA_FORM:
         match, actions = encode_fields(flow.match, OF10), encode_actions(flow.actions, OF10, facts)
     elif form == OF10:
@@ -292,18 +293,16 @@ _AROUND_ENTRIES = 40
 """Bytes of a reply around its entries, at most: headers of message, multipart and experimenter."""
 
 
-def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> tuple[bytes, ...]:
-    """The entries of a reply. A flow for which a message has no room is left out."""
+def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> Iterator[bytes]:
+    """The entries of a reply, one by one. A flow for which a message has no room is left out."""
     encode = _entry_nx if nicira else _entry_10 if version == OF10 else _entry_11 if version < OF15 else _entry_15
-    found = []
     for entry in entries:
         try:
             data = encode(entry, version)
         except (OpenFlowError, StructError):  # the latter: longer than its own length field can say
             continue
         if len(data) <= MAX_MESSAGE - _AROUND_ENTRIES:
-            found.append(data)
-    return tuple(found)
+            yield data
 
 
 def encode_aggregate(reply: AggregateReply, version: int) -> bytes:

@@ -249,14 +249,16 @@ class Peer(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Send what is to be sent."""
-        data = self._connection.data_to_send()
-        if not data or self._transport is None:
-            return
-        if self._transport.get_write_buffer_size() > MAX_UNREAD:
-            _LOG.warning("a controller does not read: its connection is cut off")
-            self._transport.abort()
-        else:
-            self._transport.write(data)
+        transport = self._transport
+        left_unread = 0 if transport is None else transport.get_write_buffer_size()
+        for data in self._connection.parts_to_send():
+            if transport is None:
+                continue
+            if left_unread > MAX_UNREAD:
+                _LOG.warning("a controller does not read: its connection is cut off")
+                transport.abort()
+                return
+            transport.write(data)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
