@@ -26,6 +26,7 @@ from flowshunt.daemon.worker import Worker
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
+from flowshunt.ports.tap import wait_until_gone
 
 MAX_PATCHES = 32
 """Patch ports that a batch may pass one after the other."""
@@ -163,10 +164,14 @@ class Node:
         return True
 
     async def settled(self) -> None:
-        """Wait, on the thread of control, until the sockets of all bridges are as they should be."""
+        """Wait, on the thread of control, until the sockets of all bridges are as they should be, and no device that
+        was closed is there any more.
+        """
         await asyncio.sleep(0)
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._has_devices:
+            await asyncio.to_thread(wait_until_gone)
 
     def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """On the thread of control: have network devices ready for the `add_port` of bridges, while this is entered.
