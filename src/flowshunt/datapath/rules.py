@@ -48,6 +48,35 @@ class FlowStatistics(NamedTuple):
     modified_ms: int = 0
 
 
+class Listing(NamedTuple):
+    """Rules with their counters at one moment. Taking it is quick; making something of it is for any thread.
+
+    `numbers`: int64; `counted`: packets, bytes, used_ms and created_ms, as long. `is_wanted` looks at a rule's source.
+    """
+
+    numbers: np.ndarray
+    rules: Sequence[CompiledRule]
+    counted: tuple[np.ndarray, ...]
+    modified_ms: Mapping[int, int]
+    is_wanted: Callable[[Any], bool] | None = None
+
+    def lines(self) -> list[FlowStatistics]:
+        """The rules that are wanted, by table, then highest priority first."""
+        places = [
+            (rule.table << 32 | _LAST_PRIORITY - rule.priority) << 64 | number << 32 | place
+            for place, (rule, number) in enumerate(zip(self.rules, self.numbers.tolist(), strict=True))
+        ]
+        places.sort()
+        order = np.array([place & 0xFFFFFFFF for place in places], np.int64)
+        numbers, rules, modified = self.numbers[order].tolist(), self.rules, self.modified_ms
+        columns = [column[order].tolist() for column in self.counted]
+        lines = [
+            FlowStatistics(rules[place].source, packets, size, used, created, modified.get(number) or created)
+            for place, number, packets, size, used, created in zip(order.tolist(), numbers, *columns, strict=True)
+        ]
+        return lines if self.is_wanted is None else [line for line in lines if self.is_wanted(line.flow)]
+
+
 EXPIRED_IDLE, EXPIRED_HARD = "idle", "hard"
 
 
@@ -312,11 +341,12 @@ class Rules:
             if subtable >= 0:
                 del self._subtables[self._masks.pop(subtable)]
         removed = [self._rules.pop(number) for number in numbers]
-        for number, rule in zip(numbers, removed, strict=True):
+        for rule in removed:
             self._per_table[rule.table] -= 1
-            self._timers.forget(number)
-            self._modified_ms.pop(number, None)
-            if self._tokens:
+        if self._timers or self._modified_ms or self._tokens:
+            for number in numbers:
+                self._timers.forget(number)
+                self._modified_ms.pop(number, None)
                 self._keep_tokens(number, [])
         return removed
 
@@ -429,9 +459,18 @@ class Rules:
             self._modified_ms.get(number) or int(record["created_ms"]),
         )
 
+    def listing(self, numbers: Sequence[int] | None = None, is_wanted: Callable[[Any], bool] | None = None) -> Listing:
+        """Some rules, or all, as they are now; of those the ones are listed whose sources are wanted."""
+        known = self._rules
+        rules = list(known.values()) if numbers is None else [known[number] for number in numbers]
+        places = np.fromiter(known if numbers is None else numbers, np.int64, len(rules))
+        records = self.arrays.rules
+        counted = tuple(records[name][places] for name in ("packets", "bytes", "used_ms", "created_ms"))
+        return Listing(places, rules, counted, dict(self._modified_ms), is_wanted)
+
     def statistics(self) -> Iterator[FlowStatistics]:
         """All rules with their counters, by table, then highest priority first."""
-        yield from self.statistics_of_all(self.in_order(self._rules))
+        yield from self.listing().lines()
 
     def statistics_of_all(self, numbers: Sequence[int]) -> list[FlowStatistics]:
         """Rules by number with their counters, much faster than one by one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from struct import Struct, pack
 from struct import error as StructError
@@ -65,9 +65,9 @@ class FlowEntry(NamedTuple):
 
 
 class FlowReply(NamedTuple):
-    """All flows that a request asked for; it leaves in as many messages as it needs."""
+    """All flows that a request asked for; it leaves in as many messages as it needs, and is written once."""
 
-    entries: Sequence[FlowEntry]
+    entries: Iterable[FlowEntry]
     nicira: bool = False
 
 

@@ -45,7 +45,7 @@ from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterT
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
 from flowshunt.control.openflow.wire import NO_BUFFER, OF13, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
-from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
+from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics, Listing
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
 
@@ -227,21 +227,18 @@ class Service:
         self._changes.apply(request.message, request.version, self._now_ns // _MILLION)
         self._bridge.executor.tidy()
 
-    def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
-        datapath = self._bridge.datapath
-        if selects_all(request.selection):
-            return datapath.flows()
-        return datapath.selected(request.selection)
+    def _listing(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> Listing:
+        return self._bridge.datapath.listing(None if selects_all(request.selection) else request.selection)
 
     def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
         return entry_of(line, self._now_ns // _MILLION)
 
     def _flows(self, connection: Connection, request: Request) -> None:
-        lines = self._selected(request.message)
-        connection.reply(request, flow_stats.FlowReply([self._entry(line) for line in lines], request.message.nicira))
+        entries = _entries(self._listing(request.message), self._now_ns // _MILLION)
+        connection.reply(request, flow_stats.FlowReply(entries, request.message.nicira))
 
     def _aggregate(self, connection: Connection, request: Request) -> None:
-        lines = self._selected(request.message)
+        lines = self._listing(request.message).lines()
         packets, size = sum(line.packets for line in lines), sum(line.bytes for line in lines)
         connection.reply(request, flow_stats.AggregateReply(packets, size, len(lines), request.message.nicira))
 
@@ -469,6 +466,12 @@ def _split(requests: Sequence[Request]) -> tuple[Sequence[Request], Sequence[Req
     for request in requests:
         (mods if type(request.message) in _MODS else rest).append(request)
     return mods, rest
+
+
+def _entries(listing: Listing, now_ms: int) -> Iterator[flow_stats.FlowEntry]:
+    """The flows of a listing; nothing is done before they are asked for, where that keeps no packets waiting."""
+    for line in listing.lines():
+        yield entry_of(line, now_ms)
 
 
 def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:

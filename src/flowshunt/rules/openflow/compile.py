@@ -137,6 +137,10 @@ class FlowCompiler:
             return False
         return request.out_port is None or _outputs_to(flow.actions, request.out_port)
 
+    def looks_at_flows(self, request: F.Flow) -> bool:
+        """Whether a request has a cookie, a port or a group."""
+        return bool(request.cookie_mask) or request.out_group is not None or request.out_port is not None
+
     def merge(self, flow: F.Flow, request: F.Flow) -> F.Flow:
         """A flow with the actions of a modification, and its cookie if it brings one."""
         cookie = flow.cookie if request.new_cookie is None else request.new_cookie
