@@ -370,7 +370,7 @@ def test_a_controller_that_leaves_is_forgotten_where_packets_are(tmp_path: Path)
 
         def observed(connection: Any) -> None:
             detach(connection)
-            threads.append(threading.current_thread().name == "packets")
+            threads.append(node.is_packet_thread())
 
         bridge.service.detach = observed  # type: ignore[method-assign]
         await ofctl(bridge, "show")

@@ -402,7 +402,7 @@ class Host(Protocol):
     clock: Clock
     rundir: Path
 
-    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> bool:
         """See `control.openflow.server.Run`."""
 
     def open_port(self, bridge: Bridge, info: PortInfo) -> LivePort:
