@@ -26,6 +26,7 @@ from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
+from flowshunt.daemon.system import lift_file_limit
 from flowshunt.daemon.worker import Worker
 from flowshunt.datapath.paths.records import HOME_BITS
 from flowshunt.ports.api import PortError
@@ -109,6 +110,7 @@ class Node:
 
     async def start(self) -> None:
         """Begin. The loop that this runs in is the thread of control."""
+        lift_file_limit()
         self._loop = asyncio.get_running_loop()
         self._worker.start()
         if self._has_devices:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy.ma  # noqa: F401  (np.unique loads it when it is first called, and a packet would wait for that)
+
 from flowshunt.base.errors import FlowshuntError
 from flowshunt.base.log import logger
 from flowshunt.base.sockets import default_rundir

@@ -116,7 +116,7 @@ def _ordered(rule: CompiledRule) -> tuple[tuple[int, int, int], ...]:
 class Rules:
     """The rules of one switch. `version` counts the changes of rules, of whatever kind.
 
-    `on_change(what, number, rule, before, why)`, where it is set, hears of rules that came, went or changed (ADDED and
+    `on_change(what, rule, before, why)`, where it is set, hears of rules that came, went or changed (ADDED and
     so on): the rule as it is or was at the end, what the one before was compiled from (None: there was none), and why
     one went, EXPIRED_* or as given to `remove`.
     """
@@ -134,7 +134,7 @@ class Rules:
         self._tokens: dict[int, list[Token]] = {}
         self._modified_ms: dict[int, int] = {}  # of rules that were changed since they came
         self.version = 0
-        self.on_change: Callable[[str, int, CompiledRule, Any, str], None] | None = None
+        self.on_change: Callable[[str, CompiledRule, Any, str], None] | None = None
 
     def __len__(self) -> int:
         """Rules in all tables."""
@@ -209,38 +209,37 @@ class Rules:
             number = result & (changes.REPLACED - 1)
             if linked or self._tokens:
                 self._keep_tokens(number, linked.pop(index, _NOTHING_LINKED)[1])
+            before = None
             if not result & changes.REPLACED:
                 self._per_table[rule.table] += 1
                 self._n_clauses += rule.is_clause
                 if self._n_clauses:
-                    self._retire_twin(number, rule, replaced)
+                    before = self._retire_twin(number, rule)
             else:
+                before = self._rules[number]
                 if not rule.keeps_counters:
                     self._begin_generation(number)
-                if replaced is not None:
-                    replaced.append(self._rules[number])
-            before = self._rules.get(number)
+            if before is not None and replaced is not None:
+                replaced.append(before)
             self._rules[number] = rule
             self._note_times(number, rule)
             if self.on_change is not None:
-                self.on_change(ADDED, number, rule, before and before.source, "")
+                self.on_change(ADDED, rule, None if before is None else before.source, "")
         if done < len(rules):
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         return done
 
-    def _retire_twin(self, number: int, rule: CompiledRule, replaced: list[CompiledRule] | None) -> None:
+    def _retire_twin(self, number: int, rule: CompiledRule) -> CompiledRule | None:
         """An equal rule that is a clause where the new one is none, or the other way round, goes in its favour."""
         twin = self._find_at(rule.table if rule.is_clause else rule.table + D.CLAUSES, rule)
         if twin is None:
-            return
+            return None
         if rule.keeps_counters:
             for counter in ("packets", "bytes"):
                 self.arrays.rules[counter][number] = self.arrays.rules[counter][twin]
-        if replaced is not None:
-            replaced.append(self._rules[twin])
         with self._unheard():
-            self.remove([twin])
+            return self.remove([twin])[0]
 
     @contextmanager
     def _unheard(self) -> Iterator[None]:
@@ -389,7 +388,7 @@ class Rules:
         """Remove rules by number; returns them."""
         if self.on_change is not None:
             for number in numbers:
-                self.on_change(DELETED, number, self._rules[number], None, why)
+                self.on_change(DELETED, self._rules[number], None, why)
         self.version += 1
         emptied = np.zeros(len(numbers), np.int64)
         changes.remove_rules(self.arrays, np.array(numbers, np.int64), emptied)
@@ -437,7 +436,7 @@ class Rules:
             self._begin_generation(number)
         self._watch(number, rule)
         if self.on_change is not None:
-            self.on_change(MODIFIED, number, self._rules[number], before, "")
+            self.on_change(MODIFIED, self._rules[number], before, "")
 
     def _move(self, number: int, rule: CompiledRule, now_ms: int, resets_counters: bool) -> None:
         """Put a rule that becomes a clause, or is one no longer, in the place of the one before."""
@@ -451,7 +450,7 @@ class Rules:
         self._modified_ms[moved] = now_ms
         self._watch(moved, rule)
         if self.on_change is not None:
-            self.on_change(MODIFIED, moved, rule, before, "")
+            self.on_change(MODIFIED, rule, before, "")
 
     def store(self, words: Sequence[int]) -> int:
         """Keep a program of no rule in the pool; returns its offset. Raises TablesFullError."""

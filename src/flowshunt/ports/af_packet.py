@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 import weakref
 from contextlib import ExitStack
 
@@ -171,9 +172,9 @@ class AfPacketPort:
             raise PortError(f"{self.device}: {os.strerror(problem)}")
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Close the sockets, soon: the kernel has whoever closes one wait until no processor can be using it."""
         self._is_open = False
-        self._sockets.close()
+        threading.Thread(target=self._sockets.pop_all().close, name="closing").start()
 
 
 def _open() -> socket.socket:

@@ -132,10 +132,13 @@ NAT_RULES = (
 
 
 class Flowshunt:
-    """`flowshunt run`. `provider`: what connections are offloaded to, with its options."""
+    """`flowshunt run`. `provider`: what connections are offloaded to, with its options; `port_type`: of its ports."""
 
-    def __init__(self, rules: tuple[str, ...], provider: str | None = None, *options: str) -> None:
+    def __init__(
+        self, rules: tuple[str, ...], provider: str | None = None, *options: str, port_type: str = "system"
+    ) -> None:
         self._rules = rules
+        self._port_type = port_type
         self._provider = provider
         self._options = options
         self._process: subprocess.Popen[str] | None = None
@@ -162,6 +165,7 @@ class Flowshunt:
         flows = ", ".join(f'"{rule.format(number=number)}"' for rule in self._rules)
         text = f'[run]\nrundir = "{self._rundir}"\n'
         text += f'[bridge.br0]\nports = ["p1", "p2"]\nlocal_port = false\nflows = [{flows}]\n'
+        text += "".join(f'[bridge.br0.port.{port}]\ntype = "{self._port_type}"\n' for port in ("p1", "p2"))
         if self._provider is not None:
             options = ", ".join(f'"{option}"' for option in self._options)
             text += f'[offload]\nenabled = true\npriority = ["{self._provider}"]\noptions = [{options}]\n'
@@ -199,6 +203,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "route_ct_nat": KernelRouter,
     "slow": lambda: Flowshunt(C1_RULES),
     "slow_nat": lambda: Flowshunt(NAT_RULES),
+    "slow_afxdp": lambda: Flowshunt(C1_RULES, port_type="afxdp"),
     "flowtable": lambda: Flowshunt(C1_RULES, "flowtable"),
     "flowtable_nat": lambda: Flowshunt(NAT_RULES, "flowtable"),
 }

@@ -230,6 +230,9 @@ class _Writer:
         return _standard(3 if self.version == OF10 else 18, b"")
 
     def dec_ttl(self, action: F.DecTtl) -> bytes:
+        n = len(action.controllers)
+        if n:
+            return _nx(21, pack(f"!H4x{n}H", n, *action.controllers))
         return _nx(18, b"") if self.version == OF10 else _standard(24, b"")
 
     def ct(self, action: F.Ct) -> bytes:

@@ -35,6 +35,7 @@ from flowshunt.packet.schema import (
     W_PORT,
 )
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.elsewhere import REASONS
 from flowshunt.rules.openflow.links import ALGORITHMS, HASH_FIELDS, MAX_CLAUSES, MEMBER_ALGORITHMS, MIN_CLAUSES
 
 _IN_PORT = "in_port"
@@ -406,6 +407,12 @@ class _Actions:
     def handled(self, out: Assembler, action: F.Action) -> None:
         out.handled(Handled(action, self._flow))
 
+    def dec_ttl(self, out: Assembler, action: F.DecTtl) -> None:
+        expired = Assembler()
+        for controller in action.controllers:
+            expired.handled(Handled(F.Controller(controller=controller, reason=REASONS["invalid_ttl"]), self._flow))
+        out.dec_ttl(expired.finish() if action.controllers else (), expired.late)
+
     def fin_timeout(self, out: Assembler, action: F.FinTimeout) -> None:
         """Python is asked only for the packets that end a conversation."""
         inner = Assembler()
@@ -444,7 +451,7 @@ _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Move: _Actions.move,
     F.PushVlan: lambda _, out, action: out.push_vlan(action.tpid),
     F.PopVlan: lambda _, out, action: out.pop_vlan(),
-    F.DecTtl: lambda _, out, action: out.dec_ttl(),
+    F.DecTtl: _Actions.dec_ttl,
     F.Ct: _Actions.ct,
     F.CtClear: lambda _, out, action: out.ct_clear(),
     F.Clone: _Actions.clone,

@@ -134,9 +134,17 @@ class PopVlan:
     """Take the outermost VLAN tag off; nothing happens without one (strip_vlan too)."""
 
 
+MAX_CONTROLLERS = 64
+"""Controllers of one dec_ttl."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecTtl:
-    """Decrement TTL or hop limit; at 0 or 1 the list of actions ends here."""
+    """Decrement TTL or hop limit; at 0 or 1 the list of actions ends here, and the controllers of these numbers get the
+    packet.
+    """
+
+    controllers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
