@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flowshunt import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.datapath.vlan_modes import MODES
@@ -182,6 +183,18 @@ def test_a_limit_of_one_tag_makes_the_second_one_payload() -> None:
     assert send(datapath, frame(5), in_port=1) == []
     datapath.ports.configure(vlan_limit=2)
     assert send(datapath, double(5, 6), in_port=1) == []
+
+
+def test_the_limit_holds_for_what_a_controller_sends_out() -> None:
+    switch = Switch(max_connections=10)
+    switch.add_port("p1")
+    switch.add_port("p2")
+    switch.add_flows("dl_type=0x8100,actions=p2")
+    through = (F.Resubmit(None, 0),)
+    for limit, n_sent in ((1, 1), (2, 0)):
+        switch.datapath.ports.configure(vlan_limit=limit)
+        result = switch.packet_out(double(5, 6), 1, through, 1_000_000)
+        assert len(result.tx) == n_sent, limit
 
 
 def single(vlan: int, tpid: int = 0x8100) -> bytes:

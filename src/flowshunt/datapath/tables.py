@@ -25,12 +25,24 @@ from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
 from flowshunt.datapath.rules import ExpiredRule, FlowStatistics, Listing, Rules, TableStatistics
 from flowshunt.datapath.shunt.table import Shunt
+from flowshunt.datapath.vlans import hide_inner_tag
+from flowshunt.jit import plain
 from flowshunt.packet.parse import parse_batch
-from flowshunt.packet.schema import HEADER_WORDS, PACKET, VERDICT_SHORT_ETHERNET, VERDICTS, W_PORT, Batch
+from flowshunt.packet.schema import (
+    HEADER_WORDS,
+    PACKET,
+    VERDICT_SHORT_ETHERNET,
+    VERDICTS,
+    VLAN_PRESENT,
+    W_ARP_SHA,
+    W_PORT,
+    Batch,
+)
 
 FATES = D.FATES
 
 _log = logger(__name__)
+_hide_inner_tag = plain(hide_inner_tag)
 _FRAMES_AT_ONCE = 2 * D.MAX_OUTPUTS
 _SIZE_AT_ONCE = 4 * D.MAX_OUTPUT_SIZE
 
@@ -407,6 +419,8 @@ class Datapath:
         parse_batch(data, packets, original, 1)
         if packets["verdict"][0] == VERDICT_SHORT_ETHERNET:
             raise UsageError(f"{len(frame)} bytes are no packet", hint="an Ethernet header has 14")
+        if self.ports.arrays.state["vlan_limit"][0] == 1 and original[0, W_ARP_SHA] & VLAN_PRESENT:
+            _hide_inner_tag(packets, 0, original, 0)
         return batch
 
     def handle_punts(self, reason: int, handler: Handler) -> None:
