@@ -21,7 +21,7 @@ OP_FIX_VLAN = 5
 OP_PUSH_VLAN = 6  # tpid << 8
 OP_POP_VLAN = 7
 OP_LAST_CHANGE = OP_POP_VLAN
-OP_RESUBMIT = 8  # table << 8 | HAS_PORT; port
+OP_RESUBMIT = 8  # table << 8 | RESUBMIT_PORT | RESUBMIT_CT; port
 OP_GOTO = 9  # table << 8
 # flags << 8 | table << 16 | helper << 24 | words behind the fixed ones << 32; zone, or place | zone that was read there
 # last << 32 | CT_ZONE_READ; mark mask; label masks, high and low; with CT_NAT what is asked of it
@@ -72,6 +72,8 @@ CT_ZONE_READ = 1 << 48
 """In a ct action with CT_ZONE_FIELD: a packet was there, and the zone that it had is known."""
 NO_TABLE = ALL_TABLES
 RESUBMIT_PORT = 1 << 16
+RESUBMIT_CT = 1 << 17
+"""The lookup sees addresses, ports and protocol with which the packet's connection began."""
 
 GUARDS = ("none", "ipv4", "ipv6", "ip", "arp", "ports", "icmp", "icmpv6", "nd", "vlan")
 """What must be in the packet for an instruction that reads or writes it; without it the instruction does nothing."""
@@ -233,10 +235,10 @@ class Assembler:
         self.words.append(OP_DEC_TTL | len(expired) << 8)
         self.append(expired, late)
 
-    def resubmit(self, port: int | None, table: int | None) -> None:
-        """Look up again, with another input port and table where given, and go on."""
-        flag = RESUBMIT_PORT if port is not None else 0
-        self.words += (OP_RESUBMIT | (NO_TABLE if table is None else table) << 8 | flag, port or 0)
+    def resubmit(self, port: int | None, table: int | None, *, ct: bool = False) -> None:
+        """Look up again, with another input port and table where given, and go on. `ct`: with the original tuple."""
+        flags = (RESUBMIT_PORT if port is not None else 0) | (RESUBMIT_CT if ct else 0)
+        self.words += (OP_RESUBMIT | (NO_TABLE if table is None else table) << 8 | flags, port or 0)
 
     def goto(self, table: int) -> None:
         """Continue in that table; the last instruction of a list."""

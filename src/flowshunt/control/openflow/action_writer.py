@@ -110,6 +110,8 @@ class _Writer:
 
     def resubmit(self, action: F.Resubmit) -> bytes:
         port = _IN_PORT if action.port is None else action.port
+        if action.ct:
+            return _nx(44, pack("!HB3x", port, _NO_TABLE if action.table is None else action.table))
         if action.table is None:
             return _nx(1, pack("!H4x", port))
         return _nx(14, pack("!HB3x", port, action.table))

@@ -5,6 +5,8 @@ Not read, and so refused as unknown: set_tunnel, sample, encap and decap, delete
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flowshunt.control.openflow.action_reader import (
     MAX_NESTING,
     ActionReader,
@@ -45,6 +47,12 @@ def _resubmit_table(reader: ActionReader, data: bytes, at: int, end: int) -> Act
     if table == _NO_TABLE:
         return (F.Resubmit(port),)
     return (F.Resubmit(None if port == _IN_PORT else port, table),)
+
+
+def _resubmit_table_ct(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
+    return tuple(
+        replace(action, ct=True) for action in _resubmit_table(reader, data, at, end) if isinstance(action, F.Resubmit)
+    )
 
 
 def _reg_move(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
@@ -182,5 +190,6 @@ ROWS = {
     37: Row(16, _controller2, more=True),
     40: Row(16, _group),
     42: Row(16, _clone, more=True),
+    44: Row(16, _resubmit_table_ct),
 }
 """Nicira's actions by subtype."""

@@ -475,7 +475,7 @@ class _Actions:
         if action.table is not None and not 0 <= action.table < N_TABLES:
             raise UsageError(f"resubmit to table {action.table} is out of range", hint=f"0 to {N_TABLES - 1}")
         port = None if action.port is None else _port(action.port)
-        out.resubmit(None if port == PORT_IN_PORT else port, action.table)
+        out.resubmit(None if port == PORT_IN_PORT else port, action.table, ct=action.ct)
 
     def clone(self, out: Assembler, action: F.Clone) -> None:
         out.clone(*self.list_of(action.actions))

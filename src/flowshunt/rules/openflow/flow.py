@@ -81,10 +81,14 @@ class ToTable:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
-    """Look up again, with in_port and table replaced for the lookup where given; then go on."""
+    """Look up again, with in_port and table replaced for the lookup where given; then go on.
+
+    `ct`: it sees the addresses, ports and protocol with which the packet's connection began, too.
+    """
 
     port: int | None = None
     table: int | None = None
+    ct: bool = False
 
 
 @dataclass(frozen=True, slots=True)

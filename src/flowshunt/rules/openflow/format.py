@@ -286,6 +286,8 @@ class _ActionWriter:
     def resubmit(self, action: flows.Resubmit) -> str:
         """A resubmit, in its short form when it has only a port."""
         port = "" if action.port is None else write_port(action.port, self.names)
+        if action.ct:
+            return f"resubmit({port},{'' if action.table is None else action.table},ct)"
         return f"resubmit:{port}" if action.table is None else f"resubmit({port},{action.table})"
 
     def ct(self, action: flows.Ct) -> str:
