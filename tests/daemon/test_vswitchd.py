@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -151,3 +152,23 @@ def test_flags_that_are_wrong_end_it_with_a_message(host: Host) -> None:
     assert host.run("ovs-vswitchd", "--bogus", status=1) == "ovs-vswitchd: unrecognized option '--bogus'\n"
     error = host.run("ovs-vswitchd", "--detach", "--log-file=/nonexistent/x.log", status=1)
     assert error == "ovs-vswitchd: failed to open /nonexistent/x.log for logging: No such file or directory\n"
+
+
+def test_names_of_sockets_may_be_longer_than_an_address(tmp_path: Path) -> None:
+    place = tmp_path / ("long" * 30)
+    place.mkdir()
+    host = Host(place)
+    try:
+        host.start_database()
+        host.run("ovs-vswitchd", *FLAGS.split())
+        pid = host.pid("ovs-vswitchd")
+        host.run("ovs-vsctl", *ADD_BRIDGE)
+        assert "OFPT_FEATURES_REPLY" in host.run("ovs-ofctl", "show", "br0")
+        said = host.run(sys.executable, "-m", "flowshunt", "conntrack", "-C", "--socket", str(place))
+        assert said == "0\n"
+        host.run("ovs-appctl", "exit")
+        host.wait_for_end(pid)
+    finally:
+        for pid in host.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
