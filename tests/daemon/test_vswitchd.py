@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -271,3 +272,23 @@ def test_dummy_ports_write_what_passes_them_to_pcap_files(host: Host) -> None:
     host.run("ovs-appctl", "netdev-dummy/receive", "p1", UDP.format(a=1, b=2))
     assert "p1: failed to open pcap file for appending: no/p1.pcap cannot be written" in host.log
     host.run("ovs-appctl", "-t", "ovs-vswitchd", "exit", "--cleanup")
+
+
+def test_names_of_sockets_may_be_longer_than_an_address(tmp_path: Path) -> None:
+    place = tmp_path / ("long" * 30)
+    place.mkdir()
+    host = Host(place)
+    try:
+        host.start_database()
+        host.run("ovs-vswitchd", *FLAGS.split())
+        pid = host.pid("ovs-vswitchd")
+        host.run("ovs-vsctl", *ADD_BRIDGE)
+        assert "OFPT_FEATURES_REPLY" in host.run("ovs-ofctl", "show", "br0")
+        said = host.run(sys.executable, "-m", "flowshunt", "conntrack", "-C", "--socket", str(place))
+        assert said == "0\n"
+        host.run("ovs-appctl", "exit")
+        host.wait_for_end(pid)
+    finally:
+        for pid in host.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
