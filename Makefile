@@ -20,10 +20,11 @@ PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 KERNEL_TESTS := $(wildcard tests/jit tests/packet tests/conntrack tests/datapath)
 CHECKED_TESTS := $(wildcard tests/conntrack tests/datapath)
 
-.PHONY: help install demo test test-long lint format bpf bench tour lock clean
+.PHONY: help install demo live-demo test test-long lint format bpf bench tour lock clean
 
 help:
 	@echo 'make demo       install into .venv and replay the capture that comes with the project'
+	@echo 'make live-demo  forward real traffic between namespaces, driven by ovs-vsctl and ovs-ofctl (root)'
 	@echo 'make test       install what tests need, check and test everything'
 	@echo 'make install    install into .venv'
 	@echo 'make lint       ruff, mypy, import-linter'
@@ -52,6 +53,9 @@ install: $(STAMPS)/run
 
 demo: install
 	$(BIN)/flowshunt replay demo/demo.pcap --flows examples/flows/bluefield.flows --table conntrack
+
+live-demo: install
+	$(BIN)/python demo/live.py
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from flowshunt.cli.explain import command
-from flowshunt.cli.explain.stories import Stories
 from flowshunt.cli.main import app
 from flowshunt.cli.replay.command import make_switch, open_source, replay
 from flowshunt.cli.replay.options import Offload, ReplayOptions
 from flowshunt.conntrack.selection import Selection
+from flowshunt.control.stories.stories import Stories
 
 C1 = (
     "table=0,arp,actions=normal",

@@ -19,11 +19,14 @@ from typing import Any
 import click
 
 from flowshunt import __version__
+from flowshunt.cli.bench.main import app as bench
 from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
 from flowshunt.cli.conntrack import arguments as conntrack_arguments
 from flowshunt.cli.failures import reported
+from flowshunt.cli.offload.main import app as offload
 from flowshunt.cli.provider.main import app as provider
 from flowshunt.cli.replay import arguments
+from flowshunt.cli.trace import arguments as trace_arguments
 from flowshunt.cli.what_if import arguments as what_if_arguments
 
 _HELP = """
@@ -105,7 +108,29 @@ Examples:
 
     flowshunt conntrack -L -o json | jq '.[] | select(.mark == 1)'
 
-Exit status: 0, 1 when -G or -D found none, 2 for wrong usage or when no switch answers.
+    flowshunt conntrack -E -p udp -e NEW,DESTROY -o timestamp
+
+    flowshunt conntrack -E -o json | jq -r 'select(.reason == "expired") | .connection.original.source'
+
+-E never slows the switch: events wait in a queue, those that find it full are lost, and how many is told here. A batch
+of packets is one moment: of several changes in it, the later state may show in all of its lines.
+
+Exit status: 0; 1 when -G, -D, -U or -E found none, or what -I would make is there; 2 for wrong usage or when no switch
+answers.
+"""
+
+_TOP_HELP = """
+Show what a switch that runs does just now: rates per port, connections, what passes the tables, refusals, drops.
+
+On a terminal the screen is drawn anew with each measurement, until Ctrl-C; elsewhere one is printed after the other.
+
+Examples:
+
+    flowshunt top
+
+    flowshunt top --once
+
+    flowshunt top --json --interval 10 | jq '{connections, hit: .bridges[0].hit_ratio}'
 """
 
 _EXPLAIN_HELP = """
@@ -289,6 +314,29 @@ def flows(bridge: str | None, socket: str | None) -> None:
 
 
 @app.command(
+    help=_TOP_HELP,
+    params=[
+        Option(
+            ["--interval", "-d"],
+            type=click.FloatRange(0.1, 3600),
+            default=1.0,
+            metavar="SECONDS",
+            help="How long each measurement takes (1).",
+        ),
+        Option(["--once"], is_flag=True, help="Measure once, print, and end."),
+        Option(["--json"], is_flag=True, help="Print each measurement as a line of JSON."),
+        _SOCKET,
+    ],
+)
+def top(interval: float, once: bool, json: bool, socket: str | None) -> None:
+    """Show what a switch does just now."""
+    with reported():
+        from flowshunt.cli.top.command import execute
+
+        execute(socket, interval, once=once, as_json=json)
+
+
+@app.command(
     help=_EXPLAIN_HELP,
     params=[
         *(parameter for parameter in arguments.SWITCH if parameter.name != "load_table"),
@@ -314,6 +362,15 @@ def explain(words: str, json: bool, **parameters: Any) -> None:
         options = gather(**{**parameters, "offloads": parameters["offloads"] or (Offload("flowtable"),)})
         options.check()
         raise SystemExit(execute(options, words, json=json))
+
+
+@app.command(help=trace_arguments.HELP, params=list(trace_arguments.PARAMETERS))
+def trace(**values: Any) -> None:
+    """Explain what rules do to a packet."""
+    with reported():
+        from flowshunt.cli.trace.command import execute
+
+        execute(values)
 
 
 @app.command(help=_WARMUP_HELP)
@@ -343,4 +400,6 @@ def show() -> None:
 
 
 app.add_command(_config)
+app.add_command(bench)
+app.add_command(offload)
 app.add_command(provider)

@@ -9,6 +9,7 @@ changed goes into the event array.
   and SCTP tables of profile linux.
 - `kernels`: the compiled steps, of which the datapath calls those in `kernels.step`.
 - `holding`: for a module that lets packets pass unseen: expiry asks it first, windows are not checked.
+- `changes`: events for readers who may be slow.
 - `table`: the facade `Tracker`; `connection`: the immutable snapshots that it hands out; `listing`: snapshots as text,
   and back from JSON; `restore`: snapshots back into a table.
 

@@ -312,6 +312,14 @@ class Tracker(Policies, Statistics):
         self.drain()
         return True
 
+    def zero_counters(self, row: int, generation: int) -> bool:
+        """Let a connection's packets and bytes count from zero. Returns False when it is gone."""
+        if not self._lives(row, generation):
+            return False
+        for name in ("packets", "bytes"):
+            self.arrays.conns[name][row] = 0
+        return True
+
     def set_label(self, row: int, generation: int, value: int, mask: int = (1 << 128) - 1) -> bool:
         """Set the bits of `mask` in a connection's 128-bit label. Returns False, and sets nothing, when it is gone."""
         self.refuse_observers()

@@ -77,9 +77,10 @@ def _by_reference(typing_context: Any, members: Any) -> Any:
     return Reference(members)(members), codegen
 
 
-def _itself(members: Any) -> Any:
+def itself(members: Any) -> Any:
+    """The plain twin of `by_reference`."""
     return members
 
 
-by_reference = _by_reference if JIT else _itself
+by_reference = _by_reference if JIT else itself
 """`by_reference(t)`: a NamedTuple of arrays as one pointer; attributes read as before. Not to be stored or returned."""

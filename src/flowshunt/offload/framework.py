@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,26 @@ CLOSE_S = 5.0
 SETTLE_S = 30.0
 
 _MARK_MASK = 0xFF
+
+
+class Overview(NamedTuple):
+    """One provider. `mark`: how listings show what it forwards; None: it only observes.
+
+    `told`: connections that it has been told of and took; `entries`: those that it forwards, None for an observer;
+    `limit`: the most that it forwards, as it says. `queued` of at most `queue` operations wait for its worker; None: it
+    has none. `counters` and `refusals` (by reason) count from its registration.
+    """
+
+    name: str
+    mark: str | None
+    is_on: bool
+    told: int
+    entries: int | None
+    limit: int | None
+    queued: int | None
+    queue: int | None
+    counters: dict[str, int]
+    refusals: dict[str, int]
 
 
 class Offload:
@@ -146,6 +167,49 @@ class Offload:
             if attachment.is_on:
                 self._dispatcher.switch_off(attachment)
                 self._switch_on(attachment)
+
+    def take_back(self, rows: np.ndarray | None = None, name: str | None = None) -> int:
+        """Take flows from their forwarders: all, those of connections in `rows`, those of one provider.
+
+        Observers forget all connections, unless `rows` says which. The next packets offer them again. Returns how many
+        flows were taken.
+        """
+        self._dispatcher.refuse_providers()
+        n = 0
+        for attachment in self._attachments.values():
+            if not attachment.is_on or name not in (None, attachment.name):
+                continue
+            if attachment.installs and self._installer is not None:
+                n += self._installer.take_back(attachment, rows)
+            elif rows is None:
+                self._dispatcher.switch_off(attachment)
+                self._switch_on(attachment)
+        return n
+
+    def overview(self) -> list[Overview]:
+        """Registered providers in priority order, with what they have now."""
+        return [self._overview(attachment) for attachment in self._attachments.values()]
+
+    def _overview(self, attachment: Attachment) -> Overview:
+        told = int(np.count_nonzero(attachment.state & A.TAKEN)) if attachment.is_on else 0
+        held = None
+        if attachment.installs:
+            held = int(np.count_nonzero(self._dispatcher.holder == attachment.number))
+        worker = attachment.runner if isinstance(attachment.runner, Worker) else None
+        counters = attachment.statistics()
+        refusals = {key.removeprefix("refused."): n for key, n in counters.items() if key.startswith("refused.")}
+        return Overview(
+            attachment.name,
+            attachment.mark,
+            attachment.is_on,
+            told,
+            held,
+            getattr(attachment.provider, "limit", None),
+            None if worker is None else worker.n_inside,
+            None if worker is None else worker.limit,
+            {key: n for key, n in counters.items() if not key.startswith("refused.")},
+            refusals,
+        )
 
     def withdraw_flows(self) -> None:
         """Take all flows from their forwarders, timers settled; their next packets show whether they come back.

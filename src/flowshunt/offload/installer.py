@@ -380,6 +380,25 @@ class Installer:
         for leaders in self._held_by(attachment):
             self.withdraw(leaders, R.NONE)
 
+    def take_back(self, attachment: Attachment, rows: np.ndarray | None = None) -> int:
+        """Withdraw the flows of a provider, all or those of connections in `rows`; returns how many.
+
+        They may come again.
+        """
+        n = 0
+        for leaders in self._held_by(attachment):
+            chosen = leaders if rows is None else leaders[self._passes(leaders, rows)]
+            self.withdraw(chosen, R.NONE)
+            n += len(chosen)
+        return n
+
+    def _passes(self, leaders: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Which flows have one of these connections on their way, bool (n,)."""
+        passes = np.zeros(len(leaders), bool)
+        for part in self.book.members(leaders):
+            passes[part.which] |= np.isin(part.rows, rows)
+        return passes
+
     def abandon_now(self, attachment: Attachment) -> None:
         """Let go of what a provider has not answered about, which never will."""
         mine = np.flatnonzero(self._caller.holder == attachment.number)

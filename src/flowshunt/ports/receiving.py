@@ -43,7 +43,7 @@ from flowshunt.ports.live import (
     VNET_SIZE,
     VNET_WORDS,
 )
-from flowshunt.ports.sending import link_size
+from flowshunt.ports.segments import link_size
 
 SLOT_SIZE = 2048
 LARGE_SIZE = 1 << 17

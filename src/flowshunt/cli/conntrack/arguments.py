@@ -18,6 +18,7 @@ ACTIONS = {
     "flush": ("-F", "Forget all."),
     "count": ("-C", "Say how many there are."),
     "stats": ("-S", "Show counters."),
+    "event": ("-E", "Show what happens, until Ctrl-C."),
 }
 _ACTIONS, _FILTERS = "Actions (one of them)", "Which connections"
 _FAMILIES = {"ipv4": 4, "ipv6": 6, "inet": 4, "inet6": 6}
@@ -29,11 +30,7 @@ def _filter(*names: str, **more: Any) -> Option:
     return Option(names, group=_FILTERS, **more)
 
 
-PARAMS = [
-    *(
-        Option([short, f"--{name}", name], is_flag=True, group=_ACTIONS, help=text)
-        for name, (short, text) in ACTIONS.items()
-    ),
+FILTERS = [
     _filter("-s", "--orig-src", "--src", "orig_src", metavar="NET", help="Source, original direction."),
     _filter("-d", "--orig-dst", "--dst", "orig_dst", metavar="NET", help="Destination, original direction."),
     _filter("-r", "--reply-src", metavar="NET", help="Source of replies."),
@@ -52,10 +49,34 @@ PARAMS = [
     _filter("-m", "--mark", metavar="MARK[/MASK]", help="Mark; with -U and -I the one to set."),
     _filter("-l", "--label", metavar="LABEL[/MASK]", help="Label; with -U and -I the one to set."),
     _filter("-w", "--zone", type=int, metavar="ZONE", help="Zone."),
-    _filter("-n", "--src-nat", is_flag=True, help="With source NAT."),
-    _filter("-g", "--dst-nat", is_flag=True, help="With destination NAT."),
+    _filter("--orig-zone", "orig_zone", type=int, metavar="ZONE", help="The same: both directions share a zone."),
+    _filter("--reply-zone", "reply_zone", type=int, metavar="ZONE", help="The same."),
+    _filter("-n", "--src-nat", is_flag=False, flag_value="", metavar="[NET]", help="With source NAT, to NET."),
+    _filter("-g", "--dst-nat", is_flag=False, flag_value="", metavar="[NET]", help="With destination NAT, from NET."),
+    _filter("-j", "--any-nat", is_flag=False, flag_value="", metavar="[NET]", help="With NAT of either kind."),
+]
+"""Options that choose connections."""
+
+PARAMS = [
+    *(
+        Option([short, f"--{name}", name], is_flag=True, group=_ACTIONS, help=text)
+        for name, (short, text) in ACTIONS.items()
+    ),
+    *FILTERS,
+    Option(["-z", "--zero"], is_flag=True, help="With -L: let counters begin again."),
+    Option(["-e", "--event-mask"], metavar="LIST", help="With -E: NEW, UPDATES, DESTROY, ALL."),
+    Option(
+        ["-b", "--buffer-size"],
+        type=click.IntRange(1, 1 << 20),
+        metavar="N",
+        help="With -E: how many events may wait here; more are lost, and counted.",
+    ),
     Option(["-t", "--timeout"], type=int, metavar="SECONDS", help="With -I: how long it lives."),
-    Option(["-o", "--output"], metavar="LIST", help="extended, id, ktimestamp, labels, json."),
+    Option(
+        ["-o", "--output"],
+        metavar="LIST",
+        help="extended, id, ktimestamp, labels, json, xml, save; with -E also timestamp, not xml and save.",
+    ),
     Option(["--socket"], metavar="PATH", help="Socket of the switch, or its directory."),
     click.Argument(["table"], required=False, type=click.Choice(["conntrack"])),
 ]
@@ -89,7 +110,12 @@ def filter_of(values: dict[str, Any], *, with_marks: bool) -> dict[str, Any]:
     """
     plain = (*_PORTS, "orig_src", "orig_dst", "reply_src", "reply_dst", "icmp_type", "icmp_code", "icmp_id", "zone")
     found: dict[str, Any] = {name: values[name] for name in (*plain, "state", "status") if values[name] is not None}
-    found |= {name: True for name in ("src_nat", "dst_nat") if values[name]}
+    found |= {name: values[name] or True for name in ("src_nat", "dst_nat", "any_nat") if values[name] is not None}
+    zones = {values[name] for name in ("zone", "orig_zone", "reply_zone") if values[name] is not None}
+    if len(zones) > 1:
+        raise click.BadParameter("both directions of a connection are in one zone", param_hint="--orig-zone")
+    if zones:
+        found["zone"] = zones.pop()
     if values["family"] is not None:
         if values["family"] not in _FAMILIES:
             raise click.BadParameter(f"{values['family']} is neither ipv4 nor ipv6", param_hint="-f")
@@ -101,6 +127,18 @@ def filter_of(values: dict[str, Any], *, with_marks: bool) -> dict[str, Any]:
             if values[name] is not None:
                 found[name] = pair_of(values[name], width, f"--{name}")
     return found
+
+
+EVENTS = ("NEW", "UPDATES", "DESTROY")
+
+
+def events_of(text: str | None) -> list[str]:
+    """Kinds of events. Raises click.BadParameter."""
+    words = (text or "ALL").split(",")
+    wrong = next((word for word in words if word not in (*EVENTS, "ALL")), None)
+    if wrong is not None:
+        raise click.BadParameter(f"{wrong!r} is none of {', '.join(EVENTS)}, ALL", param_hint="-e")
+    return list(EVENTS) if "ALL" in words else words
 
 
 def protocol_of(text: str) -> int:

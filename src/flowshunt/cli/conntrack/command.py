@@ -32,8 +32,11 @@ def execute(action: str, values: dict[str, Any]) -> int:
     elif action == "stats":
         print(ask(place, "conntrack/stats", json.dumps({"output": output})), end="")
     elif action == "create":
-        ask(place, "conntrack/insert", json.dumps({"entry": _entry(values)}))
-        _say("1 flow entries have been created.")
+        return _create(place, values)
+    elif action == "event":
+        from flowshunt.cli.conntrack.events import follow
+
+        return follow(place, values, output, PROGRAM)
     else:
         return _listed(action, place, values, output)
     return 0
@@ -51,15 +54,29 @@ def _listed(action: str, place: Path, values: dict[str, Any], output: list[str])
             if values[name] is not None:
                 request[f"set_{name}"] = pair_of(values[name], width, f"--{name}")
     name = {"dump": "list", "get": "list"}.get(action, action)
+    if values["zero"]:
+        request["zero"] = True
     text = ask(place, f"conntrack/{name}", json.dumps(request))
-    n = len(json.loads(text)) if "json" in output else text.count("\n")
+    n = len(json.loads(text)) if "json" in output else text.count("<flow>" if "xml" in output else "\n")
     if n == 0 and action == "get":
         _say(_NO_SUCH)
         return _MISSED
     print(text, end="")
     if "json" not in output:
         print(footer(n, PROGRAM).replace("shown", _DONE[action]), file=sys.stderr)
-    return _MISSED if n == 0 and action == "delete" else 0
+    return _MISSED if n == 0 and action in ("delete", "update") else 0
+
+
+def _create(place: Path, values: dict[str, Any]) -> int:
+    """-I: a connection that is there already is not made a second time."""
+    entry = _entry(values)
+    wanted = filter_of({**values, "state": None, "status": None}, with_marks=False)
+    if json.loads(ask(place, "conntrack/list", json.dumps({"output": ["json"], "filter": wanted}))):
+        _say("Operation failed: Such conntrack exists, try -U to update")
+        return _MISSED
+    ask(place, "conntrack/insert", json.dumps({"entry": entry}))
+    _say("1 flow entries have been created.")
+    return 0
 
 
 def _entry(values: dict[str, Any]) -> dict[str, Any]:
@@ -83,10 +100,20 @@ def _entry(values: dict[str, Any]) -> dict[str, Any]:
         "zone": values["zone"] or 0,
         "timeout_ms": 1000 * (values["timeout"] or 60),
     }
-    if values["reply_src"] is not None and values["reply_dst"] is not None:
-        entry["reply"] = {"source": values["reply_src"], "destination": values["reply_dst"]}
+    reply_src, reply_dst = values["reply_src"], values["reply_dst"]
+    if values["src_nat"] or values["dst_nat"]:
+        reply_src = values["dst_nat"] or reply_src or values["orig_dst"]
+        reply_dst = values["src_nat"] or reply_dst or values["orig_src"]
+    if reply_src is not None and reply_dst is not None:
+        entry["reply"] = {"source": reply_src, "destination": reply_dst}
         if values["reply_port_src"] is not None:
             entry["reply"] |= {"source_port": values["reply_port_src"], "destination_port": values["reply_port_dst"]}
+        elif has_ports:
+            entry["reply"] |= {"source_port": values["orig_port_dst"], "destination_port": values["orig_port_src"]}
+        if reply_src != values["orig_dst"]:
+            entry["nat"] = "dst"
+        elif reply_dst != values["orig_src"]:
+            entry["nat"] = "src"
     if values["mark"] is not None:
         entry["mark"] = pair_of(values["mark"], 32, "--mark")[0]
     if values["label"] is not None:

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from flowshunt.cli import kernels
-from flowshunt.cli.explain import describe, document
-from flowshunt.cli.explain.stories import Stories
 from flowshunt.cli.failures import DAMAGED, INTERRUPTED, OK, complain
 from flowshunt.cli.replay.command import make_switch, open_source, replay
 from flowshunt.cli.replay.offloading import settled
 from flowshunt.cli.replay.run import Ending
 from flowshunt.conntrack.selection import Selection
 from flowshunt.conntrack.table import first_ms
+from flowshunt.control.stories import describe, document
+from flowshunt.control.stories.stories import Stories
 from flowshunt.ports.api import CaptureError
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from flowshunt.control.openflow.wire import GROUP_ALL
 from flowshunt.datapath.linking import PoolFullError, Token
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.buckets import TYPES, Bucket, CompiledGroup, compile_group
+from flowshunt.rules.openflow.tracing.story import Group
 
 MAX_GROUPS = 1 << 16
 SELECTION_METHODS = ("", "hash", "dp_hash")
@@ -159,6 +160,13 @@ class GroupTable:
     def entries(self, number: int | None) -> list[GroupMod]:
         """The group of a number, or all (None), in order of number."""
         return [group.entry for group in self._selected(number)]
+
+    def story_of(self, number: int) -> Group | None:
+        """A group as traces tell of it."""
+        group = self._groups.get(number)
+        if group is None:
+            return None
+        return Group(number, group.entry.type, group.entry.buckets, group.compiled.places)
 
     def counters(self, number: int | None, now_ns: int) -> list[GroupCounters]:
         """What the group of a number, or all (None), counted."""

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from flowshunt.conntrack.table import Tracker
+from flowshunt.control.stories.history import History
+from flowshunt.control.stories.paths import Switch as Told
 from flowshunt.datapath.fragments.store import Fragments
 from flowshunt.datapath.tables import Datapath
 from flowshunt.offload.framework import Offload
+from flowshunt.rules.openflow.tracing.story import Group
 
 DATAPATH_NAME = "netdev@ovs-netdev"
 """What Open vSwitch calls its one userspace datapath; scripts name it."""
@@ -30,6 +33,10 @@ class PortInfo(Protocol):
     @property
     def type(self) -> str:
         """system, internal, patch or dummy."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """What else was said of it, such as the peer of a patch port."""
 
     @property
     def admin_up(self) -> bool:
@@ -68,6 +75,9 @@ class Bridge(Protocol):
     def device(self, name: str) -> object | None:
         """What a port sends and receives on, if it could be opened."""
 
+    def group(self, number: int) -> Group | None:
+        """An OpenFlow group of it."""
+
     def inject(self, name: str, frame: bytes) -> None:
         """Have a dummy port receive a frame. Raises UsageError for any other port."""
 
@@ -81,6 +91,11 @@ class Node(Protocol):
     tracker: Tracker
     offload: Offload
     fragments: Fragments
+    history: History
+
+    @property
+    def core(self) -> Told:
+        """The switch that offloads."""
 
     @property
     def bridges(self) -> Mapping[str, Bridge]:

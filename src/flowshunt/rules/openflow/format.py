@@ -10,6 +10,7 @@ from flowshunt.rules.openflow import values
 from flowshunt.rules.openflow.fields import PROTOCOLS, USER_FIELDS, UserField
 from flowshunt.rules.openflow.flow import Action, Flow, SetField, Subfield
 from flowshunt.rules.openflow.learning import write_learn
+from flowshunt.rules.openflow.links import write_bundle, write_multipath
 from flowshunt.rules.openflow.match import Facts, facts_of
 from flowshunt.rules.openflow.nat import write_nat
 from flowshunt.rules.openflow.parse import FLAGS, Command
@@ -79,6 +80,22 @@ def format_match(flow: Flow, names: Names = _NO_NAMES) -> str:
     return writer.write()
 
 
+def format_fields(bits: Mapping[str, tuple[int, int]], names: Names = _NO_NAMES) -> str:
+    """Fields of a match, (value, mask) by place, as `format_match` writes them, without a priority."""
+    return _MatchWriter(bits, facts_of(bits), names).write()
+
+
+def format_action(action: Action, flow: Flow, names: Names = _NO_NAMES) -> str:
+    """One action of `flow`, or one inside of it."""
+    facts = facts_of({place: (value, mask) for place, value, mask in flow.match})
+    return _ActionWriter(facts, names).one(action)
+
+
+def format_part(part: Subfield, flow: Flow) -> str:
+    """A field, and which of its bits, as the actions of `flow` name it."""
+    return _ActionWriter(facts_of({place: (value, mask) for place, value, mask in flow.match}), _NO_NAMES).part(part)
+
+
 class _MatchWriter:
     """Writes the fields of one match, in Open vSwitch's order."""
 
@@ -90,6 +107,7 @@ class _MatchWriter:
 
     def write(self) -> str:
         """All of them, with commas between."""
+        self._decimal("conj_id", "conj_id", 0xFFFFFFFF)
         self._tracking()
         self._protocol()
         for n in range(16):
@@ -253,6 +271,14 @@ class _ActionWriter:
                 return f"pop:{self.part(dest)}"
             case flows.CheckLarger(size, dest):
                 return f"check_pkt_larger({size})->{self.part(dest)}"
+            case flows.OutputTruncated(port, max_len):
+                return f"output(port={write_port(port, self.names)},max_len={max_len})"
+            case flows.Conjunction(number, clause, n_clauses):
+                return f"conjunction({number},{clause}/{n_clauses})"
+            case flows.Multipath():
+                return write_multipath(action, self.part)
+            case flows.Bundle():
+                return write_bundle(action, self.part, lambda port: write_port(port, self.names))
         return _FIXED[type(action)]
 
     def resubmit(self, action: flows.Resubmit) -> str:
@@ -388,6 +414,7 @@ _FIXED: Mapping[type, str] = {
     flows.All: "ALL",
     flows.InPort: "IN_PORT",
     flows.Local: "LOCAL",
+    flows.ToTable: "TABLE",
     flows.PopVlan: "strip_vlan",
     flows.DecTtl: "dec_ttl",
     flows.CtClear: "ct_clear",

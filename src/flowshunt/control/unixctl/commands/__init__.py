@@ -8,10 +8,14 @@ from flowshunt.control.unixctl.commands import (
     connections,
     datapath,
     dummy,
+    events,
     flows,
     fragments,
     limits,
+    offloading,
+    sampling,
     stations,
+    tracing,
     tracker,
 )
 from flowshunt.control.unixctl.registry import Command
@@ -19,5 +23,8 @@ from flowshunt.control.unixctl.registry import Command
 
 def everything() -> tuple[Command, ...]:
     """Every command that needs nothing but a node."""
-    modules = (connections, limits, fragments, datapath, bridges, stations, dummy, tracker, flows, absent)
+    modules = (
+        *(connections, limits, fragments, datapath, bridges, stations, dummy),
+        *(tracker, events, offloading, sampling, flows, tracing, absent),
+    )
     return tuple(one for module in modules for one in module.COMMANDS)

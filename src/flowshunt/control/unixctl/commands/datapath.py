@@ -41,7 +41,7 @@ IPv6 ND Extension: No
 """
 
 
-def _numbered(node: Node) -> Iterator[tuple[str, int, PortInfo]]:
+def numbered(node: Node) -> Iterator[tuple[str, int, PortInfo]]:
     """Every port with the bridge that it belongs to and its number in the datapath; 0 is the datapath's own."""
     number = 0
     for name, bridge in node.bridges.items():
@@ -86,7 +86,7 @@ def show(node: Node, arguments: list[str]) -> str:
     n_flows = sum(len(bridge.switch.datapath.rules) for bridge in node.bridges.values())
     lines = [f"{DATAPATH_NAME}:", f"  lookups: hit:{hits} missed:{misses} lost:0", f"  flows: {n_flows}"]
     lines.append("  port 0: ovs-netdev (tap)")
-    for bridge, number, port in _numbered(node):
+    for bridge, number, port in numbered(node):
         lines.append(f"  port {number}: {port.name}{_suffix(port)}")
         if "statistics" in options:
             lines += _counters(node.bridges[bridge].port_info(port.name).statistics)
@@ -127,7 +127,7 @@ def show_bridges(node: Node, arguments: list[str]) -> str:
     lines = [f"{DATAPATH_NAME}: hit:{hits} missed:{misses}"]
     for name in sorted(node.bridges):
         lines.append(f"  {name}:")
-        for bridge, number, port in sorted(_numbered(node), key=lambda entry: entry[2].name):
+        for bridge, number, port in sorted(numbered(node), key=lambda entry: entry[2].name):
             if bridge == name:
                 lines.append(f"    {port.name} {port.ofport}/{number}:{_suffix(port)}")
     return "\n".join(lines) + "\n"

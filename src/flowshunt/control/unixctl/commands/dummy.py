@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flowshunt.control.unixctl.commands.odp import OdpError, frame
 from flowshunt.control.unixctl.node import Bridge, Node
 from flowshunt.control.unixctl.registry import CommandError, answers, command, on_worker
 from flowshunt.ports.dummy import DummyPort
+from flowshunt.rules.odp import OdpError, frame
 
 MAX_FRAME = 65_549
 """The largest IP packet with an Ethernet header."""

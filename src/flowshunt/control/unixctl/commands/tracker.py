@@ -14,7 +14,7 @@ from typing import Any
 
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.connection import Connection, Tuple
-from flowshunt.conntrack.listing import conntrack8
+from flowshunt.conntrack.listing import conntrack8, save, xml
 from flowshunt.conntrack.listing import json as as_json
 from flowshunt.conntrack.listing.read_json import EntryError, connection_of
 from flowshunt.conntrack.restore import restore
@@ -22,7 +22,7 @@ from flowshunt.control.unixctl.commands.dpctl import in_slices
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import CommandError, command
 
-OUTPUTS = ("extended", "id", "ktimestamp", "labels", "json")
+OUTPUTS = ("extended", "id", "ktimestamp", "labels", "json", "xml", "save")
 _AT_ONCE = 256
 
 
@@ -49,8 +49,11 @@ class Filter:
     mark: list[int] | None = None
     label: list[int] | None = None
     zone: int | None = None
-    src_nat: bool | None = None
-    dst_nat: bool | None = None
+    src_nat: bool | str | None = None
+    """Whether there is source NAT, or to which address; likewise destination NAT."""
+    dst_nat: bool | str | None = None
+    any_nat: bool | str | None = None
+    """One of both."""
 
     @classmethod
     def read(cls, document: Any) -> Filter:
@@ -59,7 +62,8 @@ class Filter:
         if not isinstance(document, dict) or not document.keys() <= known:
             raise CommandError(f"a filter has some of {', '.join(sorted(known))}")
         found = cls(**document)
-        for text in (found.orig_src, found.orig_dst, found.reply_src, found.reply_dst):
+        nat = (text for text in (found.src_nat, found.dst_nat, found.any_nat) if isinstance(text, str))
+        for text in (found.orig_src, found.orig_dst, found.reply_src, found.reply_dst, *nat):
             _network(text)
         for pair in (found.mark, found.label):
             if pair is not None and not (len(pair) == 2 and all(isinstance(part, int) for part in pair)):
@@ -80,14 +84,13 @@ class Filter:
             (self.icmp_id, one.original.icmp_id),
             (self.state, one.state),
             (self.zone, one.zone),
-            (self.src_nat, one.reply.destination != one.original.source if self.src_nat else None),
-            (self.dst_nat, one.reply.source != one.original.destination if self.dst_nat else None),
         )
         masked = ((self.mark, one.mark), (self.label, one.label))
         return (
             all(want is None or want == have for want, have in plain)
             and all(want is None or have & want[1] == want[0] & want[1] for want, have in masked)
             and self._fits_addresses(one.original, one.reply)
+            and self._fits_nat(one.original, one.reply)
             and self._fits_status(one)
         )
 
@@ -100,11 +103,26 @@ class Filter:
         )
         return all(text is None or address in _network(text) for text, address in pairs)
 
+    def _fits_nat(self, original: Tuple, reply: Tuple) -> bool:
+        source = _fits_translation(self.src_nat, original.source, reply.destination)
+        destination = _fits_translation(self.dst_nat, original.destination, reply.source)
+        either = self.any_nat is None or (
+            _fits_translation(self.any_nat, original.source, reply.destination)
+            or _fits_translation(self.any_nat, original.destination, reply.source)
+        )
+        return source and destination and either
+
     def _fits_status(self, one: Connection) -> bool:
         if self.status is None:
             return True
         held = {*one.status} if one.seen_reply else {*one.status, "UNREPLIED"}
         return held.issuperset(self.status.split(","))
+
+
+def _fits_translation(wanted: bool | str | None, before: Any, after: Any) -> bool:
+    if not wanted:
+        return True
+    return before != after and (wanted is True or after in _network(wanted))
 
 
 def _network(text: str | None) -> Any:
@@ -116,7 +134,8 @@ def _network(text: str | None) -> Any:
         raise CommandError(f"{text}: {error}") from None
 
 
-def _document(arguments: list[str]) -> dict[str, Any]:
+def document_of(arguments: list[str]) -> dict[str, Any]:
+    """The JSON object that a command was given; empty without one. Raises CommandError."""
     try:
         found = json.loads(arguments[0]) if arguments else {}
     except (ValueError, RecursionError):
@@ -138,6 +157,10 @@ def _those(node: Node, wanted: Filter) -> Iterator[Connection]:
 def _text(found: list[Connection], output: list[str], now_ms: int) -> str:
     if "json" in output:
         return json.dumps([as_json.document(one) for one in found]) + "\n"
+    if "xml" in output:
+        return xml.HEAD + "".join(f"{xml.line(one)}\n" for one in found) + xml.TAIL
+    if "save" in output:
+        return "".join(f"{save.line(one)}\n" for one in found)
     return "".join(
         conntrack8.line(
             one,
@@ -161,15 +184,27 @@ def _output(document: dict[str, Any]) -> list[str]:
 
 
 async def list_(node: Node, arguments: list[str]) -> str:
-    """Connections as conntrack -L lists them, or as JSON; `output` holds words of OUTPUTS."""
-    document = _document(arguments)
+    """Connections as conntrack -L lists them, or as JSON; `output` holds words of OUTPUTS.
+
+    With `zero` their counters begin again.
+    """
+    document = document_of(arguments)
     output = _output(document)
-    return _text(await _found(node, document), output, node.now_ms())
+    found = await _found(node, document)
+    if document.get("zero"):
+        for first in range(0, len(found), _AT_ONCE):
+            await node.call(partial(_zero, node, found[first : first + _AT_ONCE]))
+    return _text(found, output, node.now_ms())
+
+
+def _zero(node: Node, part: list[Connection]) -> None:
+    for one in part:
+        node.tracker.zero_counters(one.id, one.generation)
 
 
 async def delete(node: Node, arguments: list[str]) -> str:
     """Forget connections; prints them as they were."""
-    document = _document(arguments)
+    document = document_of(arguments)
     output = _output(document)
     found = await _found(node, document)
     for first in range(0, len(found), _AT_ONCE):
@@ -184,7 +219,7 @@ def _forget(node: Node, part: list[Connection]) -> None:
 
 async def update(node: Node, arguments: list[str]) -> str:
     """Set `set_mark` and `set_label`, [value, mask] each, of connections; prints them as they are then."""
-    document = _document(arguments)
+    document = document_of(arguments)
     output = _output(document)
     found = await _found(node, document)
     mark, label = document.get("set_mark"), document.get("set_label")
@@ -207,7 +242,7 @@ def _change(node: Node, part: list[Connection], mark: list[int] | None, label: l
 
 async def insert(node: Node, arguments: list[str]) -> str:
     """Put the connection `entry`, as JSON lists it, into the table."""
-    document = _document(arguments)
+    document = document_of(arguments)
     try:
         entry = connection_of(document.get("entry"), node.tracker.profile)
     except EntryError as error:
@@ -220,7 +255,7 @@ async def insert(node: Node, arguments: list[str]) -> str:
 
 async def flush(node: Node, arguments: list[str]) -> str:
     """Forget all connections, or those of `zone`."""
-    zone = _document(arguments).get("zone")
+    zone = document_of(arguments).get("zone")
     if zone is not None and not isinstance(zone, int):
         raise UsageError(f"zone {zone!r} is no number")
     await node.call(lambda: node.tracker.flush(zone))
@@ -229,7 +264,7 @@ async def flush(node: Node, arguments: list[str]) -> str:
 
 async def statistics(node: Node, arguments: list[str]) -> str:
     """Counters of the tracker as conntrack -S prints them, or all of them as JSON with `output`."""
-    if "json" in _output(_document(arguments)):
+    if "json" in _output(document_of(arguments)):
         return json.dumps(await node.call(node.tracker.zone_statistics)) + "\n"
     total = await node.call(node.tracker.statistics)
     refused = total["full"] + total["zone-limit"] + total["headroom"]

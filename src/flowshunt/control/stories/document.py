@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from flowshunt.cli.explain.describe import reasons_now
-from flowshunt.cli.explain.stories import Step, Story
 from flowshunt.conntrack.listing.json import document as connection_document
+from flowshunt.control.stories.describe import reasons_now
+from flowshunt.control.stories.stories import Step, Story
 
 if TYPE_CHECKING:
-    from flowshunt.app import Switch
+    from flowshunt.control.stories.paths import Switch
     from flowshunt.offload.reasons import Reason
 
 FORMAT = "flowshunt/explain/1"
@@ -19,9 +19,14 @@ FORMAT = "flowshunt/explain/1"
 
 def write(stories: Iterable[Story], switch: Switch, n_left_out: int, out: TextIO) -> None:
     """One object: the stories, and how many connections there was no room for. Times are Unix time in ms."""
-    connections = [_story(story, switch) for story in stories]
-    json.dump({"format": FORMAT, "left_out": n_left_out, "connections": connections}, out, indent=1, ensure_ascii=False)
+    json.dump(document(stories, switch, n_left_out), out, indent=1, ensure_ascii=False)
     out.write("\n")
+
+
+def document(stories: Iterable[Story], switch: Switch, n_left_out: int) -> dict[str, Any]:
+    """The same as a dict."""
+    connections = [_story(story, switch) for story in stories]
+    return {"format": FORMAT, "left_out": n_left_out, "connections": connections}
 
 
 def _story(story: Story, switch: Switch) -> dict[str, Any]:

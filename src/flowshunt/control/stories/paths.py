@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flowshunt.conntrack.snapshot import address_of
 from flowshunt.datapath.paths import records as P
@@ -12,9 +12,23 @@ from flowshunt.packet.schema import VLAN_PRESENT
 from flowshunt.rules.openflow.format import format_flow
 
 if TYPE_CHECKING:
-    from flowshunt.app import Switch
+    from flowshunt.conntrack.table import Tracker
+    from flowshunt.datapath.tables import Datapath
+    from flowshunt.offload.framework import Offload
 
 _KIND_IPV6 = 0x80
+
+
+class Switch(Protocol):
+    """What stories are told of; `app.Switch` is one."""
+
+    tracker: Tracker
+    datapath: Datapath
+    offload: Offload
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """OpenFlow port numbers by name."""
 
 
 @dataclass(frozen=True, slots=True)

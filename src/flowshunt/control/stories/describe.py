@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from flowshunt.cli.explain.stories import Step, Story
 from flowshunt.conntrack.connection import Tuple, address_text
+from flowshunt.control.stories.stories import Step, Story
 from flowshunt.offload import reasons as R
 
 if TYPE_CHECKING:
-    from flowshunt.app import Switch
+    from flowshunt.control.stories.paths import Switch
 
 _TEXTS = {
     "created": "committed",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from flowshunt.cli.explain.paths import PathText, path_text
 from flowshunt.conntrack.connection import Connection
+from flowshunt.control.stories.paths import PathText, path_text
 from flowshunt.offload import reasons as R
 
 if TYPE_CHECKING:
-    from flowshunt.app import Switch
     from flowshunt.conntrack.selection import Selection
+    from flowshunt.control.stories.paths import Switch
 
 MAX_STORIES = 1000
 MAX_STEPS = 200
@@ -73,15 +73,16 @@ class Stories:
     Of more than `limit` connections the first ones are kept, and `n_left_out` counts the others.
     """
 
-    def __init__(self, switch: Switch, selection: Selection, limit: int = MAX_STORIES) -> None:
+    def __init__(self, switch: Switch, selection: Selection, limit: int = MAX_STORIES, *, listens: bool = True) -> None:
         self.n_left_out = 0
         self._switch, self._selection, self._limit = switch, selection, limit
         self._stories: dict[Identity, Story] = {}
         self._ended: list[Story] = []
         self._followers: dict[Identity, list[Identity]] = {}
         self._names = {number: name for name, number in switch.ports.items()}
-        switch.datapath.paths.observe(self.on_learned)
-        switch.offload.keep_journal(self.note)
+        if listens:
+            switch.datapath.paths.observe(self.on_learned)
+            switch.offload.keep_journal(self.note)
 
     def __iter__(self) -> Iterator[Story]:
         """By the time of their first step."""

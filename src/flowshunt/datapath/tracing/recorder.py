@@ -1,0 +1,386 @@
+"""Stands between the interpreter's kernels and notes what they do, and changes nothing of it.
+
+Each method has the arguments of the kernel that it stands for, calls that kernel, and returns what it returns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.schema import NAT_WORDS
+from flowshunt.datapath import interpreter, output, reassembly
+from flowshunt.datapath.program import CT_EXEC, CT_NAT, CT_WORDS, NO_TABLE, CompiledRule, as_int64
+from flowshunt.datapath.schema import FATE_METER, FATE_TTL, INLINE_WORDS
+from flowshunt.datapath.tracing.record import (
+    Chosen,
+    Entered,
+    Fetched,
+    Lookup,
+    Part,
+    Punted,
+    Refused,
+    Sent,
+    Tracked,
+)
+from flowshunt.jit import plain
+from flowshunt.packet.schema import (
+    HEADER_WORDS,
+    KEY_WORDS,
+    W_CT,
+    W_CT_L4,
+    W_CT_LABEL,
+    W_CT_SRC,
+    W_ETH_DST,
+    W_ETH_SRC,
+    W_L4,
+    W_PORT,
+)
+
+_CT_WORDS = (W_CT, *range(W_CT_LABEL, W_CT_LABEL + 2), *range(W_CT_SRC, W_CT_L4 + 1))
+_LAYER_PIPELINE, _LAYER_ETHERNET, _LAYER_NETWORK, _LAYER_TRANSPORT = range(4)
+_LAYERS = [
+    _LAYER_PIPELINE if word >= HEADER_WORDS else _LAYER_ETHERNET if word in (W_ETH_DST, W_ETH_SRC) else _LAYER_NETWORK
+    for word in range(KEY_WORDS)
+]
+_PORTS = -1 << 32
+"""tp_src and tp_dst in their word."""
+
+
+class TooLongError(UsageError):
+    """A packet's way takes longer to tell than packets may be kept waiting."""
+
+
+class Supposition(Protocol):
+    """What the tracker is supposed to say, where it is not asked itself."""
+
+    def after(self, path: tuple[int, ...], instruction: tuple[int, ...], zone: int, key: list[int]) -> list[int]:
+        """The key as the ct action leaves it that leads to the part `path`; `key` has mark and label of exec."""
+
+
+class Recorder:
+    """Notes one packet's way. `kernel` is the interpreter that it listens to."""
+
+    def __init__(
+        self,
+        rule: Callable[[int], CompiledRule],
+        keys: np.ndarray,
+        pipeline: Mapping[int, int],
+        deadline: float,
+        suppose: Supposition | None = None,
+        path: tuple[int, ...] = (),
+    ) -> None:
+        """`rule`: rules by number. `keys`: that of the packet that runs, (1, KEY_WORDS).
+
+        `pipeline`: words of the key that it begins with besides its headers. `deadline`: by time.monotonic().
+        `suppose`: instead of the tracker. `path`: what the paths of all parts begin with.
+        """
+        self.parts: list[Part] = []
+        self._rule = rule
+        self._suppose = suppose
+        self._path = path
+        self._keys = keys[0]
+        self._pipeline = pipeline
+        self._deadline = deadline
+        self._search: Search | None = None
+        self._frames: dict[int, tuple[Part, list[Any], int]] = {}
+        self._sent: list[tuple[list[Any], int]] = []
+        self._children: dict[tuple[int, ...], int] = {}
+        self._base = 0
+        self._table = -1
+        self._found = -1
+        self._last: Tracked | None = None
+        self._to: int | None = None
+        self._part: Part
+        self._steps: list[Any]
+        hooks = self._hooks()
+        instead = {id(getattr(module, name)): method for (module, name), method in hooks.items()}
+        self._plain_exec = plain(interpreter._run_exec)
+        self._plain_zone = plain(reassembly.read_zone)
+        self._plain = {name: plain(getattr(module, name), instead) for module, name in hooks}
+        self.kernel = plain(interpreter.run_packet, instead)
+
+    def _hooks(self) -> Mapping[tuple[Any, str], Callable[..., Any]]:
+        return {
+            (interpreter, "_begin"): self._begin,
+            (interpreter, "fetch"): self._fetch,
+            (interpreter, "_enter"): self._enter,
+            (interpreter, "note_lookup"): self._note_lookup,
+            (interpreter, "_push"): self._push,
+            (interpreter, "_pop"): self._pop,
+            (interpreter, "_ct"): self._ct,
+            (interpreter, "_track"): self._track,
+            (interpreter, "_enter_group"): self._enter_group,
+            (interpreter, "choose"): self._choose,
+            (interpreter, "_suspend"): self._suspend,
+            (interpreter, "_abandon"): self._abandon,
+            (interpreter, "decrement_ttl"): self._decrement_ttl,
+            (interpreter, "pass_meter"): self._pass_meter,
+            (interpreter, "meet_fragment"): self._meet_fragment,
+            (interpreter, "output"): self._output,
+            (output, "_normal"): self._normal,
+        }
+
+    def begin_outside(self, at: int) -> None:
+        """The packet begins with a program of no table, which is in the pool at `at`."""
+        self.begin_part(self._keys, None, self._path)
+        self._base = at
+
+    def begin_part(self, key: Any, cause: Tracked | None, path: tuple[int, ...]) -> Part:
+        """A new part, which is the running one."""
+        part = Part(path, _copy(key), cause, [0] * KEY_WORDS)
+        self.parts.append(part)
+        self._part, self._steps, self._table = part, part.steps, -1
+        return part
+
+    def end(self) -> None:
+        """The running part has ended."""
+        if not self._part.final:
+            self._part.final = _copy(self._keys)
+
+    # --- what stands for kernels -----------------------------------------------------------------------------------
+
+    def _begin(self, w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
+        self._plain["_begin"](w, o, t, b, i, packet)
+        for word, value in self._pipeline.items():
+            w.keys[0, word] = value
+        self.begin_part(w.keys[0], None, self._path)
+
+    def _fetch(self, c: Any, pc: Any) -> Any:
+        if time.monotonic() > self._deadline:
+            raise TooLongError("the packet's way is too long to be told", hint="name a table further on")
+        self._steps.append(Fetched(int(pc) - self._base, _copy(self._keys)))
+        return self._plain["fetch"](c, pc)
+
+    def _note_lookup(self, w: Any, c: Any, table: Any, rule: Any, port: Any) -> Any:
+        self._found = int(rule)
+        key = _copy(w.keys[0])
+        if port >= 0:
+            key = (*key[:W_PORT], key[W_PORT] & 0xFFFFFFFF | int(port) << 32, *key[W_PORT + 1 :])
+        if self._search is None:
+            self._search = Search(c)
+        for word, mask in self._search.bits(int(table), key).items():
+            self._part.mask[word] |= mask
+
+    def _enter(self, w: Any, c: Any, table: Any, port: Any) -> Any:
+        pc = self._plain["_enter"](w, c, table, port)
+        in_port = int(port) if port >= 0 else int(w.keys[0, W_PORT]) >> 32
+        rule = self._rule(self._found) if self._found >= 0 else None
+        node = Lookup(int(table), rule, in_port, int(table) <= self._table, rule is None and int(pc) != 0)
+        self._steps.append(node)
+        self._steps, self._base, self._table = node.steps, int(pc), int(table)
+        return pc
+
+    def _push(self, w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> Any:
+        self._frames[int(sp)] = self._part, self._steps, self._base
+        return self._plain["_push"](w, sp, pc, table, depth, snapshot)
+
+    def _pop(self, w: Any, t: Any, sp: Any) -> Any:
+        part, steps, base = self._frames[int(sp)]
+        if part is not self._part:
+            self.end()
+        found = self._plain["_pop"](w, t, sp)
+        self._part, self._steps, self._base, self._table = part, steps, base, int(found[1])
+        return found
+
+    def _ct(
+        self, w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, table: Any, depth: Any, sp: Any
+    ) -> Any:
+        before = _copy(w.keys[0])
+        parent, steps = self._part, self._steps
+        target, new_sp = self._plain["_ct"](w, c, o, t, b, i, packet, pc, table, depth, sp)
+        node = self._last
+        assert node is not None
+        steps.append(node)
+        if target >= 0:
+            if new_sp == sp:
+                parent.final = _untracked(before)
+            node.part = self.begin_part(w.keys[0], node, self._next_path(parent))
+        return target, new_sp
+
+    def _next_path(self, parent: Part) -> tuple[int, ...]:
+        n = self._children.get(parent.path, 0)
+        self._children[parent.path] = n + 1
+        return (*parent.path, n)
+
+    def _track(self, w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
+        length = CT_WORDS + (int(c.pool[pc]) >> 32)
+        instruction = tuple(int(c.pool[at]) for at in range(int(pc), int(pc) + length))
+        zone = int(self._plain_zone(w, c, pc))
+        before = _copy(w.keys[0])
+        if self._suppose is None:
+            self._plain["_track"](w, c, o, t, b, i, packet, pc)
+        else:
+            self._supposed(w, c, o, packet, pc, instruction, zone)
+        self._last = Tracked(instruction, zone, int(w.machine["row"][0]), before, _copy(w.keys[0]))
+
+    def _supposed(self, w: Any, c: Any, o: Any, packet: Any, pc: Any, instruction: tuple[int, ...], zone: int) -> None:
+        """In place of the tracker."""
+        assert self._suppose is not None
+        w.machine["row"][0] = -1
+        keys = w.keys
+        flags = (instruction[0] >> 8) & 0xFF
+        if flags & CT_EXEC:
+            start = pc + CT_WORDS + (NAT_WORDS if flags & CT_NAT else 0)
+            mark, high, low = self._plain_exec(w, c.pool, start, pc + len(instruction))
+            keys[0, W_PORT] = keys[0, W_PORT] & ~instruction[2] | mark & instruction[2]
+            keys[0, W_CT_LABEL] = keys[0, W_CT_LABEL] & ~instruction[3] | high & instruction[3]
+            keys[0, W_CT_LABEL + 1] = keys[0, W_CT_LABEL + 1] & ~instruction[4] | low & instruction[4]
+        if (instruction[0] >> 16) & 0xFF == NO_TABLE:
+            return
+        path = (*self._part.path, self._children.get(self._part.path, 0))
+        key = self._suppose.after(path, instruction, zone, list(_copy(keys[0])))
+        for word, value in enumerate(key):
+            w.keys[0, word] = as_int64(value & 0xFFFFFFFFFFFFFFFF)
+        w.machine["dirty"][0] = 1
+        o.ct_state[packet] = (int(w.keys[0, W_CT]) >> 32) & 0xFFFF
+
+    def _enter_group(self, w: Any, c: Any, t: Any, pc: Any, table: Any, depth: Any, sp: Any) -> Any:
+        found = self._plain["_enter_group"](w, c, t, pc, table, depth, sp)
+        cell = int(c.pool[pc]) >> 8
+        node = Entered(cell)
+        self._steps.append(node)
+        self._steps, self._base = node.steps, int(c.pool[cell])
+        return found
+
+    def _choose(self, pool: Any, pc: Any, keys: Any) -> Any:
+        found = self._plain["choose"](pool, pc, keys)
+        self._steps.append(Chosen(int(found) - self._base))
+        return found
+
+    def _suspend(self, w: Any, o: Any, t: Any, pc: Any, table: Any, depth: Any, sp: Any, target: Any) -> Any:
+        self._steps.append(Punted(int(w.machine["reason"][0]), int(w.machine["argument"][0]), _copy(w.keys[0])))
+        return self._plain["_suspend"](w, o, t, pc, table, depth, sp, target)
+
+    def _abandon(self, w: Any, o: Any, sp: Any, fate: Any) -> Any:
+        self._steps.append(Refused(int(fate)))
+        self._part.failed = int(fate)
+        mark = int(w.machine["tx_mark"][0])
+        for steps, place in self._sent:
+            if isinstance(steps[place], Sent) and steps[place].first >= mark:
+                steps[place] = steps[place]._replace(ports=())
+        return self._plain["_abandon"](w, o, sp, fate)
+
+    def _decrement_ttl(self, keys: Any, k: Any) -> Any:
+        done = self._plain["decrement_ttl"](keys, k)
+        if not done:
+            self._steps.append(Refused(FATE_TTL))
+        return done
+
+    def _pass_meter(self, pool: Any, meter: Any, size: Any, now_ms: Any) -> Any:
+        passes = self._plain["pass_meter"](pool, meter, size, now_ms)
+        if not passes:
+            self._steps.append(Refused(FATE_METER))
+        return passes
+
+    def _meet_fragment(self, w: Any, c: Any, o: Any, *rest: Any) -> Any:
+        if self._suppose is not None:
+            return np.int64(reassembly.MET_AS_IT_IS)
+        met = self._plain["meet_fragment"](w, c, o, *rest)
+        if met == reassembly.MET_ENDS:
+            self._steps.append(Refused(int(w.machine["fate"][0])))
+        return met
+
+    def _normal(self, w: Any, p: Any, in_port: Any) -> Any:
+        number = self._plain["_normal"](w, p, in_port)
+        self._to = int(number)
+        return number
+
+    def _output(self, w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
+        first = int(o.sent[0])
+        before, self._to = int(w.machine["fate"][0]), None
+        w.machine["fate"][0] = 0
+        self._plain["output"](w, c, p, o, f, b, i, packet, pc)
+        ports = tuple(int(o.tx["port"][n]) for n in range(first, int(o.sent[0])))
+        fate = int(w.machine["fate"][0])
+        if fate == 0:
+            w.machine["fate"][0] = before
+        self._sent.append((self._steps, len(self._steps)))
+        self._steps.append(Sent(ports, first, fate, _copy(w.keys[0]), self._to))
+
+
+def _copy(key: Any) -> tuple[int, ...]:
+    return tuple(key.tolist())
+
+
+def _untracked(key: tuple[int, ...]) -> tuple[int, ...]:
+    """A key without ct fields."""
+    words = list(key)
+    words[W_PORT] &= ~0xFFFFFFFF
+    for word in _CT_WORDS:
+        words[word] = 0
+    return tuple(words)
+
+
+class Search:
+    """Which bits of a key a search of the tables looks at, as Open vSwitch counts them.
+
+    A mask counts as far as the layer in which no rule of it agrees any more: pipeline, Ethernet, network, transport.
+    """
+
+    def __init__(self, c: Any) -> None:
+        """`c`: TableArrays that nobody changes meanwhile."""
+        self._c = c
+        n = int(c.state["n_rules"][0])
+        held = np.asarray(c.rules["subtable"])[:n]
+        self._rows = np.argsort(held, kind="stable")
+        self._held = held[self._rows]
+
+    def bits(self, table: int, key: tuple[int, ...]) -> dict[int, int]:
+        """Masks by word. Whatever has the same bits finds the same rule."""
+        c = self._c
+        found: dict[int, int] = {}
+        best = -1
+        order = int(c.tables["order"][table])
+        for at in range(order, order + int(c.tables["n_subtables"][table])):
+            entry = int(c.pool[at])
+            if entry >> 32 <= best:
+                break
+            rows = self._agreeing(entry & 0xFFFFFFFF, key, found)
+            if len(rows):
+                best = max(best, int(c.rules["priority"][rows].max()))
+        return found
+
+    def _agreeing(self, s: int, key: tuple[int, ...], found: dict[int, int]) -> np.ndarray:
+        """Rules of subtable `s` that the key matches; the bits that it takes to see that are added to `found`."""
+        first, last = np.searchsorted(self._held, [s, s + 1])
+        rows = self._rows[first:last]
+        for _, j, word, mask in sorted(self._pieces(s)):
+            if not len(rows):
+                break
+            found[word] = found.get(word, 0) | mask
+            values = self._values(rows, j)
+            rows = rows[(values ^ key[word]) & mask == 0]
+        return rows
+
+    def _values(self, rows: np.ndarray, j: int) -> np.ndarray:
+        """Word j of the match of rules."""
+        rules = self._c.rules
+        if j < INLINE_WORDS:
+            return np.asarray(rules["values"])[rows, j]
+        return np.asarray(self._c.pool)[np.asarray(rules["extra"])[rows] + j - INLINE_WORDS]
+
+    def _pieces(self, s: int) -> Iterator[tuple[int, int, int, int]]:
+        """Layer, place in the match, word and mask of what a subtable compares."""
+        for j, (word, mask) in enumerate(mask_of_subtable(self._c, s)):
+            if word == W_L4 and mask & _PORTS and mask & ~_PORTS:
+                yield _LAYER_NETWORK, j, word, mask & ~_PORTS
+                yield _LAYER_TRANSPORT, j, word, mask & _PORTS
+            elif word == W_L4:
+                yield _LAYER_TRANSPORT if mask & _PORTS else _LAYER_NETWORK, j, word, mask
+            else:
+                yield _LAYERS[word], j, word, mask
+
+
+def mask_of_subtable(c: Any, s: int) -> list[tuple[int, int]]:
+    """Words and masks of a subtable."""
+    n = int(c.subtables["n_words"][s])
+    masks = [int(c.subtables["first_mask"][s]), *(int(c.subtables["masks"][s, j]) for j in range(3))]
+    found = [(int(c.subtables["words"][s, j]), masks[j]) for j in range(min(n, 4))]
+    extra = int(c.subtables["extra"][s])
+    found += [(int(c.pool[extra + 2 * j]), int(c.pool[extra + 2 * j + 1])) for j in range(n - 4)]
+    return found
