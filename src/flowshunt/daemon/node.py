@@ -87,8 +87,7 @@ class Node:
         self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
-        self.is_holding = False
-        """Packets that come in are dropped: flows are being restored."""
+        self._is_holding = False
         self.history = History(self.core)
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
@@ -107,6 +106,23 @@ class Node:
         self._n_posts_done = 0
         self._counters = {"posts-dropped": 0, "patch-depth": 0, "dropped-while-holding": 0}
 
+    @property
+    def is_holding(self) -> bool:
+        """Packets that come in are dropped: flows are being restored."""
+        return self._is_holding
+
+    @is_holding.setter
+    def is_holding(self, on: bool) -> None:
+        if self._is_holding and not on:
+            self._is_holding = False
+            self._kernel.follow()
+        self._is_holding = on
+
+    @property
+    def is_hitless(self) -> bool:
+        """Whether offloaded connections go on while there is no process."""
+        return self._kernel.is_hitless
+
     # --- life, and the two threads ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -122,6 +138,7 @@ class Node:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
+        await self.call(self._kernel.leave)
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
         await self.call(self._kernel.close)

@@ -21,6 +21,7 @@ from flowshunt.control.unixctl.server import Server, socket_path
 from flowshunt.daemon.bridge import Bridge
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
+from flowshunt.daemon.restart import keep_connections, take_over, write_connections
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
@@ -46,18 +47,26 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
     stop = stop or asyncio.Event()
     rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
     node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
+    keeping: asyncio.Task[None] | None = None
     server = Server(node, registry(VERSION_TEXT, stop), PROGRAM)
     await node.start()
     try:
         with handled(stop, _say_hang_up):
             await server.listen(socket_path(rundir, PROGRAM))
             await _build(node, config, base, tell)
+            if node.is_hitless:
+                await take_over(node)
+                keeping = asyncio.create_task(keep_connections(node))
             settle_interpreter()
             tell("ready")
             tell_systemd("READY=1\nSTATUS=forwarding")
             await stop.wait()
             tell_systemd("STOPPING=1")
     finally:
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await write_connections(node)
         await node.stop()
         await server.close()
 
@@ -83,6 +92,7 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
     other_config = {"hw-offload": str(config.offload.enabled).lower(), "hw-offload-priority": priority}
     other_config |= dict(option.split("=", 1) for option in config.offload.options)
     await node.call(partial(node.configure_offload, other_config))
+    node.is_holding = node.is_hitless  # programs of the process before forward, and nobody else until all is there
     for name, section in config.bridges.items():
         number = None if section.datapath_id is None else int(section.datapath_id, 16)
         bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))
