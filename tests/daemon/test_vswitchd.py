@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from flowshunt.daemon.privileges import NAMES, PURPOSES
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 TOOLS = ("ovsdb-tool", "ovsdb-server", "ovs-vsctl", "ovs-ofctl", "ovs-appctl")
@@ -218,6 +221,36 @@ def test_what_root_may_is_given_up(host: Host, user: str | None) -> None:
 def test_a_user_that_is_not_there_is_named(host: Host) -> None:
     error = host.run("ovs-vswitchd", *FLAGS.split(), "--user=no-such-user", status=1)
     assert error == "ovs-vswitchd: --user=no-such-user: user no-such-user not found\n"
+
+
+def test_systemd_is_told_and_all_forms_of_v_are_taken(host: Host) -> None:
+    verbosity = (
+        "-vANY:syslog:off", "--verbose=console:off", "-vfile:info", "-vPATTERN:file:%N|%p|%m", "-vFACILITY:daemon",
+        "-vunheard_of:dbg", "-voff:console", "--log-file",
+    )  # fmt: skip
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(host.directory / "notify"))
+        told.settimeout(240)
+        process = subprocess.Popen(
+            ["ovs-vswitchd", "--enable-dummy", "--pidfile", "--no-chdir", *verbosity],
+            env=host.environment | {"NOTIFY_SOCKET": str(host.directory / "notify")},
+        )
+        host.pids.append(process.pid)
+        assert told.recv(100).split(b"\n")[0] == b"READY=1"
+        assert (host.directory / "ovs-vswitchd.pid").read_text() == f"{process.pid}\n"
+        host.run("ovs-vsctl", *ADD_BRIDGE)
+        process.terminate()
+        assert told.recv(100) == b"STOPPING=1"
+    assert process.wait(30) == 0
+    assert "|INFO|bridge br0: added interface p1 on port 1" in host.log
+
+
+@pytest.mark.parametrize("name", ["flowshunt.service", "flowshunt-vswitchd.service"])
+def test_units_keep_what_the_switch_keeps(name: str) -> None:
+    unit = (Path(__file__).resolve().parents[2] / "packaging" / name).read_text()
+    (bounded,) = [line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=")]
+    assert set(bounded.partition("=")[2].split()) == {NAMES[number] for number in PURPOSES}
+    assert "Type=notify" in unit and "NoNewPrivileges=yes" in unit
 
 
 @pytest.mark.skipif(shutil.which("ovs-pcap") is None, reason="needs ovs-pcap (Debian: openvswitch-common)")

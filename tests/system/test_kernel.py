@@ -164,6 +164,17 @@ def test_udp_is_counted_as_iperf3_counts_it(network: Network, tmp_path: Path) ->
     switch.stop()
 
 
+@pytest.mark.parametrize("straight", [True, False])
+def test_packets_may_skip_the_near_end_of_a_veth_pair(network: Network, tmp_path: Path, straight: bool) -> None:
+    two_hosts(network)
+    switch = Offloading(network, tmp_path, bridge(*C1), f"kernel-peer={str(straight).lower()}")
+    network.ping("h1", "10.1.0.2")
+    iperf(network, "h1", "h2", "10.1.0.2", "-n", "50M")
+    sent = int(network.run("switch", "cat", "/sys/class/net/p2/statistics/tx_bytes"))
+    assert sent < 25_000_000 if straight else sent > 50_000_000
+    switch.stop()
+
+
 ROUTED = (
     "table=0,priority=9,arp,actions=normal",
     "table=0,ip,ct_state=-trk,actions=ct(table=1,nat)",

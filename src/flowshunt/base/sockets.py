@@ -1,13 +1,27 @@
-"""Sockets that no one else may use, and where they are."""
+"""Sockets that no one else may use, where they are, and options that nobody has to wait for."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import stat
 from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.setsockopt.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+
+def set_option(opened: socket.socket, level: int, option: int, value: bytes) -> None:
+    """`setsockopt` for options that take the kernel long: unlike Python's own, it lets other threads go on meanwhile.
+
+    Raises OSError.
+    """
+    if _LIBC.setsockopt(opened.fileno(), level, option, value, len(value)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def default_rundir() -> Path:

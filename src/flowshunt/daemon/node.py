@@ -33,6 +33,7 @@ from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
 from flowshunt.ports.receiving import IN_TAG
+from flowshunt.ports.tap import wait_until_gone
 
 MAX_PATCHES = 32
 """Patch ports that a batch may pass one after the other."""
@@ -138,17 +139,25 @@ class Node:
         """`call` for threads without a loop; on the packet thread itself it simply calls."""
         return function() if self._worker.is_current() else self._worker.submit(function).result()
 
-    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        """From the thread of control: have `work()` run on the packet thread, and then `done()` here."""
+    def is_packet_thread(self) -> bool:
+        """Whether the caller runs on the packet thread, or in its place."""
+        return self._worker.is_current()
+
+    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> bool:
+        """From the thread of control: have `work()` run on the packet thread, and then `done()` here.
+
+        True when that was at once, because the packet thread sleeps; then `done` is not called.
+        """
         loop = self._loop
         assert loop is not None
+        if self._worker.run_now(partial(_logged, work)):
+            return True
 
         def finished(future: Future[None]) -> None:
-            if (problem := future.exception()) is not None:
-                _LOG.error("a request could not be carried out", exc_info=problem)
             loop.call_soon_threadsafe(done)
 
-        self._worker.submit(work).add_done_callback(finished)
+        self._worker.submit(partial(_logged, work)).add_done_callback(finished)
+        return False
 
     def post(self, function: Callable[[], None]) -> bool:
         """From the packet thread: have `function()` called on the thread of control.
@@ -168,10 +177,14 @@ class Node:
         return True
 
     async def settled(self) -> None:
-        """Wait, on the thread of control, until the sockets of all bridges are as they should be."""
+        """Wait, on the thread of control, until the sockets of all bridges are as they should be, and no device that
+        was closed is there any more.
+        """
         await asyncio.sleep(0)
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._has_devices:
+            await asyncio.to_thread(wait_until_gone)
 
     def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """On the thread of control: have network devices ready for the `add_port` of bridges, while this is entered.
@@ -403,6 +416,14 @@ class Node:
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""
         return self._counters | {name: bridge.statistics() for name, bridge in self.bridges.items()}
+
+
+def _logged(work: Callable[[], None]) -> None:
+    """Call `work()`; nobody waits for its exception."""
+    try:
+        work()
+    except Exception:  # noqa: BLE001
+        _LOG.exception("a request could not be carried out")
 
 
 def _nothing() -> None:

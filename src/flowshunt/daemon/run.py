@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy.ma  # noqa: F401  (np.unique loads it when it is first called, and a packet would wait for that)
+
 from flowshunt.base.errors import FlowshuntError
 from flowshunt.base.log import logger
 from flowshunt.base.sockets import default_rundir
@@ -28,6 +30,8 @@ PROGRAM = "flowshunt"
 VERSION_TEXT = f"{PROGRAM} {VERSION}"
 SWITCH_INTERVAL_S = 0.0005
 """How long one thread of the interpreter keeps another one waiting."""
+GC_THRESHOLDS = 700, 5, 10_000
+"""When garbage is looked for among young, older and all objects: `gc.set_threshold`."""
 
 Tell = Callable[[str], None]
 _LOG = logger(__name__)
@@ -63,9 +67,14 @@ def _say_hang_up() -> None:
 
 
 def settle_interpreter() -> None:
-    """Once everything is loaded: what lives now is garbage never again, and threads change places quickly."""
+    """Once everything is loaded: what lives now is garbage never again, and threads change places quickly.
+
+    Packets wait while garbage is looked for, and ten thousand flows are a lot to look through. They have no cycles:
+    young objects are looked through as always, old ones hardly ever.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 

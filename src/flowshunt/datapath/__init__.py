@@ -19,6 +19,9 @@ several match together. `linking` fills in what programs refer to by number (gro
 `freezing` keeps packets that pause. `ports` keeps ports and learned stations, `tables.Datapath` is the facade over all
 of it.
 
+Package `tracing` runs one packet through the interpreter as plain Python, tells what it met, and takes back what it
+did.
+
 A packet is never parked: its connection's memory was asked for in the loop's first stages, so ct is a call like
 any other, and a batch gives what its packets one by one would.
 

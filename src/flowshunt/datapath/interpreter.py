@@ -576,11 +576,12 @@ def run_packet(
                         failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
             elif op == OP_DEC_TTL:
-                pc += 1
                 w.machine["dirty"][0] = 1
-                if not decrement_ttl(w.keys, 0):
+                if decrement_ttl(w.keys, 0):
+                    pc += 1 + (instruction >> 8)
+                else:
                     w.machine["fate"][0] = FATE_TTL
-                    pc = c.state["ttl_over"][0]
+                    pc = pc + 1 if instruction >> 8 else c.state["ttl_over"][0]
             elif op == OP_PUNT:
                 w.machine["reason"][0] = (instruction >> 8) & 0xFF
                 w.machine["argument"][0] = instruction >> 16

@@ -29,7 +29,7 @@ OP_GOTO = 9  # table << 8
 OP_CT = 10
 OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
-OP_DEC_TTL = 13
+OP_DEC_TTL = 13  # words of a finished program << 8, which runs when the TTL is used up; 0: the list ends then
 OP_PUNT = 14  # reason << 8 | argument << 16
 OP_EXIT = 15
 OP_GROUP = 16  # cell << 8; the cell in the pool holds the pool offset of the group's program
@@ -228,9 +228,10 @@ class Assembler:
         """Take the outer tag off."""
         self.words.append(OP_POP_VLAN)
 
-    def dec_ttl(self) -> None:
-        """Decrement the TTL, or end the list when it is 0 or 1."""
-        self.words.append(OP_DEC_TTL)
+    def dec_ttl(self, expired: tuple[int, ...] = (), late: Iterable[Late] = ()) -> None:
+        """Decrement the TTL, or end the list when it is 0 or 1, with the finished program `expired` if there is one."""
+        self.words.append(OP_DEC_TTL | len(expired) << 8)
+        self.append(expired, late)
 
     def resubmit(self, port: int | None, table: int | None) -> None:
         """Look up again, with another input port and table where given, and go on."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Mapping
-from types import FunctionType, MappingProxyType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from flowshunt.jit import primitives, reference
@@ -65,4 +65,19 @@ class _Maker:
             return self.function(_python_of(value))
         if isinstance(value, FunctionType) and value.__module__.startswith(_PACKAGE):
             return self.function(value)
+        if isinstance(value, ModuleType) and value.__name__.startswith(_PACKAGE):
+            return _PlainModule(value, self._value)
+        return value
+
+
+class _PlainModule:
+    """A module whose kernels are plain; kernels reach constants and other kernels through it."""
+
+    def __init__(self, module: ModuleType, make: Callable[[Any], Any]) -> None:
+        self._module = module
+        self._make = make
+
+    def __getattr__(self, name: str) -> Any:
+        value = self._make(getattr(self._module, name))
+        setattr(self, name, value)
         return value

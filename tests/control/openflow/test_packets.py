@@ -113,6 +113,17 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 
 @needs_ofctl
+def test_a_packet_whose_ttl_is_used_up_goes_to_those_that_ask_for_it(bench: Bench) -> None:
+    bench.running.ofctl("add-flow", "cookie=7,ip,actions=dec_ttl(0,9),output:2")
+    monitor = bench.monitor("65534", "invalid_ttl")
+    for ttl in (9, 1):
+        bench.receive(Packet().eth().ipv4("10.0.0.1", "10.0.0.2", ttl=ttl).udp(1, 2).payload(b"hello"))
+    said = monitor.next()
+    assert "cookie=0x7" in said and "(via invalid_ttl)" in said and "nw_ttl=1" in said
+    assert [line for line in bench.running.flows() if "dec_ttl(0,9),output:2" in line]
+
+
+@needs_ofctl
 def test_a_monitor_sees_packets_with_their_tracking_state_and_registers(bench: Bench) -> None:
     bench.running.ofctl("add-flows", "-", text=(
         "udp,in_port=1,actions=ct(commit),controller\n"

@@ -225,6 +225,7 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         st.builds(flows.OutputTruncated, st.one_of(ports, st.sampled_from((0xFFF8, 0xFFFE))), st.integers(14, 1 << 31)),
         st.builds(flows.SetQueue, st.none() | st.integers(0, 0xFFFFFFFF)),
         links(dests),
+        st.lists(st.integers(0, 0xFFFF), max_size=5).map(lambda found: flows.DecTtl(tuple(found))),
     ]
     if family not in ("arp", "rarp", "lldp"):
         nat = st.none() | nats(FAMILIES[family][0])

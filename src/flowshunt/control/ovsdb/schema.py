@@ -18,13 +18,14 @@ READ = {
         "mcast_snooping_enable", "mirrors", "name", "netflow", "other_config", "ports", "protocols", "rstp_enable",
         "sflow", "stp_enable",
     ),
-    "Port": ("cvlans", "interfaces", "lacp", "name", "other_config", "qos", "tag", "trunks", "vlan_mode"),
+    "Port": ("cvlans", "interfaces", "lacp", "name", "other_config", "protected", "qos", "tag", "trunks", "vlan_mode"),
     "Interface": (
         "bfd", "cfm_mpid", "ingress_policing_kpkts_rate", "ingress_policing_rate", "lldp", "mac", "mtu_request", "name",
         "ofport", "ofport_request", "options", "type",
     ),
     "Controller": (
-        "connection_mode", "controller_rate_limit", "inactivity_probe", "max_backoff", "target",
+        "connection_mode", "controller_rate_limit", "enable_async_messages", "inactivity_probe", "max_backoff",
+        "target",
     ),
     "AutoAttach": ("system_name",),
     "Flow_Table": ("name",),

@@ -12,6 +12,7 @@ Handler = Callable[[Node, list[str]], Awaitable[str]]
 
 _NAME_WIDTH = 23
 _ANY = 1 << 30
+_DPCTL = "dpctl/"
 
 
 class CommandError(Exception):
@@ -40,6 +41,7 @@ class Registry:
         """Begin with some, and `list-commands`."""
         self._commands: dict[str, Command] = {}
         self.add(command("list-commands", "", 0, 0, self._list))
+        self.add(command("dpctl/list-commands", "", 0, 0, self._list_dpctl))
         for one in commands:
             self.add(one)
 
@@ -69,6 +71,11 @@ class Registry:
 
     async def _list(self, node: Node, arguments: list[str]) -> str:
         lines = [f"  {name:<{_NAME_WIDTH}} {one.usage}\n" for name, one in sorted(self._commands.items())]
+        return "The available commands are:\n" + "".join(lines)
+
+    async def _list_dpctl(self, node: Node, arguments: list[str]) -> str:
+        found = ((name, one) for name, one in sorted(self._commands.items()) if name.startswith(_DPCTL))
+        lines = [f"  {_DPCTL}{name.removeprefix(_DPCTL):<{_NAME_WIDTH}} {one.usage}\n" for name, one in found]
         return "The available commands are:\n" + "".join(lines)
 
 

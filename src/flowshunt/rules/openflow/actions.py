@@ -222,10 +222,11 @@ class ActionReader:
         return flow.GotoTable(table)
 
     def dec_ttl(self, item: Item) -> Action:
-        """`dec_ttl` and `dec_ttl()`."""
-        if item.value.strip():
-            raise BadValueError("not supported yet: dec_ttl with controllers", "write dec_ttl")
-        return flow.DecTtl()
+        """`dec_ttl`, `dec_ttl()` and `dec_ttl(CONTROLLER,CONTROLLER...)`."""
+        words = item.value.replace(",", " ").split()
+        if len(words) > flow.MAX_CONTROLLERS:
+            raise BadValueError(f"{len(words)} controllers are too many", f"at most {flow.MAX_CONTROLLERS}")
+        return flow.DecTtl(tuple(read_int(word, 16) for word in words))
 
     def ct_clear(self, item: Item) -> Action:
         """`ct_clear`."""

@@ -242,6 +242,8 @@ class _ActionWriter:
                 return self.ct(action)
             case flows.Clone(actions):
                 return f"clone({self.list_of(actions)})"
+            case flows.DecTtl(controllers):
+                return f"dec_ttl({','.join(map(str, controllers))})" if controllers else "dec_ttl"
             case flows.GotoTable(table):
                 return f"goto_table:{table}"
             case flows.PushVlan(tpid):
@@ -416,7 +418,6 @@ _FIXED: Mapping[type, str] = {
     flows.Local: "LOCAL",
     flows.ToTable: "TABLE",
     flows.PopVlan: "strip_vlan",
-    flows.DecTtl: "dec_ttl",
     flows.CtClear: "ct_clear",
     flows.Exit: "exit",
 }

@@ -17,6 +17,8 @@ from flowshunt.control.unixctl.commands import (
     stations,
     tracing,
     tracker,
+    tunnels,
+    unsupported,
 )
 from flowshunt.control.unixctl.registry import Command
 
@@ -25,6 +27,6 @@ def everything() -> tuple[Command, ...]:
     """Every command that needs nothing but a node."""
     modules = (
         *(connections, limits, fragments, datapath, bridges, stations, dummy),
-        *(tracker, events, offloading, sampling, flows, tracing, absent),
+        *(tracker, events, offloading, sampling, flows, tracing, absent, tunnels, unsupported),
     )
     return tuple(one for module in modules for one in module.COMMANDS)

@@ -6,12 +6,15 @@ tunnels or QoS.
 
 from __future__ import annotations
 
+import re
+
 from flowshunt.control.unixctl.commands.dpctl import decimal
 from flowshunt.control.unixctl.node import DATAPATH_NAME, Node
-from flowshunt.control.unixctl.registry import CommandError, answers, command, on_worker
+from flowshunt.control.unixctl.registry import CommandError, Handler, answers, command, on_worker
 
 _FLOW_LIMIT = 10_000
-_TABLE_HEAD = "IP                                            MAC                 Bridge\n" + "=" * 74 + "\n"
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+_U32 = 0xFFFFFFFF
 
 
 @on_worker
@@ -66,13 +69,106 @@ async def no_bond(node: Node, arguments: list[str]) -> str:
     return ""
 
 
+def _no_object(text: str) -> Handler:
+    """There is nothing of that kind, and the one that is named is not there."""
+
+    async def handler(node: Node, arguments: list[str]) -> str:
+        if arguments:
+            raise CommandError(text)
+        return ""
+
+    return handler
+
+
+def _no_tree(text: str) -> Handler:
+    """A change of the topology, told to spanning trees that are not there."""
+
+    async def handler(node: Node, arguments: list[str]) -> str:
+        if arguments:
+            raise CommandError(text)
+        return "OK\n"
+
+    return handler
+
+
+def _no_monitor(text: str) -> Handler:
+    """What a monitor of links should take for true: interface, normal|false|true."""
+
+    async def handler(node: Node, arguments: list[str]) -> str:
+        if arguments[-1] not in ("normal", "false", "true"):
+            raise CommandError("unknown fault string")
+        if len(arguments) > 1:
+            raise CommandError(text)
+        return "OK\n"
+
+    return handler
+
+
+def _one_of(names: tuple[str, ...], text: str, wrong: str) -> Handler:
+    """A choice of implementations, of which there is one; [-pmd core] name."""
+
+    async def handler(node: Node, arguments: list[str]) -> str:
+        words = arguments[2:] if arguments[0] == "-pmd" else arguments
+        name = words[0] if words else ""
+        if name not in names:
+            raise CommandError(wrong.format(name))
+        return text.format(name)
+
+    return handler
+
+
+async def refuse_dummy(node: Node, arguments: list[str]) -> str:
+    """Ports of the datapath are numbered in one order only."""
+    raise CommandError("unknown datapath or not a dummy")
+
+
+async def refuse_bond(node: Node, arguments: list[str]) -> str:
+    """There is no bond, whatever its name."""
+    raise CommandError("no such bond")
+
+
+async def hash_bond(node: Node, arguments: list[str]) -> str:
+    """Which of 256 buckets of a bond an address belongs to: mac [vlan] [basis]."""
+    if not _MAC.fullmatch(arguments[0]):
+        raise CommandError("invalid mac")
+    numbers = [int(text) if text.isascii() and text.isdecimal() and len(text) < 11 else -1 for text in arguments[1:]]
+    vlan, basis = [*numbers, 0, 0][:2]
+    if not 0 <= vlan < 4096:
+        raise CommandError("invalid vlan")
+    if not 0 <= basis <= _U32:
+        raise CommandError("invalid basis")
+    return f"{_murmur(vlan << 48 | int(arguments[0].replace(':', ''), 16), basis) & 0xFF}\n"
+
+
+def _murmur(value: int, basis: int) -> int:
+    """MurmurHash3 (32 bits) of a 64-bit number."""
+    found = basis
+    for word in (value & _U32, value >> 32):
+        word = word * 0xCC9E2D51 & _U32
+        word = (word << 15 | word >> 17) * 0x1B873593 & _U32
+        found ^= word
+        found = ((found << 13 | found >> 19) & _U32) * 5 + 0xE6546B64 & _U32
+    found ^= 8
+    found = (found ^ found >> 16) * 0x85EBCA6B & _U32
+    found = (found ^ found >> 13) * 0xC2B2AE35 & _U32
+    return found ^ found >> 16
+
+
+def _has_port(node: Node, name: str) -> bool:
+    return any(name in bridge.ports for bridge in node.bridges.values())
+
+
 async def no_qos(node: Node, arguments: list[str]) -> str:
     """No port has queues."""
+    if not _has_port(node, arguments[0]):
+        raise CommandError("no such interface")
     return f"QoS not configured on {arguments[0]}\n"
 
 
 async def no_qos_types(node: Node, arguments: list[str]) -> str:
     """No port could have queues."""
+    if not _has_port(node, arguments[0]):
+        raise CommandError("no such interface")
     return f"No QoS types supported for interface: {arguments[0]}\n"
 
 
@@ -101,21 +197,107 @@ COMMANDS = (
     ),
     command("dpif-netdev/pmd-rxq-rebalance", "[dp]", 0, 1, answers("pmd rxq rebalance requested.\n")),
     command("dpif-netdev/bond-show", "[dp]", 0, 1, answers("")),
+    command(
+        "dpif-netdev/pmd-perf-show",
+        "[-nh] [-it iter-history-len] [-ms ms-history-len] [-pmd core] [dp]",
+        0,
+        9,
+        answers(""),
+    ),
+    command(
+        "dpif-netdev/pmd-perf-log-set",
+        "on|off [-b before] [-a after] [-e|-ne] [-us usec] [-q qlen]",
+        0,
+        10,
+        answers(""),
+    ),
+    command(
+        "dpif-netdev/dpif-impl-get", "", 0, 0, answers("Available DPIF implementations:\n  dpif_scalar (pmds: none)\n")
+    ),
+    command(
+        "dpif-netdev/dpif-impl-set",
+        "dpif_implementation_name",
+        1,
+        1,
+        _one_of(
+            ("dpif_scalar",),
+            "DPIF implementation set to {}.\n",
+            "DPIF implementation not available: Unknown DPIF implementation {}.",
+        ),
+    ),
+    command(
+        "dpif-netdev/miniflow-parser-get",
+        "",
+        0,
+        0,
+        answers("Available MFEX implementations:\n  scalar (available: True pmds: none)\n"),
+    ),
+    command(
+        "dpif-netdev/miniflow-parser-set",
+        "[-pmd core] miniflow_implementation_name [study_pkt_cnt]",
+        1,
+        5,
+        _one_of(
+            ("scalar",),
+            "Miniflow extract implementation set to {}.\n",
+            "Error: unknown miniflow extract implementation {}.",
+        ),
+    ),
+    command(
+        "dpif-netdev/subtable-lookup-info-get",
+        "",
+        0,
+        0,
+        answers("Available dpcls implementations:\n  generic (Use count: 0, Priority: 1)\n"),
+    ),
+    command(
+        "dpif-netdev/subtable-lookup-prio-set",
+        "[lookup_func] [prio]",
+        2,
+        2,
+        _one_of(
+            ("generic",),
+            "Lookup priority change affected 0 dpcls ports and 0 subtables.\n",
+            "error, subtable lookup function not found",
+        ),
+    ),
+    command(
+        "odp-execute/action-impl-show",
+        "",
+        0,
+        0,
+        answers("Available Actions implementations:\n  scalar (available: Yes, active: Yes)\n"),
+    ),
+    command(
+        "odp-execute/action-impl-set",
+        "name",
+        1,
+        1,
+        _one_of(
+            ("scalar",), "Action implementation set to {}.\n", "Error: unknown action implementation, {}, specified!"
+        ),
+    ),
+    command("dpif-dummy/change-port-number", "dp port new-number", 3, 3, refuse_dummy),
+    command("bond/hash", "mac [vlan] [basis]", 1, 3, hash_bond),
+    command("bond/enable-member", "port member", 2, 2, refuse_bond),
+    command("bond/disable-member", "port member", 2, 2, refuse_bond),
+    command("bond/migrate", "port hash member", 3, 3, refuse_bond),
+    command("bond/set-active-member", "port member", 2, 2, refuse_bond),
     command("bond/list", "", 0, 0, answers("bond\ttype\trecircID\tmembers\n")),
     command("bond/show", "[port]", 0, 1, no_bond),
-    command("lacp/show", "[port]", 0, 1, answers("")),
     command("lacp/show-stats", "[port]", 0, 1, answers("")),
-    command("stp/show", "[bridge]", 0, 1, answers("")),
-    command("rstp/show", "[bridge]", 0, 1, answers("")),
-    command("bfd/show", "[interface]", 0, 1, answers("")),
-    command("cfm/show", "[interface]", 0, 1, answers("")),
+    command("lacp/show", "[port]", 0, 1, _no_object("no such lacp object")),
+    command("stp/show", "[bridge]", 0, 1, _no_object("no such stp object")),
+    command("stp/tcn", "[bridge]", 0, 1, _no_tree("no such stp object")),
+    command("rstp/show", "[bridge]", 0, 1, _no_object("No such RSTP object")),
+    command("rstp/tcn", "[bridge]", 0, 1, _no_tree("No such RSTP object")),
+    command("bfd/show", "[interface]", 0, 1, _no_object("no such bfd object")),
+    command("bfd/set-forwarding", "[interface] normal|false|true", 1, 2, _no_monitor("no such BFD object")),
+    command("cfm/show", "[interface]", 0, 1, _no_object("no such CFM object")),
+    command("cfm/set-fault", "[interface] normal|false|true", 1, 2, _no_monitor("no such CFM object")),
+    command("autoattach/show-isid", "[bridge]", 0, 1, answers("")),
+    command("autoattach/statistics", "[bridge]", 0, 1, answers("")),
     command("autoattach/status", "[bridge]", 0, 1, answers("")),
     command("qos/show", "interface", 1, 1, no_qos),
     command("qos/show-types", "interface", 1, 1, no_qos_types),
-    command("tnl/ports/show", "-v", 0, 1, answers("Listening ports:\n")),
-    command("tnl/arp/show", "", 0, 0, answers(_TABLE_HEAD)),
-    command("tnl/arp/flush", "", 0, 0, answers("OK\n")),
-    command("tnl/neigh/show", "", 0, 0, answers(_TABLE_HEAD)),
-    command("tnl/neigh/flush", "", 0, 0, answers("OK\n")),
-    command("ovs/route/show", "", 0, 0, answers("Route Table:\n")),
 )

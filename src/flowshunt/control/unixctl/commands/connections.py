@@ -92,6 +92,8 @@ async def show_buckets(node: Node, arguments: list[str]) -> str:
     rest, threshold = take_number(split(arguments).rest, "gt", (1 << 16) - 1)
     without_datapath(rest, 1)
     n = await node.call(lambda: len(node.tracker))
+    if n == 0:
+        return "Total Buckets: 1\nCurrent Connections: 0\n\n"
     shown = f"{n:5}" if n > (threshold or 0) else f"{'.':>5}"
     return (
         f"Total Buckets: 1\nCurrent Connections: {n}\n\n{_FRAME}"

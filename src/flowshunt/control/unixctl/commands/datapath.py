@@ -39,6 +39,34 @@ CT orig tuple: Yes
 CT orig tuple for IPv6: Yes
 IPv6 ND Extension: No
 """
+_FEATURE_NAMES = {
+    "masked_set_action": "Masked set action",
+    "tnl_push_pop": "Tunnel push pop",
+    "ufid": "Ufid",
+    "trunc": "Truncate action",
+    "clone": "Clone action",
+    "sample_nesting": "Sample nesting",
+    "ct_eventmask": "Conntrack eventmask",
+    "ct_clear": "Conntrack clear",
+    "max_hash_alg": "Max dp_hash algorithm",
+    "check_pkt_len": "Check pkt length action",
+    "ct_timeout": "Conntrack timeout policy",
+    "explicit_drop_action": "Explicit Drop action",
+    "lb_output_action": "Optimized Balance TCP mode",
+    "ct_zero_snat": "Conntrack all-zero IP SNAT",
+    "add_mpls": "MPLS Label add",
+    "max_vlan_headers": "Max VLAN headers",
+    "max_mpls_depth": "Max MPLS depth",
+    "recirc": "Recirc",
+    "ct_state": "CT state",
+    "ct_zone": "CT zone",
+    "ct_mark": "CT mark",
+    "ct_label": "CT label",
+    "ct_state_nat": "CT state NAT",
+    "ct_orig_tuple": "CT orig tuple",
+    "ct_orig_tuple6": "CT orig tuple for IPv6",
+    "nd_ext": "IPv6 ND Extension",
+}
 
 
 def numbered(node: Node) -> Iterator[tuple[str, int, PortInfo]]:
@@ -107,6 +135,23 @@ def _counters(figures: dict[str, int]) -> list[str]:
     ]
 
 
+async def set_features(node: Node, arguments: list[str]) -> str:
+    """Features by the names that they are set by: bridge [name [value]]. What there is, is there for good."""
+    if arguments[0] not in node.bridges:
+        raise CommandError("no such bridge")
+    lines = dict(line.split(": ") for line in _FEATURES.splitlines())
+    wanted = _FEATURE_NAMES if len(arguments) < 2 else {arguments[1]: _FEATURE_NAMES.get(arguments[1], "")}
+    if "" in wanted.values():
+        raise CommandError("Unexpected support field")
+    if len(arguments) > 2:
+        return ""
+    said = []
+    for name, title in wanted.items():
+        value = {"Yes": "true", "No": "false"}.get(lines[title], lines[title])
+        said.append(f"{name} ({title}) : [run time]:{value}, [boot time]:{value}\n")
+    return "".join(said)
+
+
 async def datapath_only(node: Node, arguments: list[str]) -> str:
     """A command that has nothing to do but to check its argument."""
     without_datapath(split(arguments).rest, 1)
@@ -167,7 +212,7 @@ COMMANDS = (
     command("dpif/dump-dps", "", 0, 0, dump_bridges),
     command("dpif/show", "", 0, 0, show_bridges),
     command("dpif/show-dp-features", "bridge", 1, 1, show_features),
-    command("dpif/set-dp-features", "bridge", 1, 3, answers("")),
+    command("dpif/set-dp-features", "bridge", 1, 3, set_features),
     command("ofproto/list", "", 0, 0, list_bridges),
     command("ofproto/list-tunnels", "", 0, 0, answers("")),
 )

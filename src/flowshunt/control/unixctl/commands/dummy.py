@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_interface
 
 from flowshunt.control.unixctl.node import Bridge, Node
-from flowshunt.control.unixctl.registry import CommandError, answers, command, on_worker
+from flowshunt.control.unixctl.registry import CommandError, Handler, command, on_worker
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.rules.odp import OdpError, frame
 
@@ -80,8 +81,33 @@ def set_admin_state(node: Node, arguments: list[str]) -> str:
     return "OK\n"
 
 
+def _give_address(version: int, wrong: str) -> Handler:
+    """An address for a dummy port: it is looked at, and has no effect."""
+
+    async def handler(node: Node, arguments: list[str]) -> str:
+        name, text = arguments
+        if await node.call(lambda: next(_dummies(node, name), None)) is None:
+            raise CommandError("Unknown Dummy Interface")
+        try:
+            right = ip_interface(text).version == version
+        except ValueError:
+            right = False
+        if not right:
+            raise CommandError(f"{text}: {wrong}")
+        return "OK\n"
+
+    return handler
+
+
+async def connection_state(node: Node, arguments: list[str]) -> str:
+    """Dummy ports are connected to nothing."""
+    return "".join(f"{name}: unknown\n" for name in arguments)
+
+
 COMMANDS = (
+    command("netdev-dummy/ip4addr", "[netdev] ipaddr/mask-prefix-len", 2, 2, _give_address(4, "invalid IP address")),
+    command("netdev-dummy/ip6addr", "[netdev] ip6addr", 2, 2, _give_address(6, "invalid IPv6 address")),
     command("netdev-dummy/receive", "name [--qid queue_id] packet|flow [--len packet_len]", 2, None, receive),
     command("netdev-dummy/set-admin-state", "[netdev] up|down", 1, 2, set_admin_state),
-    command("netdev-dummy/conn-state", "[netdev]", 0, 1, answers("")),
+    command("netdev-dummy/conn-state", "[netdev]", 0, 1, connection_state),
 )

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from flowshunt.conntrack.changes import NAMES, QUEUE_LIMIT, Change, Changes
 from flowshunt.conntrack.listing import events as listing
 from flowshunt.conntrack.listing import json as as_json
-from flowshunt.control.unixctl.commands.tracker import Filter, document_of
+from flowshunt.control.unixctl.commands.tracker import Filter, document_of, words_of
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import CommandError, command
 
@@ -127,10 +127,8 @@ def _reader(node: Node, document: dict[str, Any]) -> tuple[int, _Reader]:
 async def watch(node: Node, arguments: list[str]) -> str:
     """Begin: `filter`, `events` (names of changes.NAMES) and `limit` of the queue. Returns an `id`."""
     document = document_of(arguments)
-    names = document.get("events", list(NAMES))
+    names = words_of(document, "events", tuple(NAMES)) or list(NAMES)
     limit = document.get("limit", QUEUE_LIMIT)
-    if not isinstance(names, list) or not names or not all(name in NAMES for name in names):
-        raise CommandError(f"events are some of {', '.join(NAMES)}")
     if not isinstance(limit, int) or not _LIMITS[0] <= limit <= _LIMITS[1]:
         raise CommandError(f"a queue has room for {_LIMITS[0]} to {_LIMITS[1]} events")
     wanted = Filter.read(document.get("filter", {}))
@@ -142,10 +140,7 @@ async def following(node: Node, arguments: list[str]) -> str:
     """What has happened since: `lines` as conntrack -E prints them, or one JSON object each; `lost`: in all so far."""
     document = document_of(arguments)
     number, reader = _reader(node, document)
-    output = document.get("output", [])
-    unknown = next((word for word in output if word not in OUTPUTS), None)
-    if unknown is not None:
-        raise CommandError(f"output {unknown!r} is unknown: use {', '.join(OUTPUTS)}")
+    output = words_of(document, "output", OUTPUTS)
     _readers(node).keep(node, number)
     found = await reader.take()
     if not found:

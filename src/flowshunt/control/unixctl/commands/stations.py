@@ -127,7 +127,7 @@ def delete(node: Node, arguments: list[str]) -> str:
 def show_groups(node: Node, arguments: list[str]) -> str:
     """Multicast groups: they are flooded."""
     _bridge(node, arguments[0])
-    return "multicast snooping is disabled\n"
+    raise CommandError("multicast snooping is disabled")
 
 
 @on_worker
@@ -135,6 +135,7 @@ def flush_groups(node: Node, arguments: list[str]) -> str:
     """Nothing was learned of multicast groups."""
     if arguments:
         _bridge(node, arguments[0])
+        raise CommandError("multicast snooping is disabled")
     return "table successfully flushed\n"
 
 

@@ -6,7 +6,7 @@ Each command takes one JSON object. `filter` holds what connections must have, b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from ipaddress import ip_network
@@ -62,6 +62,9 @@ class Filter:
         if not isinstance(document, dict) or not document.keys() <= known:
             raise CommandError(f"a filter has some of {', '.join(sorted(known))}")
         found = cls(**document)
+        for name in ("state", "status", "orig_src", "orig_dst", "reply_src", "reply_dst"):
+            if not isinstance(document.get(name, ""), str | None):
+                raise CommandError(f"{name} is a text")
         nat = (text for text in (found.src_nat, found.dst_nat, found.any_nat) if isinstance(text, str))
         for text in (found.orig_src, found.orig_dst, found.reply_src, found.reply_dst, *nat):
             _network(text)
@@ -176,11 +179,18 @@ def _text(found: list[Connection], output: list[str], now_ms: int) -> str:
 
 
 def _output(document: dict[str, Any]) -> list[str]:
-    found = document.get("output", [])
-    unknown = next((word for word in found if word not in OUTPUTS), None)
+    return words_of(document, "output", OUTPUTS)
+
+
+def words_of(document: dict[str, Any], name: str, known: Sequence[str]) -> list[str]:
+    """A list of known words in a request; empty without one. Raises CommandError."""
+    found = document.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+        raise CommandError(f"{name} is a list of words")
+    unknown = next((word for word in found if word not in known), None)
     if unknown is not None:
-        raise CommandError(f"output {unknown!r} is unknown: use {', '.join(OUTPUTS)}")
-    return list(found)
+        raise CommandError(f"{name} {unknown!r} is unknown: use {', '.join(known)}")
+    return found
 
 
 async def list_(node: Node, arguments: list[str]) -> str:

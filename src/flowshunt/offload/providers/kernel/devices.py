@@ -65,13 +65,14 @@ class Ingress:
 
 
 class Attached(NamedTuple):
-    """A port that the program is attached to. `number`: as what goes up is marked."""
+    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`."""
 
     number: int
     ifindex: int
     mtu: int
     ingress: Ingress
     up: UpDevice
+    peer: int = 0
 
 
 class Ports:
@@ -86,6 +87,7 @@ class Ports:
         self._numbers = np.array(order, np.int64)
         self._ifindexes = np.array([self.attached[port].ifindex for port in order] + [0], np.int64)
         self._mtus = np.array([min(self.attached[port].mtu, _LARGEST) for port in order] + [0], np.int64)
+        self._peers = np.array([self.attached[port].peer for port in order] + [0], np.int64)
 
     def add(self, port: int, attached: Attached) -> None:
         """One more."""
@@ -105,20 +107,20 @@ class Ports:
         self._sort()
         return was.mtu != mtu
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indexes and MTUs of the devices of ports, both as `numbers`; 0: it is not attached."""
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Indexes and MTUs of the devices of ports, and their peers, all as `numbers`; 0: it is not attached."""
         places = np.searchsorted(self._numbers, numbers)
         known = np.append(self._numbers, -1)[places] == numbers
         places = np.where(known, places, len(self._numbers))
-        return self._ifindexes[places], self._mtus[places]
+        return self._ifindexes[places], self._mtus[places], self._peers[places]
 
 
 class EveryPort(Ports):
     """Every number is a port, and its device is the one of the same index, if there is one: for checks without any."""
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See Ports."""
-        return numbers, np.zeros_like(numbers)
+        return numbers, np.zeros_like(numbers), np.zeros_like(numbers)
 
 
 def _add_filter(program_fd: int, ifindex: int) -> None:

@@ -16,8 +16,9 @@ from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
 from flowshunt.offload.installing import USAGE
 from flowshunt.offload.providers.kernel.devices import Attached, Ingress, Ports, UpDevice
 from flowshunt.offload.providers.kernel.objects import Objects
+from flowshunt.offload.providers.kernel.peers import peer_address
 from flowshunt.offload.providers.kernel.records import KEY, can_say, keys_of, values_of
-from flowshunt.offload.providers.values import check_names, number_of
+from flowshunt.offload.providers.values import check_names, number_of, truth_of
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, VLAN_PRESENT
 
 TIMEOUT_MS = 30_000
@@ -32,7 +33,7 @@ _TURNS = 8
 _NS_PER_MS = 1_000_000
 _MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
 _ETHERNET_SIZE, _TAG_SIZE = 14, 4
-_OPTIONS = ("timeout", "limit", "mode")
+_OPTIONS = ("timeout", "limit", "mode", "peer")
 _PROTOCOL = R.number_of("protocol")
 _NO_DEVICE = R.number_of("no-device")
 _REWRITE = R.number_of("rewrite")
@@ -62,6 +63,7 @@ class Kernel(ArrayProvider):
         self.count_ports: CountPorts | None = None
         self.timeout_ms = TIMEOUT_MS
         self._limit = limit
+        self._may_skip = True
         self.objects: Objects | None = None
         self._ports = Ports() if ports is None else ports
         self._epoch = 0
@@ -110,8 +112,9 @@ class Kernel(ArrayProvider):
     def set_options(self, options: Mapping[str, str]) -> None:
         """`timeout` in seconds, `limit` in connections, `mode` tc; those left out are at their defaults.
 
-        With another limit flows begin anew. Raises UsageError, with nothing changed, for others, and OSError when the
-        kernel refuses.
+        `peer` true or false: whether packets may go straight to the other ends of veth pairs, for ports that are
+        attached from now on. With another limit flows begin anew. Raises UsageError, with nothing changed, for others,
+        and OSError when the kernel refuses.
         """
         check_names(self.name, options, _OPTIONS)
         mode = options.get("mode", "tc")
@@ -122,7 +125,8 @@ class Kernel(ArrayProvider):
         limit = number_of(self.name, options, "limit", LIMIT)
         if limit > MAX_LIMIT:
             raise UsageError(f"kernel: limit is {limit}", hint=f"at most {MAX_LIMIT}")
-        self.timeout_ms = 1000 * timeout_s
+        may_skip = truth_of(self.name, options, "peer", "true")
+        self.timeout_ms, self._may_skip = 1000 * timeout_s, may_skip
         if limit != self._limit:
             self._resize(limit)
 
@@ -167,7 +171,8 @@ class Kernel(ArrayProvider):
         except OSError:
             objects.clear_port(ifindex)
             raise
-        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up))
+        peer = peer_address(ifindex) if self._may_skip else 0
+        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, peer))
 
     def detach(self, port: int) -> None:
         """The port is none any more, or its packets are received otherwise; an unknown one is no error."""
