@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from flowshunt.jit import JIT
 from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.schema import KEY_WORDS
 from flowshunt.ports.capture import open_capture
+from tests.offload.kernel.rights import needs_bpf
 from tests.packet.kernels import l4_ok
 from tests.system.network import Network, Running, needs, networks, poll
 from tests.system.test_run import C1, bridge, mean_size, turn_off, two_hosts
@@ -171,6 +173,16 @@ def test_a_port_is_recorded_up_to_a_size(network: Network, tmp_path: Path) -> No
     switch.stop()
 
 
+def has_af_xdp() -> bool:
+    try:
+        socket.socket(44, socket.SOCK_RAW).close()
+    except OSError:
+        return False
+    return True
+
+
+@needs_bpf
+@pytest.mark.skipif(not has_af_xdp(), reason="needs a kernel with AF_XDP")
 @pytest.mark.parametrize("types", [("afxdp", "afxdp"), ("afxdp", "system")], ids=["both", "one"])
 def test_ports_can_be_af_xdp_sockets(network: Network, tmp_path: Path, types: tuple[str, str]) -> None:
     two_hosts(network)

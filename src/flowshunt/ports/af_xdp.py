@@ -13,6 +13,7 @@ import mmap
 import os
 import socket
 import struct
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -43,10 +44,12 @@ _AF_XDP, _SOL_XDP = 44, 283
 _MMAP_OFFSETS, _RX_RING, _TX_RING, _UMEM_REG, _FILL_RING, _COMPLETION_RING, _STATISTICS = 1, 2, 3, 4, 5, 6, 7
 _PGOFF = {_RX_RING: 0, _TX_RING: 0x80000000, _FILL_RING: 0x100000000, _COMPLETION_RING: 0x180000000}
 _COPY = 1 << 1
-N_CHUNKS, MIN_CHUNKS = 1024, 256
+N_CHUNKS, MIN_CHUNKS = 512, 256
 """Chunks for each direction, and slots of each ring: as many as RLIMIT_MEMLOCK lets us have. It is 8 MB for all ports
 together where nobody has lifted it.
 """
+_RETRIES, _RETRY_S = 10, 0.02
+"""The memory of a socket that was closed comes back a moment later."""
 _SO_SNDBUFFORCE = 32
 _SEND_BUFFER = 32 << 20
 _SOL_PACKET, _ADD_MEMBERSHIP, _MR_PROMISC = 263, 1, 1
@@ -78,7 +81,7 @@ class AfXdpPort:
             n_queues = len(list(Path(f"/sys/class/net/{device}/queues").glob("rx-*")))
             if n_queues > 1:
                 raise PortError(f"{device} has {n_queues} receive queues, AF_XDP takes one: ethtool -L {device} rx 1")
-            self._arrays = self._set_up(ifindex, N_CHUNKS)
+            self._arrays = self._set_up(ifindex)
             self._attach(ifindex)
         except (OSError, PortError) as problem:
             self.close()
@@ -87,15 +90,17 @@ class AfXdpPort:
             hint = "; RLIMIT_MEMLOCK is too low" if problem.errno == errno.ENOBUFS else ""
             raise PortError(f"could not open network device {device} ({problem.strerror}{hint})") from None
 
-    def _set_up(self, ifindex: int, n: int) -> XskArrays:
-        """The socket, bound to the device, with its memory and rings, of fewer slots where there is no memory for n."""
-        try:
-            return self._bind_rings(ifindex, n)
-        except OSError as problem:
-            if problem.errno != errno.ENOBUFS or n <= MIN_CHUNKS:
-                raise
-        self._opened.close()
-        return self._set_up(ifindex, n // 2)
+    def _set_up(self, ifindex: int) -> XskArrays:
+        """The socket, bound to the device, with its memory and rings, of fewer slots where memory is short."""
+        for n in (N_CHUNKS, *[MIN_CHUNKS] * _RETRIES):
+            try:
+                return self._bind_rings(ifindex, n)
+            except OSError as problem:
+                if problem.errno != errno.ENOBUFS:
+                    raise
+            self._opened.close()
+            time.sleep(_RETRY_S)
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
 
     def _bind_rings(self, ifindex: int, n: int) -> XskArrays:
         self._socket = self._opened.enter_context(socket.socket(_AF_XDP, socket.SOCK_RAW | socket.SOCK_NONBLOCK))

@@ -7,6 +7,7 @@ translates, the server sees the client under `Ends.seen_as`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from flowshunt.base.errors import UsageError
 from flowshunt.cli.bench.lab import PYTHON, Lab
+from flowshunt.cli.daemon_client import ask, find_socket
 
 CLIENT_MAC, SERVER_MAC = "02:fb:00:00:00:01", "02:fb:00:00:00:02"
 """Stations that only the generator sends as. A host takes no notice of frames for them, which costs it least."""
@@ -60,6 +62,9 @@ class Row(Protocol):
     def pin(self, processors: set[int]) -> None:
         """Run its own process on these processors from now on."""
 
+    def seen(self) -> int | None:
+        """Packets that its own process has had in hand; None for what is the kernel's."""
+
     def management(self) -> Path | None:
         """The socket on which it can be given flows, if it has one."""
 
@@ -72,6 +77,9 @@ class _KernelRow:
 
     def pin(self, processors: set[int]) -> None:
         pass
+
+    def seen(self) -> int | None:
+        return None
 
     def management(self) -> Path | None:
         return None
@@ -126,7 +134,7 @@ C1_RULES = (
 NAT_RULES = (
     "table=0,arp,actions=normal",
     "table=0,ip,ct_state=-trk,actions=ct(table=1,nat)",
-    "table=1,in_port=1,ip,ct_state=+trk+new,actions=ct(commit,nat(src=10.{number}.0.3)),2",
+    "table=1,in_port=1,ip,ct_state=+trk+new,actions=ct(commit,nat(src=10.{number}.0.3)),normal",
     "table=1,ip,ct_state=+trk+est,actions=normal",
 )
 
@@ -184,6 +192,10 @@ class Flowshunt:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(int(task.name), processors)
 
+    def seen(self) -> int | None:
+        """See `Row`."""
+        return int(json.loads(ask(find_socket(str(self._rundir)), "offload/show"))["packets"])
+
     def management(self) -> Path | None:
         """See `Row`."""
         return self._rundir / "br0.mgmt"
@@ -206,5 +218,6 @@ ROWS: dict[str, Callable[[], Row]] = {
     "slow_afxdp": lambda: Flowshunt(C1_RULES, port_type="afxdp"),
     "flowtable": lambda: Flowshunt(C1_RULES, "flowtable"),
     "flowtable_nat": lambda: Flowshunt(NAT_RULES, "flowtable"),
+    "kernel_tc": lambda: Flowshunt(NAT_RULES, "kernel", "kernel-mode=tc"),
 }
 """All rows by name."""
