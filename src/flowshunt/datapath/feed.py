@@ -21,6 +21,7 @@ from flowshunt.packet import schema as K
 
 MAX_FEED = 1 << 16
 """Rules in one feed."""
+_PART = 1 << 12
 
 Mask = tuple[tuple[int, int], ...]
 """(word, mask) of every word of the key that a match looks at, in the order that all rules of the mask have."""
@@ -100,6 +101,8 @@ def arranged(rule: CompiledRule) -> tuple[Mask, list[int]]:
 
 def _feed(rules: Sequence[CompiledRule]) -> Feed:
     words: list[int] = []
+    done: list[np.ndarray] = []
+    n_done = 0
     heads: list[int] = []
     masks: dict[tuple[int, Mask], int] = {}
     known: dict[tuple[int, Mask], tuple[int, tuple[int, ...]]] = {}
@@ -113,7 +116,11 @@ def _feed(rules: Sequence[CompiledRule]) -> Feed:
             mask, order = _arrangement(key[1])
             found = known[key] = masks.setdefault((key[0], mask), len(masks)), order
         number, order = found
-        heads.append(len(words))
+        if len(words) >= _PART:  # a long list is turned into an array at one go, and no other thread runs meanwhile
+            done.append(np.array(words, np.int64))
+            n_done += len(words)
+            words = []
+        heads.append(n_done + len(words))
         n_program = len(program) | changes.KEEPS_COUNTERS if keeps_counters else len(program)
         words += (number, priority, len(order), n_program)
         words += [match[place][2] for place in order]
@@ -121,7 +128,8 @@ def _feed(rules: Sequence[CompiledRule]) -> Feed:
         per_table[table] = per_table.get(table, 0) + 1
         if late or idle_ms or hard_ms or is_clause:
             is_plain = False
-    return Feed(rules, np.array(words, np.int64), np.array(heads, np.int64), tuple(masks), per_table, is_plain)
+    done.append(np.array(words, np.int64))
+    return Feed(rules, np.concatenate(done), np.array(heads, np.int64), tuple(masks), per_table, is_plain)
 
 
 @lru_cache(maxsize=4096)

@@ -25,9 +25,6 @@ _Linked = tuple[list[int], list[Token]]
 _NOTHING_LINKED: _Linked = ([], [])
 
 
-_LAST_PRIORITY = 0x7FFFFFFF
-
-
 class TablesFullError(UsageError):
     """There is no memory for another rule, mask or program."""
 
@@ -64,12 +61,10 @@ class Listing(NamedTuple):
 
     def lines(self) -> list[FlowStatistics]:
         """The rules that are wanted, by table, then highest priority first."""
-        places = [
-            (rule.table << 32 | _LAST_PRIORITY - rule.priority) << 64 | number << 32 | place
-            for place, (rule, number) in enumerate(zip(self.rules, self.numbers.tolist(), strict=True))
-        ]
-        places.sort()
-        order = np.array([place & 0xFFFFFFFF for place in places], np.int64)
+        n = len(self.rules)
+        tables = np.fromiter((rule.table for rule in self.rules), np.int64, n)
+        priorities = np.fromiter((rule.priority for rule in self.rules), np.int64, n)
+        order = np.lexsort((self.numbers, -priorities, tables))
         numbers, rules, modified = self.numbers[order].tolist(), self.rules, self.modified_ms
         columns = [column[order].tolist() for column in self.counted]
         lines = [
@@ -589,11 +584,7 @@ class Rules:
     def in_order(self, numbers: Iterable[int]) -> list[int]:
         """Numbers of rules by table, then highest priority first."""
         rules = self._rules
-        places = [
-            (rules[number].table << 32 | _LAST_PRIORITY - rules[number].priority) << 32 | number for number in numbers
-        ]
-        places.sort()
-        return [place & 0xFFFFFFFF for place in places]
+        return sorted(numbers, key=lambda number: (rules[number].table, -rules[number].priority, number))
 
     def tables(self) -> dict[int, TableStatistics]:
         """Tables that hold rules or were looked at. Many masks in a table make its lookups slow."""

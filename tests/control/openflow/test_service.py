@@ -602,3 +602,33 @@ def test_the_map_of_tunnel_options_is_kept(service: Service) -> None:
     assert listed() == struct.pack("!HBBH2x", 0x102, 2, 8, 1)
     change(2)
     assert listed() == b""
+
+
+def test_a_listing_tells_how_things_were_when_it_was_asked_for(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 4)
+    talk.flow("priority=1,actions=1")
+    talk.flow("priority=2,cookie=5,actions=2")
+    everything = switch.datapath.listing()
+    some = switch.datapath.listing(parse_flow("cookie=5/-1", command="del"))
+    before = [line.flow.priority for line in switch.flows()]
+    talk.flow("", "del")
+    talk.flow("priority=9,actions=1")
+    assert [line.flow.priority for line in everything.lines()] == before == [2, 1]
+    assert [line.flow.priority for line in some.lines()] == [2]
+    assert [line.flow.priority for line in switch.flows()] == [9]
+
+
+def test_a_bundle_deletes_and_adds_in_long_runs_and_tells_what_went(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 5)
+    talk.say(bundle(5, *(("add", f"send_flow_rem,priority={n},ip,actions=1") for n in range(1, 301))))
+    talk.connection.data_to_send()
+    going = [("del_strict", f"priority={n},ip") for n in (7, 300, 7, 999)]
+    talk.say(bundle(5, *going, ("add", "priority=7,ip,actions=2"), ("del_strict", "priority=8,ip")))
+    assert len(switch.flows()) == 298
+    assert [kind for kind in _types(talk.connection.data_to_send()) if kind == 11] == [11] * 3
+
+
+def _types(data: bytes) -> Iterator[int]:
+    while data:
+        yield data[1]
+        data = data[int.from_bytes(data[2:4], "big") :]
