@@ -20,14 +20,16 @@ PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 KERNEL_TESTS := $(wildcard tests/jit tests/packet tests/conntrack tests/datapath)
 CHECKED_TESTS := $(wildcard tests/conntrack tests/datapath)
 
-.PHONY: help install demo test test-long lint format bench tour lock clean
+.PHONY: help install demo live-demo test test-long lint format bpf bench tour lock clean
 
 help:
 	@echo 'make demo       install into .venv and replay the capture that comes with the project'
+	@echo 'make live-demo  forward real traffic between namespaces, driven by ovs-vsctl and ovs-ofctl (root)'
 	@echo 'make test       install what tests need, check and test everything'
 	@echo 'make install    install into .venv'
 	@echo 'make lint       ruff, mypy, import-linter'
 	@echo 'make format     let ruff format the code'
+	@echo 'make bpf        compile the programs of the offload provider kernel (clang 14)'
 	@echo 'make test-long  the tests that take minutes'
 	@echo 'make bench      measure (ONLY=tracker for a part); writes build/bench.json'
 	@echo 'make tour       fill the tour in the README with what the program prints'
@@ -52,6 +54,9 @@ install: $(STAMPS)/run
 demo: install
 	$(BIN)/flowshunt replay demo/demo.pcap --flows examples/flows/bluefield.flows --table conntrack
 
+live-demo: install
+	$(BIN)/python demo/live.py
+
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,6 +66,10 @@ lint: $(STAMPS)/dev
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix-only --select I .
 	$(BIN)/ruff format .
+
+# A test compiles them with the same flags, and fails when the object in the repository is another one.
+bpf:
+	cd src/flowshunt/offload/providers/kernel/bpf && clang -O2 -target bpf -mcpu=v3 -Wall -Werror -c forward.c -o forward.o
 
 # Both kinds of kernels are compiled side by side, one core each. The longest run comes last, so that its summary is the last thing to read.
 test: lint

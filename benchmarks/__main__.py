@@ -7,9 +7,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from benchmarks.figures import Record
+from flowshunt.cli.bench.figures import Record
 
-PARTS = ("tracker", "pipeline", "attacks", "offload", "shunt", "eswitch", "replay", "start", "live")
+PARTS = ("tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "replay", "start", "live")
 
 
 def main() -> int:

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.figures import Record
 from flowshunt import Switch
+from flowshunt.cli.bench.figures import Record
 from flowshunt.conntrack.arrays import example_arrays, make_arrays
 from flowshunt.conntrack.kernels.tuples import hash_tuple
 from flowshunt.conntrack.states import CS_ESTABLISHED, CS_INVALID

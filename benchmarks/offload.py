@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.figures import Record
+from flowshunt.cli.bench.figures import Record
 from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.table import Tracker
 from flowshunt.jit import warm_up

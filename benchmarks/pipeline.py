@@ -13,8 +13,8 @@ import time
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.figures import Record
 from flowshunt import Switch
+from flowshunt.cli.bench.figures import Record
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, Batch
 
 N = 1 << 18

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Record
+from flowshunt.cli.bench.figures import Record
 from flowshunt.packet.schema import Batch
 from flowshunt.ports.capture import PcapWriter, open_capture
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.figures import Record
 from benchmarks.pipeline import C1_RULES
 from flowshunt import Switch
+from flowshunt.cli.bench.figures import Record
 from flowshunt.datapath.paths import records as R
 from flowshunt.datapath.shunt.schema import ShuntArrays, make_shunt
 from flowshunt.datapath.shunt.table import Share

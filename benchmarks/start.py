@@ -12,8 +12,8 @@ import sys
 import tempfile
 import time
 
-from benchmarks.figures import Record
 from benchmarks.replay import DEMO, RULES
+from flowshunt.cli.bench.figures import Record
 
 _REPLAY = ["-m", "flowshunt", "replay", str(DEMO), "--flows", str(RULES), "--quiet"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.figures import Record
+from flowshunt.cli.bench.figures import Record
 from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.conntrack.kernels import entry
 from flowshunt.conntrack.kernels.step import COMMIT, NAT

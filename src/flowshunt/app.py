@@ -27,6 +27,8 @@ from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.fragments.schema import PROFILES, FragmentSettings
+from flowshunt.datapath.paths.joined import JoinedPaths
+from flowshunt.datapath.paths.records import HOME_BITS
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.schema import OUTSIDE_TABLE
@@ -49,7 +51,7 @@ _SILENCE_MS = 1000
 """After so long without a packet, forwarders are asked what they gave up before the tracker looks at its timers."""
 _SWEEP_BUDGET = 512
 _IDLE_SWEEP_BUDGET = 4096
-_PORT_NAME = re.compile(r"[A-Za-z0-9_@:-][A-Za-z0-9_.@:-]{0,254}")
+_PORT_NAME = re.compile(r"[A-Za-z0-9_@:+-][A-Za-z0-9_.@:+-]{0,254}")
 _RESERVED_NAMES = frozenset(
     ("in_port", "table", "normal", "flood", "all", "controller", "local", "none", "any", "unset", "max", "drop")
 )
@@ -77,8 +79,8 @@ class Switch:
         """Make a switch without ports and flows; its tracker takes the arguments (see `Tracker`).
 
         `beside`: another switch whose tracker, fragments and offloading this one shares; the arguments above are
-        its then. One thread uses both. Providers are told of the connections of both, and forward what passes the
-        first one.
+        its then. One thread uses both. Providers are told of the connections of both; in ports, they see the `home` of
+        a switch above the number of OpenFlow (see `paths.records.HOME_BITS`).
         `helpers` (`ftp`, `tftp`) are those that new connections to their well-known ports get by themselves; flows
         attach them with ct(commit,alg=...) in any case.
         `batch_size` (1 to 256) is how many packets are worked on at a time; it changes speed, never results.
@@ -95,25 +97,32 @@ class Switch:
                 seed=seed,
             )
             self._inspector = Inspector(self.tracker, by_port=helpers)
-            fragments = None
+            fragments = shunt = None
         else:
             self.tracker, self._inspector = beside.tracker, beside._inspector
-            fragments = beside.datapath.fragments
-        self.datapath: Datapath = Datapath(self.tracker, batch_size, compiler=FlowCompiler(), fragments=fragments)
+            fragments, shunt = beside.datapath.fragments, beside.datapath.shunt
+        self.datapath: Datapath = Datapath(
+            self.tracker, batch_size, compiler=FlowCompiler(), fragments=fragments, shunt=shunt
+        )
         self.datapath.inspect_with(self._inspector)
         self.executor = Executor(self.datapath)
         self.on_output: Callable[[Result, Batch], None] | None = None
         if beside is None:
             self._shares: Shares = self.datapath.shunt
+            self._homes: dict[int, Switch] = {}
+            self._joined = JoinedPaths(len(self.tracker.arrays.conns))
             self.offload = Offload(
                 Holding(self.tracker),
-                devices=self._port_names.get,
-                paths=self.datapath.paths,
+                devices=self.device_at,
+                paths=self._joined,
                 on_unregistered=self._shares.release,
             )
             self.tracker.before_timeouts = self.offload.withdraw_flows
         else:
             self.offload, self._shares = beside.offload, beside._shares
+            self._homes, self._joined = beside._homes, beside._joined
+        self.home = self._joined.add(self.datapath.paths)
+        self._homes[self.home] = self
         self.datapath.before_expiry = self.offload.synchronise
         self.fragments = self.datapath.fragments
         self._config = Config(
@@ -209,6 +218,21 @@ class Switch:
         number = self._ports.pop(name)
         del self._port_names[number]
         self.datapath.ports.remove(number)
+
+    def leave(self) -> None:
+        """No packet will come any more: learn no paths, and let another switch beside the others have the `home`."""
+        if self._homes.get(self.home) is self:
+            del self._homes[self.home]
+            self._joined.remove(self.home)
+
+    def switch_at(self, port: int) -> Switch | None:
+        """The switch that a port of paths and events belongs to, this one or one beside it; None: it is gone."""
+        return self._homes.get(port >> HOME_BITS)
+
+    def device_at(self, port: int) -> str | None:
+        """Name of a port by its number in paths and events, of this switch or of one beside it; None: it is gone."""
+        switch = self._homes.get(port >> HOME_BITS)
+        return None if switch is None else switch._port_names.get(port & (1 << HOME_BITS) - 1)
 
     def add_flows(
         self,
@@ -361,7 +385,7 @@ class Switch:
 def check_port_name(name: str) -> None:
     """Raise UsageError for what cannot be a port's name."""
     if not _PORT_NAME.fullmatch(name) or name.isdecimal() or name.lower() in _RESERVED_NAMES:
-        hint = "letters, digits and _ - . @ :, not a number alone and no word of OpenFlow such as normal"
+        hint = "letters, digits and _ - . + @ :, not a number alone and no word of OpenFlow such as normal"
         raise UsageError(f"{name!r} cannot be a port's name", hint=hint)
 
 

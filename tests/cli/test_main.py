@@ -43,6 +43,11 @@ def test_help_and_version_come_without_numba(arguments: list[str]) -> None:
     assert "flowshunt" in output
 
 
+def test_asking_a_switch_that_runs_takes_no_numba() -> None:
+    modules = "flowshunt.cli.conntrack.command, flowshunt.cli.shown"
+    assert python(f"import sys, {modules}\nprint({{'numba', 'numpy'}} & set(sys.modules))") == "set()\n"
+
+
 def test_help_teaches_with_examples() -> None:
     status, out, _ = flowshunt("--help")
     assert status == 0

@@ -217,3 +217,54 @@ def test_a_nul_is_refused_where_it_stands(text: str) -> None:
         parse_config(text, "x.toml")
     assert "x.toml:2: [switch] flow" in str(caught.value)
     assert "holds a NUL character" in str(caught.value)
+
+
+def test_ports_say_how_they_treat_vlans() -> None:
+    config = parse_config("""
+        [bridge.br0]
+        ports = ["p1"]
+        [bridge.br0.port.p2]
+        tag = 5
+        [bridge.br0.port.p3]
+        vlan_mode = "dot1q-tunnel"
+        tag = 100
+        cvlans = [7, 8]
+        qinq_ethtype = "802.1q"
+        [bridge.br0.port.p4]
+        trunks = [1, 4095]
+    """)
+    ports = config.ports["br0"]
+    assert (ports["p1"].vlan_mode, ports["p1"].tag, ports["p2"].tag) == (None, None, 5)
+    assert (ports["p3"].cvlans, ports["p3"].qinq_ethtype, ports["p4"].trunks) == ((7, 8), "802.1q", (1, 4095))
+
+
+def test_mistakes_about_vlans_are_told() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(
+            """\
+[bridge.br0.port.p1]
+vlan_mode = "access"
+[bridge.br0.port.p2]
+tag = 4096
+[bridge.br0.port.p3]
+trunks = [1, "2", 5]
+[bridge.br0.port.p4]
+trunks = 5
+[bridge.br0.port.p5]
+trunks = [5000]
+cvlans = [1]
+[bridge.br0.port.p6]
+vlan_mode = "all"
+""",
+            "site.toml",
+        )
+    assert str(error.value).splitlines() == [
+        "site.toml:1: [bridge.br0.port.p1]: a port of vlan_mode access has a tag",
+        "site.toml:4: [bridge.br0.port.p2] tag: 4096 is out of range: use 0 to 4095",
+        "site.toml:6: [bridge.br0.port.p3] trunks: '2' is not a whole number",
+        "site.toml:8: [bridge.br0.port.p4] trunks: 5 is not a list of whole numbers",
+        "site.toml:10: [bridge.br0.port.p5] trunks: 5000 is out of range: use 0 to 4095",
+        "site.toml:11: [bridge.br0.port.p5] cvlans: only ports of vlan_mode dot1q-tunnel have customers",
+        "site.toml:13: [bridge.br0.port.p6] vlan_mode: 'all' is unknown: use "
+        "access or trunk or native-tagged or native-untagged or dot1q-tunnel",
+    ]

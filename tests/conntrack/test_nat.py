@@ -281,7 +281,7 @@ def test_icmp_ids_are_translated_like_ports() -> None:
     tracker = make_tracker()
     assert set(send(tracker, *(echo(client, 7) for client in range(5)), nat=Nat("src", OUTSIDE))) == {"new|trk|snat"}
     ids = [c.reply.icmp_id for c in tracker.connections()]
-    assert len(set(ids)) == 5 and 7 in ids
+    assert sorted(id or 0 for id in ids) == [7, 8, 9, 10, 11]
     reply = Packet().eth().ipv4(SERVER, str(OUTSIDE)).icmp(0, id=ids[3] or 0)
     assert send(tracker, reply, nat=Nat()) == ["est|rpl|trk|dnat"]
     tracker.flush()
@@ -289,6 +289,13 @@ def test_icmp_ids_are_translated_like_ports() -> None:
     states = send(tracker, *(echo(client, 7) for client in range(52)), nat=nat)
     assert states == ["new|trk|snat"] * 50 + [REFUSED] * 2
     assert_reply_tuples_differ(tracker, START_MS)
+
+
+def test_icmp_ids_begin_anew_behind_the_last_one() -> None:
+    tracker = make_tracker()
+    states = send(tracker, *(echo(client, 0xFFFF) for client in range(20)), nat=Nat("src", OUTSIDE))
+    assert set(states) == {"new|trk|snat"}
+    assert sorted(c.reply.icmp_id or 0 for c in tracker.connections()) == [*range(19), 0xFFFF]
 
 
 def test_a_protocol_without_ports_has_one_connection_per_address() -> None:

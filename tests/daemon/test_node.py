@@ -18,6 +18,7 @@ from flowshunt.daemon import ports as daemon_ports
 from flowshunt.daemon.node import MAX_DELIVERIES
 from flowshunt.daemon.ports import open_dummy
 from flowshunt.ports.api import PortError
+from flowshunt.ports.recorder import Recording
 from tests.builders import Packet
 from tests.builders.packets import CLIENT_MAC, SERVER_MAC
 
@@ -61,6 +62,44 @@ async def ofctl(bridge: Bridge, command: str, *arguments: str, options: tuple[st
     return out.decode()
 
 
+def test_a_ports_mtu_is_followed_for_paths(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0")
+
+        def mtu() -> int:
+            ports = bridge.switch.datapath.ports.arrays
+            return int(ports.ports["mtu"][ports.index[1]])
+
+        assert await node.call(mtu) == 1500
+        bridge.ports["p0"].mtu = 9000
+        await node.call(lambda: bridge.port_changed("p0"))
+        assert await node.call(mtu) == 9000
+
+    run(work, tmp_path)
+
+
+def test_a_port_is_recorded_as_long_as_it_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "p1.pcap"
+
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0", "p1")
+        await node.call(lambda: bridge.switch.add_flows("actions=normal"))
+        await node.call(lambda: bridge.record("p1", Recording(str(file), str(file), 24 + 2 * (16 + len(PING)))))
+        for port in ("p0", "p1", "p0"):
+            await node.call(lambda port=port: bridge.inject(port, PING))
+        info = await node.call(lambda: bridge.port_info("p1"))
+        assert info.statistics["pcap_left_out"] == 1
+        assert file.stat().st_size == 24 + 2 * (16 + len(PING))
+        with pytest.raises(PortError, match="cannot be written"):
+            await node.call(lambda: bridge.record("p0", Recording(str(tmp_path))))
+        await node.call(lambda: bridge.del_port("p1"))
+        await node.call(lambda: bridge.add_port("p1", "dummy"))
+        info = await node.call(lambda: bridge.port_info("p1"))
+        assert "pcap_left_out" not in info.statistics
+
+    run(work, tmp_path)
+
+
 def test_a_frame_goes_from_one_dummy_port_to_the_others(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         bridge = await add_bridge(node, "br0", "p0", "p1")
@@ -91,26 +130,84 @@ def test_a_patch_port_leads_into_the_other_bridge_with_its_own_tables(tmp_path: 
     run(work, tmp_path)
 
 
-def test_established_connections_of_the_first_bridge_are_offloaded(tmp_path: Path) -> None:
-    answer = Packet().eth(SERVER_MAC, CLIENT_MAC).ipv4("10.0.0.2", "10.0.0.1").udp(2000, 1000).bytes()
-    rules = """
-        table=0,ip,ct_state=-trk,actions=ct(table=1)
-        table=1,ip,ct_state=+trk+new,actions=ct(commit),normal
-        table=1,ip,ct_state=+trk+est,actions=normal
-    """
+ANSWER = Packet().eth(SERVER_MAC, CLIENT_MAC).ipv4("10.0.0.2", "10.0.0.1").udp(2000, 1000).bytes()
+OFFLOADED = {"hw-offload": "true", "hw-offload-priority": "flowtable"}
 
+
+def tracked(zone: int) -> str:
+    """The rules of a bridge that tracks all in a zone."""
+    return textwrap.dedent(f"""
+        table=0,ip,ct_state=-trk,actions=ct(table=1,zone={zone})
+        table=1,ip,ct_state=+trk+new,actions=ct(commit,zone={zone}),normal
+        table=1,ip,ct_state=+trk+est,actions=normal
+    """)
+
+
+async def hits(node: Node) -> int:
+    await node.call(node.offload.synchronise)
+    return await node.call(lambda: node.offload.statistics()["flowtable.forwarded-packets"])
+
+
+def test_established_connections_of_every_bridge_are_offloaded(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
-        bridge = await add_bridge(node, "br0", "p0", "p1")
-        await node.call(lambda: node.configure_offload({"hw-offload": "true", "hw-offload-priority": "flowtable"}))
-        await node.call(lambda: bridge.switch.add_flows(textwrap.dedent(rules)))
-        for _ in range(4):
-            await node.call(lambda: bridge.inject("p0", PING))
-            await node.call(lambda: bridge.inject("p1", answer))
-        (connection,) = await node.call(lambda: list(node.tracker.connections()))
-        assert connection.offload is not None
-        assert len(await node.call(lambda: bridge.transmitted("p1"))) == 4
+        await node.call(lambda: node.configure_offload(OFFLOADED))
+        bridges = [await add_bridge(node, f"br{n}", f"a{n}", f"b{n}") for n in range(3)]
         await node.call(lambda: node.del_bridge("br0"))
-        assert (await add_bridge(node, "br0", "p0")).switch.tracker is node.tracker
+        for zone, bridge in enumerate(bridges[1:], 1):
+            before = await hits(node)
+            await node.call(lambda bridge=bridge, zone=zone: bridge.switch.add_flows(tracked(zone)))
+            for _ in range(4):
+                await node.call(lambda bridge=bridge, zone=zone: bridge.inject(f"a{zone}", PING))
+                await node.call(lambda bridge=bridge, zone=zone: bridge.inject(f"b{zone}", ANSWER))
+            sent = await node.call(lambda bridge=bridge, zone=zone: bridge.transmitted(f"b{zone}"))
+            assert [each.frame for each in sent] == [PING] * 4
+            assert await hits(node) - before >= 4
+        connections = await node.call(lambda: list(node.tracker.connections()))
+        assert [connection.offload for connection in connections] == ["OFFLOAD", "OFFLOAD"]
+        await node.call(lambda: node.del_bridge("br1"))
+        again = await add_bridge(node, "br0", "a0", "b0")
+        await node.call(lambda: again.switch.add_flows(tracked(1)))
+        before = await hits(node)
+        await node.call(lambda: again.inject("a0", PING))
+        assert len(await node.call(lambda: again.transmitted("b0"))) == 1, "another bridge, another way"
+        assert await hits(node) == before
+        assert again.switch.tracker is node.tracker
+
+    run(work, tmp_path)
+
+
+@pytest.mark.parametrize("zones", [(1, 2), (1, None), (1, 1)])
+def test_a_connection_through_two_bridges(tmp_path: Path, zones: tuple[int, int | None]) -> None:
+    async def work(node: Node) -> None:
+        await node.call(lambda: node.configure_offload(OFFLOADED))
+        one, two = await add_bridge(node, "br0", "p0"), await add_bridge(node, "br1", "p1")
+        for bridge, name, peer in ((one, "to1", "to0"), (two, "to0", "to1")):
+            await node.call(lambda b=bridge, n=name, p=peer: b.add_port(n, "patch", options={"peer": p}))
+        for bridge, zone in zip((one, two), zones, strict=True):
+            text = "actions=normal" if zone is None else tracked(zone)
+            await node.call(lambda bridge=bridge, text=text: bridge.switch.add_flows(text))
+        for _ in range(6):
+            await node.call(lambda: one.inject("p0", PING))
+            await node.call(lambda: two.inject("p1", ANSWER))
+        assert [each.frame for each in await node.call(lambda: two.transmitted("p1"))] == [PING] * 6
+        assert [each.frame for each in await node.call(lambda: one.transmitted("p0"))] == [ANSWER] * 6
+        connections = await node.call(lambda: list(node.tracker.connections()))
+        reasons = {node.offload.reason(each.id, each.generation, "flowtable").code for each in connections}
+        assert len(connections) == len(set(zones) - {None})
+        if zones == (1, 1):
+            assert reasons == {"several-bridges"} and await hits(node) == 0
+        else:
+            assert reasons == {"none"} and await hits(node) >= 6 * len(connections)
+
+    run(work, tmp_path)
+
+
+def test_a_patch_port_may_have_a_sign_in_its_name(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "patch+")
+        assert bridge.ports["patch+"].ofport == 1
+        with pytest.raises(UsageError, match="cannot be a port's name"):
+            await node.call(lambda: bridge.add_port("patch*", "dummy"))
 
     run(work, tmp_path)
 

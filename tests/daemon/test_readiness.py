@@ -8,7 +8,7 @@ import pytest
 
 from flowshunt.cli import kernels
 from flowshunt.cli.vswitchd import main
-from flowshunt.daemon import vswitchd
+from flowshunt.daemon import privileges, vswitchd
 
 
 def test_vswitchd_loads_the_kernels_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +19,7 @@ def test_vswitchd_loads_the_kernels_before_it_serves(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(kernels, "ready", lambda: done.append("compiled"))
     monkeypatch.setattr("flowshunt.jit.warm_up", lambda: done.append("loaded"))
+    monkeypatch.setattr(privileges, "drop_privileges", lambda account: frozenset())
     monkeypatch.setattr(vswitchd, "serve_forever", lambda settings, ready: done.append("serving"))
     monkeypatch.setattr(main.os, "_exit", end)
     assert main.run(["unix:/nowhere"]) is None

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,20 @@ class Host:
             time.sleep(0.05)
         assert not Path(f"/proc/{pid}").exists()
 
+    def wait_for(self, check: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not check():
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+
+    def let_in(self, user: str) -> None:
+        """Let another user in, and have what is his own here."""
+        shutil.chown(self.directory, user)
+        (self.directory / "db.sock").chmod(0o777)
+        for parent in self.directory.parents:
+            if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o011)
+
     @property
     def log(self) -> str:
         return (self.directory / "ovs-vswitchd.log").read_text()
@@ -151,3 +165,76 @@ def test_flags_that_are_wrong_end_it_with_a_message(host: Host) -> None:
     assert host.run("ovs-vswitchd", "--bogus", status=1) == "ovs-vswitchd: unrecognized option '--bogus'\n"
     error = host.run("ovs-vswitchd", "--detach", "--log-file=/nonexistent/x.log", status=1)
     assert error == "ovs-vswitchd: failed to open /nonexistent/x.log for logging: No such file or directory\n"
+
+
+def test_a_hang_up_opens_the_log_anew_and_ends_nothing(host: Host) -> None:
+    host.run("ovs-vswitchd", *FLAGS.split())
+    pid = host.pid("ovs-vswitchd")
+    log = host.directory / "ovs-vswitchd.log"
+    log.rename(host.directory / "old.log")
+    os.kill(pid, signal.SIGHUP)
+    host.wait_for(lambda: log.exists() and "|vlog|INFO|opened log file " in host.log)
+    assert "|vlog|INFO|closing log file" in (host.directory / "old.log").read_text()
+    host.run("ovs-vsctl", *ADD_BRIDGE)
+    assert host.run("ovs-appctl", "version").startswith("ovs-vswitchd ")
+    os.kill(pid, signal.SIGINT)
+    host.wait_for_end(pid)
+    assert not (host.directory / "ovs-vswitchd.pid").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.parametrize("user", [None, "root:daemon", "nobody"])
+def test_what_root_may_is_given_up(host: Host, user: str | None) -> None:
+    flags = [word for word in FLAGS.split() if "dummy" not in word]
+    if user == "nobody":
+        if subprocess.run(["setpriv", "--reuid=nobody", "--clear-groups", "test", "-r", sys.executable]).returncode:
+            pytest.skip("nobody may not read this Python")
+        host.let_in("nobody")
+    host.run("ovs-vswitchd", *flags, *([f"--user={user}"] if user else []))
+    pid = host.pid("ovs-vswitchd")
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    assert int(status["CapEff"], 16) & ~(1 << 12 | 1 << 13 | 1 << 23 | 1 << 38 | 1 << 39) == 0
+    assert set(status["Uid"].split()) == ({"65534"} if user == "nobody" else {"0"})
+    assert set(status["Gid"].split()) == {{"nobody": "65534", "root:daemon": "1"}.get(user or "", "0")}
+    is_open = user != "nobody" or os.stat("/dev/net/tun").st_mode & 0o002
+    added = subprocess.run(
+        ["ovs-vsctl", "--timeout=20", "add-br", "priv-br0"], env=host.environment, capture_output=True, text=True
+    )
+    try:
+        assert (added.returncode, is_open or "/dev/net/tun: Permission denied" in added.stderr) == (0, True)
+        told = host.run("ovs-vsctl", "get", "interface", "priv-br0", "ofport", "error").splitlines()
+        assert told == ["65534", "[]"] if is_open else "/dev/net/tun" in told[1]
+        assert (host.directory / "priv-br0.mgmt").stat().st_mode & 0o777 == 0o600
+    finally:
+        host.run("ovs-vsctl", "--timeout=20", "del-br", "priv-br0")
+    os.kill(pid, signal.SIGTERM)
+    host.wait_for_end(pid)
+    assert not (host.directory / "ovs-vswitchd.pid").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_a_user_that_is_not_there_is_named(host: Host) -> None:
+    error = host.run("ovs-vswitchd", *FLAGS.split(), "--user=no-such-user", status=1)
+    assert error == "ovs-vswitchd: --user=no-such-user: user no-such-user not found\n"
+
+
+@pytest.mark.skipif(shutil.which("ovs-pcap") is None, reason="needs ovs-pcap (Debian: openvswitch-common)")
+def test_dummy_ports_write_what_passes_them_to_pcap_files(host: Host) -> None:
+    host.run("ovs-vswitchd", *FLAGS.split())
+    host.pid("ovs-vswitchd")
+    recorded = "-- set interface p1 options:pcap=p1.pcap -- set interface p2 options:tx_pcap=p2.pcap"
+    host.run("ovs-vsctl", *ADD_BRIDGE, *recorded.split())
+    host.run("ovs-ofctl", "add-flow", "br0", "actions=in_port,output:2")
+    host.run("ovs-appctl", "netdev-dummy/receive", "p1", UDP.format(a=1, b=2))
+    received, sent_back = host.run("ovs-pcap", "p1.pcap").split()
+    assert host.run("ovs-pcap", "p2.pcap").split() == [received] == [sent_back]
+    assert received.startswith("505400000002505400000001")
+    host.run("ovs-vsctl", "set", "interface", "p2", "options:rxq_pcap=p2.pcap")
+    host.run("ovs-appctl", "netdev-dummy/receive", "p2", UDP.format(a=2, b=1))
+    assert host.run("ovs-pcap", "p2.pcap").split() == [received] + 2 * [host.run("ovs-pcap", "p2.pcap").split()[1]]
+    host.run("ovs-vsctl", "set", "interface", "p1", "options:pcap=no/p1.pcap")
+    host.run("ovs-appctl", "netdev-dummy/receive", "p1", UDP.format(a=1, b=2))
+    assert "p1: failed to open pcap file for appending: no/p1.pcap cannot be written" in host.log
+    host.run("ovs-appctl", "-t", "ovs-vswitchd", "exit", "--cleanup")

@@ -6,7 +6,7 @@ import pytest
 
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath.tables import Datapath
-from flowshunt.datapath.vlans import MODES
+from flowshunt.datapath.vlan_modes import MODES
 from flowshunt.rules.openflow import flow as F
 from tests.builders import Packet
 from tests.datapath.switches import Sent, fate, flow, ports_of, send, switch
@@ -80,7 +80,12 @@ def test_an_inner_tag_comes_out_when_the_outer_one_is_taken_off() -> None:
     double = Packet().eth().vlan(10, tpid=0x88A8).vlan(5).ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
     single = Packet().eth().vlan(5).ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
     sent = by_port(send(lab(), double, in_port=TRUNK))
-    assert (sent[ACCESS], sent[SOME]) == (single, double)
+    assert (sent[UNTAGGED], sent[SOME]) == (single, double)
+    assert ACCESS not in sent
+    limited = lab()
+    limited.ports.configure(vlan_limit=1)
+    sent = by_port(send(limited, double, in_port=TRUNK))
+    assert (sent[ACCESS], sent[UNTAGGED], sent[SOME]) == (single, single, double)
 
 
 def test_other_outputs_than_normal_do_not_care() -> None:
@@ -105,7 +110,75 @@ def test_settings_end_with_their_port_and_can_be_taken_back() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     ports = lab().ports
-    for number, mode, tag in ((9, "access", 1), (1, "dot1q-tunnel", 1), (1, "access", 4096)):
+    for number, mode, tag in ((9, "access", 1), (1, "tunnel", 1), (1, "access", 4096)):
         with pytest.raises(UsageError):
             ports.set_vlans(number, mode, tag)
+    with pytest.raises(UsageError, match=r"802\.1ad"):
+        ports.set_vlans(1, "dot1q-tunnel", 1, tpid=0x9100)
+    with pytest.raises(UsageError):
+        ports.set_flood_vlans([5000])
     assert MODES[0] == "all"
+
+
+def double(outer: int, inner: int, tpid: int = 0x88A8) -> bytes:
+    packet = Packet().eth("02:00:00:00:00:01", "02:00:00:00:00:09").vlan(outer, tpid=tpid).vlan(inner)
+    return packet.ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
+
+
+def provider_bridge(customers: tuple[int, ...] = (), tpid: int = 0x88A8) -> Datapath:
+    """Port 1 is a tunnel port of service VLAN 100, 2 a trunk, 3 an access port and 4 a tunnel port of the same VLAN."""
+    datapath = switch(flow(F.Normal()), ports=range(1, 5))
+    datapath.ports.set_vlans(1, "dot1q-tunnel", 100, customers, tpid=tpid)
+    datapath.ports.set_vlans(2, "trunk")
+    datapath.ports.set_vlans(3, "access", 100)
+    datapath.ports.set_vlans(4, "dot1q-tunnel", 100)
+    return datapath
+
+
+def test_a_tunnel_port_puts_a_service_tag_above_the_customers() -> None:
+    assert by_port(send(provider_bridge(), frame(5, pcp=3), in_port=1)) == {
+        2: Packet().eth("02:00:00:00:00:01", "02:00:00:00:00:09").vlan(100, tpid=0x88A8).vlan(5, pcp=3)
+        .ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes(),
+        4: frame(5, pcp=3),
+    }  # fmt: skip
+    single = Packet().eth("02:00:00:00:00:01", "02:00:00:00:00:09").vlan(100, tpid=0x88A8)
+    single = single.ipv4("10.0.0.1", "10.0.0.2").udp(1, 2)
+    assert by_port(send(provider_bridge(), frame(), in_port=1)) == {2: single.bytes(), 3: frame(), 4: frame()}
+    assert by_port(send(provider_bridge(tpid=0x8100), frame(5), in_port=1))[2] == double(100, 5, tpid=0x8100)
+
+
+def test_a_tunnel_port_takes_its_service_tag_off() -> None:
+    assert by_port(send(provider_bridge(), double(100, 7), in_port=2)) == {1: frame(7), 4: frame(7)}
+    assert by_port(send(provider_bridge(), double(101, 7), in_port=2)) == {}
+    assert by_port(send(provider_bridge(), frame(100), in_port=2)) == {1: frame(), 3: frame(), 4: frame()}
+
+
+def test_a_tunnel_port_may_serve_some_customers_only() -> None:
+    datapath = provider_bridge(customers=(0, 7))
+    assert fate(datapath, frame(5), in_port=1) == "drop.vlan"
+    assert set(by_port(send(datapath, frame(7), in_port=1))) == {2, 4}
+    assert set(by_port(send(datapath, frame(), in_port=1))) == {2, 3, 4}
+    assert by_port(send(datapath, double(100, 5), in_port=2)) == {4: frame(5)}
+
+
+def test_nothing_is_learned_in_flooded_vlans() -> None:
+    datapath = lab()
+    datapath.ports.set_flood_vlans([10])
+    send(datapath, frame(10, source=9, destination=1), in_port=TRUNK)
+    assert datapath.ports.stations(1_000_000) == []
+    assert set(by_port(send(datapath, frame(10), in_port=SOME))) == {ACCESS, TRUNK, TAGGED, UNTAGGED, PLAIN}
+    send(datapath, frame(20, source=9, destination=1), in_port=TRUNK)
+    assert set(by_port(send(datapath, frame(20), in_port=SOME))) == {TRUNK}
+    datapath.ports.set_flood_vlans([])
+    send(datapath, frame(10, source=9, destination=1), in_port=TRUNK)
+    assert set(by_port(send(datapath, frame(10), in_port=SOME))) == {TRUNK}
+
+
+def test_a_limit_of_one_tag_makes_the_second_one_payload() -> None:
+    datapath = switch(flow(F.Output(2), match=[("eth_type", 0x8100, 0xFFFF)]), ports=range(1, 3))
+    assert send(datapath, double(5, 6), in_port=1) == []
+    datapath.ports.configure(vlan_limit=1)
+    assert send(datapath, double(5, 6), in_port=1) == [Sent(2, double(5, 6))]
+    assert send(datapath, frame(5), in_port=1) == []
+    datapath.ports.configure(vlan_limit=2)
+    assert send(datapath, double(5, 6), in_port=1) == []

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowshunt.jit import (
+    copy_words,
     kernel,
     load_acquire,
     load_be16,
@@ -150,3 +151,19 @@ def test_a_twin_refuses_what_leaves_the_array(at):
         with pytest.raises(IndexError):
             primitives._store_release_twin(data, at, 1)
     assert not data[:15].any()
+
+
+@kernel(example=lambda: (np.zeros((1, 1), np.int64), 0, np.zeros((1, 1), np.int64), 0, 1))
+def copy(target, row, source, other, n):
+    copy_words(target, row, source, other, n)
+
+
+@pytest.mark.parametrize("call", [copy, primitives._copy_words_twin])
+def test_words_of_a_row_are_copied_and_no_others(call):
+    source = np.arange(20, dtype=np.int64).reshape(4, 5)
+    target = np.full((3, 8), -1, np.int64)
+    call(target, 1, source, 2, 4)
+    assert target[1].tolist() == [10, 11, 12, 13, -1, -1, -1, -1]
+    assert (target[[0, 2]] == -1).all()
+    call(source, 0, source, 0, 5)
+    assert source[0].tolist() == [0, 1, 2, 3, 4]

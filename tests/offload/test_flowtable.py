@@ -104,6 +104,18 @@ def test_random_conversations_come_out_the_same(rules: str, profile: str) -> Non
     assert twins.hits > 40
 
 
+def test_conversations_between_access_ports_come_out_the_same() -> None:
+    twins = Twins()
+    for switch in twins.switches:
+        for number, mode in ((1, "access"), (2, "native-untagged"), (3, "trunk")):
+            switch.datapath.ports.set_vlans(number, mode, 10)
+    wander(twins, 25, seed=7)
+    assert twins.hits > 25
+    twins.other.offload.synchronise()
+    stations = [sorted(switch.datapath.ports.stations(twins.now_ms)) for switch in twins.switches]
+    assert stations[0] == stations[1]
+
+
 def test_ipv6_conversations_come_out_the_same() -> None:
     twins = Twins()
     wander(twins, 25, seed=6, family=6)

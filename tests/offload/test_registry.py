@@ -194,7 +194,7 @@ def test_reason_codes_are_stable() -> None:
         "varying-match", "controller", "learn", "path-unknown", "table-full", "no-group", "too-many-zones", "mirror",
         "policer", "tunnel", "zone-excluded", "provider-refused", "provider-declined", "provider-not-ready",
         "queue-full", "provider-pending", "offload-off", "not-told", "no-provider", "idle",
-        "rewrite", "long-chain", "held-elsewhere", "path-changed", "group",
+        "rewrite", "long-chain", "held-elsewhere", "path-changed", "group", "several-bridges",
     ]  # fmt: skip
 
 

@@ -32,12 +32,12 @@ from flowshunt.ports.receiving import (
     receive_ring,
     release_ring,
 )
+from flowshunt.ports.segments import link_size
 from flowshunt.ports.sending import (
     MESSAGES,
     N_DROPPED,
     N_ERRORS,
     SendArrays,
-    link_size,
     make_send_arrays,
     send_frames,
     write_frames,

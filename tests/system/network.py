@@ -71,6 +71,10 @@ class Network:
         self.run("switch", "ip", "link", "set", port, "up")
         self.run(name, "ip", "link", "set", "eth0", "up")
 
+    def full_name(self, name: str) -> str:
+        """The system's name of a namespace."""
+        return self._prefix + name
+
     def command(self, name: str, *words: str) -> list[str]:
         """What runs a command in a namespace."""
         return ["ip", "netns", "exec", self._prefix + name, *words]
@@ -146,6 +150,17 @@ class Running:
     def ofctl(self, command: str, *arguments: str, bridge: str = "br0", options: tuple[str, ...] = ()) -> str:
         """What the real ovs-ofctl prints."""
         return self._network.system("ovs-ofctl", *options, command, f"unix:{self.rundir}/{bridge}.mgmt", *arguments)
+
+    def appctl(self, command: str, *arguments: str) -> str:
+        """What the real ovs-appctl prints."""
+        (place,) = self.rundir.glob("flowshunt.*.ctl")
+        return self._network.system("ovs-appctl", "-t", str(place), command, *arguments)
+
+    def flowshunt(self, *words: str) -> str:
+        """What a command of ours prints about this switch."""
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-m", "flowshunt", words[0], "--socket", str(self.rundir), *words[1:]]
+        return self._network.system(*command, env=environment)
 
     def packets_of(self, match: str, bridge: str = "br0") -> int:
         """How many packets the flows of a match have counted."""

@@ -218,3 +218,53 @@ def test_the_end_is_clean_and_a_second_switch_is_refused(network: Network, tmp_p
     switch.stop()
     assert not pid_file.exists()
     assert list(switch.rundir.iterdir()) == []
+
+
+def test_vlans_between_two_bridges_with_offloading(network: Network, tmp_path: Path) -> None:
+    """Access ports at either end, everything tagged on the patch between; each bridge tracks in a zone of its own."""
+    two_hosts(network)
+
+    def tracked(zone: int) -> str:
+        flows = (
+            "arp,actions=normal",
+            f"ip,ct_state=-trk,actions=ct(table=1,zone={zone})",
+            f"table=1,ip,ct_state=+trk+new,actions=ct(commit,zone={zone}),normal",
+            "table=1,ip,ct_state=+trk+est,actions=normal",
+        )
+        return ", ".join(f'"{flow}"' for flow in flows)
+
+    config = '[offload]\nenabled = true\npriority = ["flowtable"]\n' + "".join(
+        f'[bridge.br{n}]\nports = ["p{n + 1}"]\nlocal_port = false\nflows = [{tracked(n + 1)}]\n'
+        f"[bridge.br{n}.port.p{n + 1}]\ntag = 10\n"
+        f'[bridge.br{n}.port.to{1 - n}]\ntype = "patch"\npeer = "to{n}"\nvlan_mode = "trunk"\ntrunks = [10]\n'
+        for n in (0, 1)
+    )
+    switch = Running(network, tmp_path, config)
+    network.ping("h1", "10.1.0.2")
+    assert network.fetch("h1", "h2", "10.1.0.2", SIZE)["is_right"]
+    script = str(Path(__file__).with_name("echo.py"))
+    echoing = network.start("h2", sys.executable, script, "serve", "10.1.0.2", "7000")
+    assert echoing.stdout is not None and echoing.stdout.readline() == "listening\n"
+    network.run("h1", sys.executable, script, "ask", "10.1.0.2", "7000", "20")
+    listed = switch.flowshunt("conntrack", "-L", "-p", "udp", "--dport", "7000")
+    lines = [line for line in listed.splitlines() if "dport=7000" in line]
+    assert len(lines) == 2 and all("[OFFLOAD]" in line for line in lines), listed
+    stations = switch.appctl("fdb/show", "br0").splitlines()[1:]
+    assert len(stations) == 2 and all(line.split()[1] == "10" for line in stations), stations
+    switch.stop()
+
+
+def test_a_device_that_is_renamed_and_comes_back(network: Network, tmp_path: Path) -> None:
+    two_hosts(network)
+    switch = Running(network, tmp_path, bridge("actions=normal"))
+    network.ping("h1", "10.1.0.2")
+    network.run("switch", "ip", "link", "set", "p2", "down")
+    network.run("switch", "ip", "link", "set", "p2", "name", "other")
+    poll(lambda: "p2" not in switch.ofctl("show"))
+    network.run("switch", "ip", "link", "set", "other", "name", "p2")
+    poll(lambda: "2(p2)" in switch.ofctl("show"))
+    poll(lambda: "PORT_DOWN" in switch.ofctl("show"))
+    network.run("switch", "ip", "link", "set", "p2", "up")
+    poll(lambda: "PORT_DOWN" not in switch.ofctl("show"))
+    network.ping("h1", "10.1.0.2")
+    switch.stop()

@@ -1,12 +1,21 @@
-"""Sockets that no one else may use."""
+"""Sockets that no one else may use, and where they are."""
 
 from __future__ import annotations
 
 import os
 import socket
+import stat
 from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
+
+
+def default_rundir() -> Path:
+    """Where sockets go when nothing else is said."""
+    if os.geteuid() == 0:
+        return Path("/run/flowshunt")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(own) / "flowshunt" if own else Path(f"/tmp/flowshunt-{os.geteuid()}")
 
 
 def private_socket(path: Path) -> socket.socket:
@@ -26,6 +35,16 @@ def private_socket(path: Path) -> socket.socket:
     return bound
 
 
+def check_free(path: Path) -> None:
+    """Raise UsageError when something is at `path` that is no socket, which `private_socket` would replace."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise UsageError(f"{path} is there and no socket")
+
+
 def prepare_directory(directory: Path) -> None:
     """Make a directory that belongs to this user alone, or refuse one that others can write to.
 
@@ -36,5 +55,10 @@ def prepare_directory(directory: Path) -> None:
         found = directory.stat()
     except OSError as problem:
         raise InputError(f"cannot use {directory}: {problem.strerror or problem}") from None
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if found.st_uid != os.geteuid():
+        raise UsageError(
+            f"{directory} belongs to user {found.st_uid}, not to this one ({os.geteuid()})",
+            hint=f"chown {os.geteuid()} {directory}",
+        )
+    if found.st_mode & 0o022:
         raise UsageError(f"{directory} is open to others: others can write to it", hint=f"chmod go-w {directory}")

@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.sockets import default_rundir
 from flowshunt.control.jsonrpc import Decoder, JsonRpcError, Reply, Request, encode
-from flowshunt.daemon.system import default_rundir
 
 MAX_ANSWER = 1 << 32
 _SOCKET = re.compile(r"(?:flowshunt|ovs-vswitchd)\.([0-9]+)\.ctl")

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from flowshunt import __version__
+from flowshunt.cli.bench.main import app as bench
 from flowshunt.cli.commands import CONTEXT_SETTINGS, FILE, Group, Option
 from flowshunt.cli.conntrack import arguments as conntrack_arguments
 from flowshunt.cli.failures import reported
@@ -399,5 +400,6 @@ def show() -> None:
 
 
 app.add_command(_config)
+app.add_command(bench)
 app.add_command(offload)
 app.add_command(provider)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
+from flowshunt.base.sockets import default_rundir
 from flowshunt.cli import kernels
 from flowshunt.config import read_config
 from flowshunt.control.unixctl.server import socket_path
-from flowshunt.daemon.privileges import drop_privileges
+from flowshunt.daemon.privileges import drop_privileges, tell_missing
 from flowshunt.daemon.run import PROGRAM, VERSION_TEXT, run_forever
-from flowshunt.daemon.system import default_rundir
 from flowshunt.daemon.system import pid_file as held_pid_file
 from flowshunt.daemon.vswitchd import Settings, serve_forever
 from flowshunt.jit import warm_up
@@ -25,7 +25,7 @@ def follow(database: str, *, rundir: str | None, pid_file: str | None) -> None:
     kernels.ready()
     warm_up()
     with held_pid_file(Path(pid_file) if pid_file else None):
-        drop_privileges()
+        settings = replace(settings, missing=drop_privileges())
         try:
             serve_forever(settings, lambda: print("ready", flush=True))
         except InputError as problem:
@@ -44,7 +44,7 @@ def execute(file: str, *, rundir: str | None, pid_file: str | None, busy_poll: b
     kernels.ready()
     warm_up()  # loads them, too: nothing is to be loaded when the first packet is there
     with held_pid_file(Path(run.pid_file) if run.pid_file else None):
-        drop_privileges()
+        tell_missing(drop_privileges())
         try:
             run_forever(config, Path(file).parent, lambda line: print(line, flush=True))
         except InputError as problem:

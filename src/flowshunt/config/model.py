@@ -14,6 +14,7 @@ from flowshunt.conntrack.arrays import MAX_CAPACITY
 from flowshunt.conntrack.policies import MAX_LIMIT
 from flowshunt.conntrack.timeouts import MAX_TIMEOUT_S, POLICY_CLASSES
 from flowshunt.datapath.fragments.schema import MAX_FRAGMENTS, MAX_IP_SIZE
+from flowshunt.datapath.vlan_modes import MODES
 
 
 class Range(NamedTuple):
@@ -34,6 +35,12 @@ TIMEOUT_NAMES = tuple(POLICY_CLASSES)
 
 MAX_FRAGMENT_TIMEOUT_S = 2_000_000
 """About 23 days."""
+
+VLAN_MODES = tuple(mode for mode in MODES if mode != "all")
+"""Modes of ports as Open vSwitch's table Port names them."""
+
+Vlan = Annotated[int, Range(0, 4095)]
+"""A VLAN."""
 
 Seconds = Annotated[int, Range(0, MAX_TIMEOUT_S)]
 """A timeout."""
@@ -146,6 +153,20 @@ class PortSection:
     """The port that a patch port leads to, which names this one as its peer."""
     mtu: Annotated[int, Range(68, 65521)] | None = None
     """MTU of a device that is made."""
+    vlan_mode: Annotated[str, Choice(VLAN_MODES)] | None = None
+    """How it treats VLANs. Absent: access with a tag, trunk with trunks, or else all pass as they are."""
+    tag: Vlan | None = None
+    """The VLAN of packets without a tag; of dot1q-tunnel that of the service tag."""
+    trunks: Annotated[tuple[int, ...], Range(0, 4095)] = ()
+    """VLANs that it carries; none: all."""
+    cvlans: Annotated[tuple[int, ...], Range(0, 4095)] = ()
+    """Customers' VLANs of dot1q-tunnel; none: all."""
+    qinq_ethtype: Annotated[str, Choice(("802.1ad", "802.1q"))] = "802.1ad"
+    """Type of the service tag of dot1q-tunnel."""
+    pcap: str | None = None
+    """File to record in what the port receives and sends, as pcap. One that is there is appended to."""
+    pcap_mb: Annotated[int, Range(1, 1_000_000)] = 100
+    """Megabytes that the file may have; no more is recorded then."""
 
 
 @dataclass(frozen=True, slots=True)

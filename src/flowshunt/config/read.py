@@ -161,11 +161,20 @@ class _Reader:
                 ports[name][port] = self.section(model.PortSection, section, (*path, "port", port))
                 if ports[name][port].type == "patch" and not ports[name][port].peer:
                     self.refuse((*path, "port", port), f"[{'.'.join((*path, 'port', port))}]: a patch port has a peer")
+                self.check_vlans((*path, "port", port), ports[name][port])
             identity = bridge.datapath_id
             if identity is not None and not _DATAPATH_ID.fullmatch(identity):
                 what = f"[bridge.{name}] datapath_id: {_text(identity)} is not 16 hexadecimal digits"
                 self.refuse((*path, "datapath_id"), what)
         return bridges, ports
+
+    def check_vlans(self, path: tuple[str, ...], port: model.PortSection) -> None:
+        """Settings of VLANs that belong together."""
+        name = ".".join(path)
+        if port.vlan_mode in ("access", "native-tagged", "native-untagged", "dot1q-tunnel") and port.tag is None:
+            self.refuse(path, f"[{name}]: a port of vlan_mode {port.vlan_mode} has a tag")
+        if port.cvlans and port.vlan_mode != "dot1q-tunnel":
+            self.refuse((*path, "cvlans"), f"[{name}] cvlans: only ports of vlan_mode dot1q-tunnel have customers")
 
     def timeouts(self, tables: Any) -> dict[str, dict[str, int]]:
         policies: dict[str, dict[str, int]] = {}
@@ -225,6 +234,8 @@ def _mismatch(wanted: Any, value: Any) -> str | None:
         limits = tuple(rest)
     plain = get_origin(wanted) or wanted
     given = tuple if isinstance(value, list) else type(value)
+    if plain is tuple and get_args(wanted)[0] is int:
+        return _mismatch_of_numbers(value, limits)
     if given is not plain or (given is tuple and not all(isinstance(item, str) for item in value)):
         return f"{_text(value)} is not {_NAMES[plain]}"
     if any("\0" in text for text in ([value] if plain is str else value if plain is tuple else ())):
@@ -235,6 +246,13 @@ def _mismatch(wanted: Any, value: Any) -> str | None:
         if isinstance(limit, Choice) and value not in limit.words:
             return f"{_text(value)} is unknown: use {' or '.join(limit.words)}"
     return None
+
+
+def _mismatch_of_numbers(value: Any, limits: tuple[Any, ...]) -> str | None:
+    if not isinstance(value, list):
+        return f"{_text(value)} is not a list of whole numbers"
+    kind = Annotated[(int, *limits)]
+    return next((problem for item in value if (problem := _mismatch(kind, item))), None)
 
 
 def _text(value: Any) -> str:

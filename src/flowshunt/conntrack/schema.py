@@ -234,6 +234,7 @@ STATE = np.dtype(
     [
         ("key", np.int64, 4),  # of the tuple hash
         ("now_ms", np.int64),  # latest time seen; time never runs backwards here
+        ("home", np.int64),  # of the datapath whose packets run, in the ports of connections and events
         ("wheel_tick", np.int64),
         ("leaping", np.int64),  # time went further ahead than the wheel goes round, and the wheel is still behind
         ("capacity", np.int64),

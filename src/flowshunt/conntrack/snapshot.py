@@ -126,7 +126,7 @@ def connection(
         start_ms=int(record["start_ms"]),
         packets=(int(record["packets"][0]), int(record["packets"][1])),
         bytes=(int(record["bytes"][0]), int(record["bytes"][1])),
-        in_port=int(record["in_port"]),
+        in_port=int(record["in_port"]) & 0xFFFF,  # without the home of the datapath
         tcp_flags=(int(record["tcp_flags"][0]), int(record["tcp_flags"][1])),
         wscale=wscale,
         liberal=liberal,

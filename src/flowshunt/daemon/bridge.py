@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,22 +16,35 @@ from flowshunt.app import Switch, check_port_name
 from flowshunt.base.clock import Clock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
-from flowshunt.control.openflow.ports import CONFIG_DOWN, STATE_LINK_DOWN, STATE_LIVE, PortDescription
+from flowshunt.control.openflow.controllers import Controllers, ControllerSettings
+from flowshunt.control.openflow.ports import (
+    CONFIG_DOWN,
+    CONFIG_NO_FORWARD,
+    CONFIG_NO_RECEIVE,
+    STATE_LINK_DOWN,
+    STATE_LIVE,
+    PortDescription,
+)
 from flowshunt.control.openflow.server import Server
-from flowshunt.control.openflow.service import Service
+from flowshunt.control.openflow.service import REASON_ADDED, REASON_CHANGED, REASON_DELETED, Service
+from flowshunt.control.openflow.snoop import Snooping
+from flowshunt.daemon.recording import Recorders, of_dummy, open_leniently
 from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.datapath.tables import Result
-from flowshunt.packet.schema import PACKET, Batch
+from flowshunt.packet.schema import ETH_QINQ, PACKET, Batch
 from flowshunt.ports.api import PortError
-from flowshunt.ports.devices import set_address
+from flowshunt.ports.devices import set_address, set_up
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
+from flowshunt.ports.recorder import Recording
+from flowshunt.rules.openflow.flow import Flow, Normal
 from flowshunt.rules.openflow.tracing.story import Group
 
-REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """Why a port's status is told (OpenFlow's OFPPR_*)."""
 
+STAND_IN_PRIORITY = 0xF0F0F0
+"""Of the flow by which a bridge forwards while its controllers are silent; hidden, as beyond those of OpenFlow."""
 _LAST_PORT = 0xFEFF
 _LOG = logger(__name__)
 
@@ -79,10 +93,15 @@ class Bridge:
         self._host = host
         self.ports: dict[str, PortInfo] = {}
         self._devices: dict[int, LivePort] = {}
-        self._vlans: dict[str, tuple[str, int, frozenset[int]]] = {}
+        self._vlans: dict[str, tuple[str, int, frozenset[int], int]] = {}
+        self._recorders = Recorders()
         self._dropped = {"tx_no_device": 0}
         self.service = Service(switch, datapath_id=datapath_id, describe=self._describe, started_ns=host.clock.now_ns())
         self.server = Server(self.service, host.clock, host.carry_out)
+        self.controllers = Controllers(self.server, host.control_changed, self._order_stand_in)
+        self.snooping = Snooping(self.controllers.connection)
+        self.forwards_alone = fail_mode != "secure"
+        self.service.bring_up = self.bring_up
         self.service.events.wake = lambda: host.post(self.server.flush_events)
         switch.on_output = self._send_out
 
@@ -90,6 +109,43 @@ class Bridge:
     def management_path(self) -> Path:
         """The socket that ovs-ofctl finds by the bridge's name."""
         return self._host.rundir / f"{self.name}.mgmt"
+
+    @property
+    def snoop_path(self) -> Path:
+        """The socket of `ovs-ofctl snoop`."""
+        return self._host.rundir / f"{self.name}.snoop"
+
+    # --- controllers -----------------------------------------------------------------------------------------------
+
+    def set_controllers(self, settings: Iterable[ControllerSettings]) -> None:
+        """Have these controllers, soon. With some, and not `secure`, it forwards by itself while none speaks."""
+        wanted = tuple(settings)
+        self.forwards_alone = self.fail_mode != "secure" and not wanted
+        self._host.schedule(partial(self.controllers.configure, wanted, may_stand_in=self.fail_mode != "secure"))
+
+    def _order_stand_in(self, on: bool) -> None:
+        """On the thread of control."""
+        self._host.carry_out(partial(self._stand_in, on), _nothing)
+
+    def _stand_in(self, on: bool) -> None:
+        """Forward as a switch, whatever the flows say, or no longer."""
+        datapath, own = self.switch.datapath, Flow((), (Normal(),), 0, STAND_IN_PRIORITY)
+        self.service.hides_flows = on
+        if not on:
+            datapath.delete_flows(own, strict=True)
+        elif not datapath.selected_rules(own, strict=True):
+            datapath.add_flow(own, self._host.clock.now_ns() // 1_000_000)
+
+    async def listen(self) -> None:
+        """On the thread of control: open the bridge's sockets. Raises UsageError and InputError."""
+        await self.server.listen(self.management_path)
+        await self.snooping.listen(self.snoop_path)
+
+    async def hang_up(self) -> None:
+        """On the thread of control: close sockets and connections."""
+        await self.controllers.close()
+        await self.snooping.close()
+        await self.server.close()
 
     # --- ports -----------------------------------------------------------------------------------------------------
 
@@ -131,9 +187,14 @@ class Bridge:
             return False
         info.error, info.number = None, number
         self.switch.add_port(name, number)
+        self.switch.datapath.ports.set_mtu(number, info.mtu)
         if name in self._vlans:
-            self.switch.datapath.ports.set_vlans(number, *self._vlans[name])
+            mode, tag, trunks, tpid = self._vlans[name]
+            self.switch.datapath.ports.set_vlans(number, mode, tag, trunks, tpid=tpid)
         self._devices[number] = device
+        if isinstance(device, DummyPort) and (recording := of_dummy(info.options)) is not None:
+            self._recorders.wanted[name] = recording
+        open_leniently(self._recorders, name, number)
         self._host.watch(self, device)
         self._tell(info, REASON_ADDED)
         return True
@@ -144,6 +205,7 @@ class Bridge:
             raise UsageError(f"{self.name} has no port {name!r}")
         self.close_port(name, None)
         self._vlans.pop(name, None)
+        self._recorders.wanted.pop(name, None)
         del self.ports[name]
 
     def close_port(self, name: str, error: str | None) -> None:
@@ -155,6 +217,7 @@ class Bridge:
             return
         self._host.unwatch(device)
         device.close()
+        self._recorders.close(info.ofport)
         self._tell(info, REASON_DELETED)
         self.switch.remove_port(name)
         info.ofport = -1
@@ -175,12 +238,35 @@ class Bridge:
                 device.is_up = up
             self._tell(info, REASON_CHANGED)
 
-    def set_vlans(self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = ()) -> None:
+    def bring_up(self, name: str, up: bool) -> None:
+        """Bring the device of a port up or down, as a controller asks. Raises UsageError when that cannot be."""
+        if not self._info(name).ifindex:
+            self.set_admin_state(name, up)
+            return
+        try:
+            set_up(name, up=up)
+        except OSError as problem:
+            state = "up" if up else "down"
+            raise UsageError(f"{name} can't be brought {state}: {problem.strerror}") from None
+
+    def set_vlans(
+        self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = (), *, tpid: int = ETH_QINQ
+    ) -> None:
         """Say how a port treats VLANs, also after its device has gone and returned; see `Ports.set_vlans`."""
         info = self._info(name)
+        carried = frozenset(trunks)
         if info.ofport > 0:
-            self.switch.datapath.ports.set_vlans(info.ofport, mode, tag, trunks)
-        self._vlans[name] = (mode, tag, frozenset(trunks))
+            self.switch.datapath.ports.set_vlans(info.ofport, mode, tag, carried, tpid=tpid)
+        self._vlans[name] = (mode, tag, carried, tpid)
+
+    def record(self, name: str, recording: Recording) -> None:
+        """Record what passes a port from now on, also after its device has gone and returned.
+
+        Raises PortError when a file cannot be written.
+        """
+        self._recorders.wanted[name] = recording
+        if (number := self._info(name).ofport) > 0:
+            self._recorders.open(name, number)
 
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
@@ -195,19 +281,28 @@ class Bridge:
             self._tell(info, REASON_CHANGED)
 
     def port_changed(self, name: str) -> None:
-        """Tell those who listen that what is known of a port has changed."""
-        self._tell(self._info(name), REASON_CHANGED)
+        """What is known of a port has changed: go by it, and tell those who listen."""
+        info = self._info(name)
+        if info.ofport > 0:
+            self.switch.datapath.ports.set_mtu(info.ofport, info.mtu)
+        self._tell(info, REASON_CHANGED)
 
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""
         info = self._info(name)
         counted = self.switch.datapath.ports.statistics_of(info.ofport)
         device = self._devices.get(info.ofport)
-        return dataclasses.replace(info, statistics=counted | (device.counters if device else {}))
+        counted |= (device.counters if device else {}) | self._recorders.counters(info.ofport)
+        return dataclasses.replace(info, statistics=counted)
 
     def device(self, name: str) -> LivePort | None:
         """The device of a port, if it has one."""
         return self._devices.get(self._info(name).ofport)
+
+    def open_devices(self) -> dict[int, tuple[PortInfo, LivePort]]:
+        """The devices that ports have now, by port number."""
+        named = {info.ofport: info for info in self.ports.values()}
+        return {number: (named[number], device) for number, device in self._devices.items()}
 
     def _info(self, name: str) -> PortInfo:
         if name not in self.ports:
@@ -235,6 +330,11 @@ class Bridge:
 
     def receive(self, received: LiveBatch) -> None:
         """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
+        packets = received.batch.packets
+        if len(packets) and self.service.is_configured(int(packets["in_port"][0]), CONFIG_NO_RECEIVE):
+            return
+        if self._recorders:
+            self._recorders.received(received)
         result = self.switch.process(received.batch)
         if len(result.tx):
             self.send(Frames(received, result.tx, result.tx_data))
@@ -245,9 +345,13 @@ class Bridge:
         first = int(numbers[0])
         for number in [first] if (numbers == first).all() else np.unique(numbers).tolist():
             device = self._devices.get(number)
+            if self.service.is_configured(number, CONFIG_NO_FORWARD):
+                continue
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))
                 continue
+            if self._recorders:
+                self._recorders.sent(frames, number)
             try:
                 device.send(frames)
             except PortError as problem:
@@ -316,11 +420,21 @@ class Host(Protocol):
     def pass_on(self) -> None:
         """Take what waits at patch ports on to the bridges behind them."""
 
+    def schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a task of the thread of control run, after those that were scheduled before."""
+
+    def control_changed(self) -> None:
+        """On the thread of control: a controller came or went."""
+
     def post(self, function: Callable[[], None]) -> bool:
         """Have `function()` called on the thread of control; False when it will not be."""
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """A port came, went or changed."""
+
+
+def _nothing() -> None:
+    """What is left to do after a command that nobody waits for."""
 
 
 def _made_up_mac(bridge: str, port: str) -> bytes:

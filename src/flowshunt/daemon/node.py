@@ -18,15 +18,20 @@ from flowshunt.base.clock import Clock, SystemClock
 from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
+from flowshunt.control.openflow.service import REASON_ADDED
 from flowshunt.control.stories.history import History
-from flowshunt.daemon.bridge import REASON_ADDED, Bridge, OpenPort, PortInfo
-from flowshunt.daemon.links import follow_links
+from flowshunt.daemon.bridge import Bridge, OpenPort, PortInfo
+from flowshunt.daemon.complaints import BigDatagrams
+from flowshunt.daemon.kernel import KernelPorts
+from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
 from flowshunt.daemon.worker import Worker
+from flowshunt.datapath.paths.records import HOME_BITS
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
+from flowshunt.ports.receiving import IN_TAG
 
 MAX_PATCHES = 32
 """Patch ports that a batch may pass one after the other."""
@@ -73,9 +78,11 @@ class Node:
         self.rundir = rundir
         self.clock = clock or SystemClock()
         self.core = Switch.from_config(config or Config())
+        self.core.leave()  # bridges are beside it, and no packet comes to itself
         self.tracker = self.core.tracker
         self.offload = self.core.offload
         self.fragments = self.core.fragments
+        self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
         self.is_holding = False
@@ -83,13 +90,14 @@ class Node:
         self.history = History(self.core)
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
-        self._worker = Worker(self.clock, self._tick, busy_poll=busy_poll)
+        self._worker = Worker(self.clock, self._tick, self.offload.follow, busy_poll=busy_poll)
+        self._kernel = KernelPorts(self.offload, self.bridges, self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
         self._observers: list[PortObserver] = []
-        self._is_core_taken = False
+        self._control_observers: list[Callable[[], None]] = []
         self._waiting: deque[tuple[Bridge, LiveBatch, int]] = deque()
         self._depth = 0
         self._n_deliveries = 0
@@ -104,7 +112,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._worker.start()
         if self._has_devices:
-            self._follower = asyncio.create_task(follow_links(self._link_changed))
+            self._follower = asyncio.create_task(self._follow_links())
 
     async def stop(self) -> None:
         """Close sockets and devices, and end the packet thread."""
@@ -113,6 +121,7 @@ class Node:
             await asyncio.gather(self._follower, return_exceptions=True)
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
+        await self.call(self._kernel.close)
         await self.settled()
         await asyncio.to_thread(self._worker.stop)
 
@@ -189,14 +198,12 @@ class Node:
             raise UsageError(f"there is a bridge {name!r} already")
         check_port_name(name)
         number = datapath_id if datapath_id is not None else secrets.randbits(40) << 8 | 0x40
-        # Offloading learns paths through the first switch alone, so the first bridge is the one that has it.
-        switch = Switch(beside=self.core) if self._is_core_taken else self.core
-        self._is_core_taken = True
+        switch = Switch(beside=self.core)
         bridge = Bridge(name, switch, self, datapath_id=number, fail_mode=fail_mode)
         self.bridges[name] = bridge
         if local_port:
             bridge.add_port(name, "internal")
-        self._schedule(partial(self._listen, bridge))
+        self.schedule(partial(self._listen, bridge))
         return bridge
 
     def del_bridge(self, name: str) -> None:
@@ -206,15 +213,16 @@ class Node:
         bridge = self.bridges.pop(name)
         bridge.close()
         bridge.switch.del_flows("")
-        self._schedule(bridge.server.close)
+        bridge.switch.leave()
+        self.schedule(bridge.hang_up)
 
     async def _listen(self, bridge: Bridge) -> None:
         try:
-            await bridge.server.listen(bridge.management_path)
+            await bridge.listen()
         except FlowshuntError as problem:
             _LOG.error("bridge %s: %s", bridge.name, problem)
 
-    def _schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def schedule(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have a task of the thread of control run; `settled` waits for it.
 
         They run in the order of calls, one after the other: a bridge that comes has the socket of one that goes.
@@ -240,12 +248,22 @@ class Node:
         """Apply `hw-offload` and its relatives; see `Switch.configure_offload`."""
         self.core.configure_offload(other_config)
         self.other_config = dict(other_config)
+        self._kernel.follow()
 
     # --- ports -----------------------------------------------------------------------------------------------------
 
     def on_port_change(self, observer: PortObserver) -> None:
         """Have `observer` called on the thread of control when a port comes (0), goes (1) or changes (2)."""
         self._observers.append(observer)
+
+    def on_control_change(self, observer: Callable[[], None]) -> None:
+        """Have `observer()` called on the thread of control when a controller comes or goes."""
+        self._control_observers.append(observer)
+
+    def control_changed(self) -> None:
+        """On the thread of control: tell those who want to know of controllers."""
+        for observer in self._control_observers:
+            observer()
 
     def open_port(self, bridge: Bridge, info: PortInfo) -> LivePort:
         """Open the device of a port. Raises PortError."""
@@ -255,15 +273,39 @@ class Node:
             return PatchPort(info.ofport, partial(self._deliver, info.name, info.options["peer"]))
         return self._opener(info)
 
-    def _link_changed(self, name: str | None) -> None:
-        """On the thread of control: something happened to a device, or perhaps to all."""
-        self.carry_out(partial(self._check_links, name), _nothing)
+    def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
+        """How paths name a port of a bridge; None: the bridge has none."""
+        return bridge.switch.home << HOME_BITS | number
 
-    def _check_links(self, name: str | None) -> None:
-        for bridge in self.bridges.values():
+    def find_port(self, port: int) -> tuple[Bridge, int] | None:
+        """The bridge and the number of a port that paths name, if the bridge is there."""
+        home, number = port >> HOME_BITS, port & (1 << HOME_BITS) - 1
+        return next(((bridge, number) for bridge in self.bridges.values() if bridge.switch.home == home), None)
+
+    async def _follow_links(self) -> None:
+        """Follow devices as long as the node lives, whatever goes wrong with it."""
+        while True:
+            try:
+                await follow_links(self._link_changed)
+            except Exception:  # noqa: BLE001  (a device that changes unseen is worse than any fault)
+                _LOG.exception("devices are followed anew after an error")
+            await asyncio.sleep(RETRY_S)
+
+    def _link_changed(self, link: Link | None) -> None:
+        """On the thread of control: something happened to a device, or perhaps to all."""
+        self.carry_out(partial(self._check_links, link), _nothing)
+
+    def _check_links(self, link: Link | None) -> None:
+        for bridge in list(self.bridges.values()):
             for info in list(bridge.ports.values()):
-                if has_device(info) and name in (None, info.name):
+                if not has_device(info) or (
+                    link is not None and link.name != info.name and link.ifindex != info.ifindex
+                ):
+                    continue
+                try:
                     self._check_link(bridge, info)
+                except Exception:  # noqa: BLE001  (one port's fault must not hide what happened to others)
+                    _LOG.exception("port %s of %s could not be looked at", info.name, bridge.name)
 
     def _check_link(self, bridge: Bridge, info: PortInfo) -> None:
         """See what became of a port's device: gone, back, another one of the same name, or changed."""
@@ -294,6 +336,7 @@ class Node:
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""
+        self._kernel.follow()
         copy = bridge.port_info(info.name) if reason == REASON_ADDED else info
         for observer in self._observers:
             self.post(partial(observer, bridge.name, copy, reason))
@@ -305,7 +348,11 @@ class Node:
         try:
             received = device.receive(self.clock.now_ns())
         except PortError as problem:
-            bridge.lose_port(device.in_port, str(problem))
+            if device.in_port == IN_TAG:
+                _LOG.warning("bridge %s: %s", bridge.name, problem)
+                self._kernel.begin_anew()
+            else:
+                bridge.lose_port(device.in_port, str(problem))
             return
         if received is None:
             return
@@ -349,6 +396,7 @@ class Node:
         self.history.tick(now_ms)
         for bridge in self.bridges.values():
             bridge.switch.expire_flows(now_ms)
+        self._big_datagrams.look()
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""

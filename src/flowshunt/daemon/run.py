@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from flowshunt.base.errors import FlowshuntError
+from flowshunt.base.log import logger
+from flowshunt.base.sockets import default_rundir
 from flowshunt.base.version import VERSION
 from flowshunt.config import Config
 from flowshunt.config.model import PortSection
@@ -18,7 +19,10 @@ from flowshunt.control.unixctl.server import Server, socket_path
 from flowshunt.daemon.bridge import Bridge
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
-from flowshunt.daemon.system import default_rundir, tell_systemd
+from flowshunt.daemon.signals import handled, ignore_hangup
+from flowshunt.daemon.system import tell_systemd
+from flowshunt.datapath.ports import SERVICE_TYPES
+from flowshunt.ports.recorder import Recording
 
 PROGRAM = "flowshunt"
 VERSION_TEXT = f"{PROGRAM} {VERSION}"
@@ -26,6 +30,7 @@ SWITCH_INTERVAL_S = 0.0005
 """How long one thread of the interpreter keeps another one waiting."""
 
 Tell = Callable[[str], None]
+_LOG = logger(__name__)
 
 
 async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | None = None) -> None:
@@ -35,26 +40,26 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
     listened on. Raises UsageError and InputError for what cannot be made; devices that are not there are waited for.
     """
     stop = stop or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
     node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
     server = Server(node, registry(VERSION_TEXT, stop), PROGRAM)
     await node.start()
     try:
-        await server.listen(socket_path(rundir, PROGRAM))
-        await _build(node, config, base, tell)
-        settle_interpreter()
-        tell("ready")
-        tell_systemd("READY=1\nSTATUS=forwarding")
-        await stop.wait()
-        tell_systemd("STOPPING=1")
+        with handled(stop, _say_hang_up):
+            await server.listen(socket_path(rundir, PROGRAM))
+            await _build(node, config, base, tell)
+            settle_interpreter()
+            tell("ready")
+            tell_systemd("READY=1\nSTATUS=forwarding")
+            await stop.wait()
+            tell_systemd("STOPPING=1")
     finally:
         await node.stop()
         await server.close()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+
+
+def _say_hang_up() -> None:
+    _LOG.info("SIGHUP changes nothing: the log goes to standard error, and the configuration is read at the start")
 
 
 def settle_interpreter() -> None:
@@ -74,7 +79,7 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
         bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))
         async with node.opening(port for port, details in config.ports[name].items() if details.type == "system"):
             for port, details in config.ports[name].items():
-                await node.call(partial(_add_port, bridge, port, details))
+                await node.call(partial(_add_port, bridge, port, details, base))
         await node.call(partial(_add_flows, node, bridge, config, base))
         await node.settled()
         tell(f"bridge {name} on unix:{bridge.management_path}")
@@ -83,9 +88,16 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
             tell(f"  port {port}: {info.ofport}" if info.error is None else f"  port {port} waits: {info.error}")
 
 
-def _add_port(bridge: Bridge, name: str, section: PortSection) -> None:
+def _add_port(bridge: Bridge, name: str, section: PortSection, base: Path) -> None:
     options = {"peer": section.peer} if section.peer else {}
     bridge.add_port(name, section.type, ofport_request=section.number, options=options, mtu_request=section.mtu)
+    mode = section.vlan_mode or ("access" if section.tag is not None else "trunk" if section.trunks else "all")
+    if mode != "all":
+        carried = {"access": (), "dot1q-tunnel": section.cvlans}.get(mode, section.trunks)
+        bridge.set_vlans(name, mode, section.tag or 0, carried, tpid=SERVICE_TYPES[section.qinq_ethtype])
+    if section.pcap is not None:
+        file = str(base / section.pcap)
+        bridge.record(name, Recording(file, file, section.pcap_mb << 20))
 
 
 def _add_flows(node: Node, bridge: Bridge, config: Config, base: Path) -> None:
@@ -101,6 +113,7 @@ def _add_flows(node: Node, bridge: Bridge, config: Config, base: Path) -> None:
 
 def run_forever(config: Config, base: Path, tell: Tell) -> None:
     """`run` in a loop of its own."""
+    ignore_hangup()
     try:
         asyncio.run(run(config, base, tell))
     except FlowshuntError:

@@ -1,4 +1,4 @@
-"""What the system around a daemon expects: a pid file, word to systemd, a private run directory."""
+"""What the system around a daemon expects: a pid file, word to systemd."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flowshunt.base.errors import UsageError
-
-
-def default_rundir() -> Path:
-    """Where sockets go when nothing else is said."""
-    if os.geteuid() == 0:
-        return Path("/run/flowshunt")
-    own = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(own) / "flowshunt" if own else Path(f"/tmp/flowshunt-{os.geteuid()}")
 
 
 @contextmanager

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flowshunt.base.clock import SteppedClock, SystemClock
-from flowshunt.base.errors import UsageError
+from flowshunt.base.errors import InputError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.control.ovsdb.service import Service
 from flowshunt.control.ovsdb.writer import IFACE_TYPES
@@ -21,7 +21,9 @@ from flowshunt.daemon.bridge import OpenPort, PortInfo
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.ports import open_device, open_dummy
+from flowshunt.daemon.privileges import tell_missing
 from flowshunt.daemon.run import settle_interpreter
+from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LivePort
@@ -64,6 +66,8 @@ class Settings:
     """Arguments of -v."""
     is_quiet: bool = False
     """Nothing goes to standard error, whatever the levels say: it is to be let go of."""
+    missing: frozenset[int] = frozenset()
+    """Capabilities that are missing, see `privileges`."""
     dummy: str | None = None
     """None: no dummy ports; `override`: all are dummy ports, `system`: those of type system are."""
 
@@ -103,6 +107,8 @@ def start_log(settings: Settings) -> Vlog:
 async def serve(settings: Settings, ready: Callable[[], None], vlog: Vlog) -> None:
     """Follow the database until `exit`, SIGTERM or SIGINT; `ready` is called once it was heard of and acted on.
 
+    SIGHUP opens the log file anew.
+
     Raises UsageError and InputError for what keeps it from starting.
     """
     stop = asyncio.Event()
@@ -118,23 +124,29 @@ async def serve(settings: Settings, ready: Callable[[], None], vlog: Vlog) -> No
     _BRIDGE_LOG.info("%s", settings.version)
     for line in FEATURES:
         _FEATURE_LOG.info("netdev@ovs-netdev: %s", line.format(vlans=MAX_VLANS))
+    tell_missing(settings.missing)
     types = IFACE_TYPES if settings.dummy is None else (*IFACE_TYPES, "dummy")
     await node.start()
     try:
         if settings.unixctl is not None:
             await server.listen(settings.unixctl)
         service = Service(node, settings.database, iface_types=types)
-        await _follow(service, stop, ready)
+        with handled(stop, partial(_reopen, vlog)):
+            await _follow(service, stop, ready)
     finally:
         tell_systemd("STOPPING=1")
         await node.stop()
         await server.close()
 
 
+def _reopen(vlog: Vlog) -> None:
+    try:
+        vlog.reopen()
+    except InputError as problem:
+        _BRIDGE_LOG.error("%s", problem)  # the old file stays open
+
+
 async def _follow(service: Service, stop: asyncio.Event, ready: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     following = asyncio.create_task(service.run())
     heard, stopped = asyncio.create_task(service.heard()), asyncio.create_task(stop.wait())
     try:
@@ -150,12 +162,11 @@ async def _follow(service: Service, stop: asyncio.Event, ready: Callable[[], Non
         for task in (following, heard, stopped):
             task.cancel()
         await asyncio.gather(following, heard, stopped, return_exceptions=True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def serve_forever(settings: Settings, ready: Callable[[], None]) -> None:
     """`serve` in a loop of its own, with a log."""
+    ignore_hangup()
     before = os.umask(0o027)
     vlog = start_log(settings)
     try:

@@ -32,10 +32,16 @@ class Worker:
     `watch` and `unwatch` are for the thread itself; `submit` may be called from any.
     """
 
-    def __init__(self, clock: Clock, tick: Callable[[int], None], *, busy_poll: bool = False) -> None:
-        """`tick(now_ms)` is called every TICK_MS, busy or not. `busy_poll`: never sleep."""
+    def __init__(
+        self, clock: Clock, tick: Callable[[int], None], done: Callable[[], None], *, busy_poll: bool = False
+    ) -> None:
+        """`tick(now_ms)` is called every TICK_MS, busy or not, `done()` after each command, before anyone hears of it.
+
+        `busy_poll`: never sleep.
+        """
         self._clock = clock
         self._tick = tick
+        self._done = done
         self._busy_poll = busy_poll
         self._commands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._readers: dict[int, Callable[[], None]] = {}
@@ -107,7 +113,9 @@ class Worker:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(function())
+                result = function()
+                self._guarded(self._done)
+                future.set_result(result)
             except BaseException as problem:  # noqa: BLE001  (it is the caller's)
                 future.set_exception(problem)
 

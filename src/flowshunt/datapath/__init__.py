@@ -13,10 +13,11 @@ Where paths are learned (package `paths`), the interpreter notes what an establi
 about the packets after it is handed out.
 
 Rules arrive compiled (`program.CompiledRule`: masked words and int64 instructions); `rules` keeps them, `changes` are
-the kernels that insert and remove them, made of `subtables` and `pool`; `classifier` finds. `linking` fills in what
-programs refer to by number (groups, meters, actions for Python), `choosing` runs groups, meters and the stack, `timers`
-knows which rules may be due, `freezing` keeps packets that pause. `ports` keeps ports and learned stations,
-`tables.Datapath` is the facade over all of it.
+the kernels that insert and remove them, made of `subtables` and `pool`; `classifier` finds one, `conjunctions` what
+several match together. `linking` fills in what programs refer to by number (groups, meters, actions for Python),
+`choosing` runs groups, meters and the stack, `spreading` multipath and bundle, `timers` knows which rules may be due,
+`freezing` keeps packets that pause. `ports` keeps ports and learned stations, `tables.Datapath` is the facade over all
+of it.
 
 Package `tracing` runs one packet through the interpreter as plain Python, tells what it met, and takes back what it
 did.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flowshunt.datapath import classifier, subtables
+from flowshunt.datapath import classifier, conjunctions, subtables
 from flowshunt.datapath.pool import allocate, release, size_class
 from flowshunt.datapath.schema import make_tables
 from flowshunt.jit import kernel
@@ -143,8 +143,11 @@ def select_rules(c: Any, table: Any, triples: Any, n_found: Any, found: Any) -> 
 
 @kernel(example=lambda: (make_tables(1, 1, 8), 0, np.zeros((1, 1), np.int64), 0))
 def find_match(c: Any, table: Any, keys: Any, k: Any) -> Any:
-    """`classifier.lookup` for Python: the rule of `table` that keys[k] matches, or -1. Counts nothing."""
-    return classifier.lookup(c, table, keys, k)
+    """The rule of `table` that keys[k] matches, be it by a conjunction, or -1. Counts nothing."""
+    rule = classifier.lookup(c, table, keys, k)
+    if np.int64(c.tables["has_clauses"][table]) != 0:
+        rule = conjunctions.resolve(c, table, keys, k, rule)
+    return rule
 
 
 @kernel(example=lambda: (make_tables(1, 1, 8), np.zeros(1, np.int64)))

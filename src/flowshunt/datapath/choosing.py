@@ -102,12 +102,24 @@ def _write_place(keys: Any, place: Any, value: Any) -> Any:
     keys[0, word] = keys[0, word] & ~mask | (value << shift) & mask
 
 
+@kernel
+def _largest_frame(w: Any, packets: Any, i: Any) -> Any:
+    """Bytes of packet i, or of the first of the segments that it will be cut into, as Linux's datapath counts it."""
+    size = w.machine["size"][0]
+    segment = np.int64(packets["gso_size"][i])
+    headers = np.int64(packets["payload"][i])
+    return min(size, headers + segment) if segment != 0 and headers != 0 else size
+
+
 @kernel(inline=False)
-def apply_odd(w: Any, instruction: Any) -> Any:
-    """Run OP_LARGER, OP_PUSH or OP_POP on keys[0]; False when the stack is full. An empty one gives nothing."""
+def apply_odd(w: Any, b: Any, i: Any, instruction: Any) -> Any:
+    """Run OP_LARGER, OP_PUSH or OP_POP for packet i of `b` on keys[0]; False when the stack is full.
+
+    An empty one gives nothing.
+    """
     op = instruction & 0xFF
     if op == OP_LARGER:
-        larger = w.machine["size"][0] > instruction >> 32
+        larger = _largest_frame(w, b.packets, i) > instruction >> 32
         _write_place(w.keys, (instruction >> 8) & 0xFFFF | 1 << 16, np.int64(1 if larger else 0))
         return True
     low = (instruction >> 8) & 0xFFFFFF

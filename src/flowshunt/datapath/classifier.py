@@ -103,13 +103,16 @@ def _rule_matches(c: Any, s: Any, rule: Any, keys: Any, k: Any) -> Any:
     """Whether keys[k] has the match values of `rule`, which belongs to subtable s."""
     first = keys[k, c.subtables["words"][s, 0]] & c.subtables["first_mask"][s]
     difference = first ^ c.rules["values"][rule, 0]
-    for j in range(1, INLINE_WORDS):
+    difference |= _masked(c, s, 1, keys, k) ^ c.rules["values"][rule, 1]
+    n = np.int64(c.subtables["n_words"][s])
+    if n <= 2 or difference != 0:
+        return difference == 0
+    for j in range(2, INLINE_WORDS):
         difference |= _masked(c, s, j, keys, k) ^ c.rules["values"][rule, j]
     if difference != 0:
         return False
     extra = np.int64(c.subtables["extra"][s])
-    n = np.int64(c.subtables["n_words"][s]) - INLINE_WORDS
-    return extra == 0 or not _extra_differs(c.pool, extra, n, keys, k, c.rules["extra"][rule])
+    return extra == 0 or not _extra_differs(c.pool, extra, n - INLINE_WORDS, keys, k, c.rules["extra"][rule])
 
 
 @kernel
@@ -166,3 +169,13 @@ def lookup(c: Any, table: Any, keys: Any, k: Any) -> Any:
                     best = rule
                     best_priority = priority
     return best
+
+
+@kernel
+def matching_chain(c: Any, s: Any, keys: Any, k: Any) -> Any:
+    """Head of the chain of rules of subtable s that keys[k] matches, or -1."""
+    only = np.int64(c.subtables["only"][s])
+    if only >= 0:
+        return only if _rule_matches(c, s, only, keys, k) else np.int64(-1)
+    h = times(keys[k, c.subtables["words"][s, 0]] & c.subtables["first_mask"][s], K0)
+    return _probe(c, s, _hash_rest(c, s, keys, k, h), keys, k)

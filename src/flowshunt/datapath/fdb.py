@@ -174,6 +174,8 @@ def forward(p: Any, keys: Any, k: Any, in_port: Any, vlan: Any, now_ms: Any) -> 
     destination = (keys[k, W_ETH_DST] >> 16) & _BROADCAST
     if is_reserved(destination) and p.state["forward_bpdu"][0] == 0:
         return np.int64(-FATE_RESERVED)
+    if p.state["flood_vlans"][0] and (p.flooded[vlan >> 6] >> (vlan & 63)) & 1:
+        return np.int64(PORT_FLOOD)
     source = (keys[k, W_ETH_SRC] >> 16) & _BROADCAST
     if source & _GROUP == 0:
         _learn(p, source << 12 | vlan, in_port, now_ms)

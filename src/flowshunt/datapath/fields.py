@@ -125,7 +125,7 @@ def _clear_inner(keys: Any, k: Any) -> Any:
 
 
 @kernel
-def _push_vlan(keys: Any, k: Any, tpid: Any) -> Any:
+def push_vlan(keys: Any, k: Any, tpid: Any) -> Any:
     """The outer tag becomes the inner one; of two, the inner one is lost, as in Open vSwitch."""
     keys[k, W_ARP_SHA] = keys[k, W_ARP_SHA] & ~_U16 | keys[k, W_ETH_SRC] & _U16
     keys[k, W_ARP_THA] = keys[k, W_ARP_THA] & ~_U16 | keys[k, W_FLAGS] & _U16
@@ -157,7 +157,7 @@ def change(pool: Any, pc: Any, keys: Any, k: Any) -> Any:
     elif op == OP_FIX_VLAN:
         _fix_vlan(keys, k)
     elif op == OP_PUSH_VLAN:
-        _push_vlan(keys, k, (instruction >> 8) & _U16)
+        push_vlan(keys, k, (instruction >> 8) & _U16)
     elif op == OP_POP_VLAN:
         pop_vlan(keys, k)
     return pc + 1

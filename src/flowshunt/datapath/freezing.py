@@ -6,6 +6,7 @@ because the linker is told to keep them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,20 +36,26 @@ class Frozen(NamedTuple):
     in_port: int
 
 
-def rest_of(pool: np.ndarray, at: int) -> tuple[int, ...]:
-    """The words of a program from an instruction on to the END of its list."""
-    start = at
+def instructions(pool: Sequence[int] | np.ndarray, at: int) -> Iterator[tuple[int, int]]:
+    """(operation, place) of the instructions of a list, from place `at` to its END; nested lists are passed over."""
     while True:
         instruction = int(pool[at])
         op = instruction & 0xFF
+        yield op, at
         if op == P.OP_END:
-            return tuple(pool[start : at + 1].tolist())
+            return
         if op == P.OP_CT:
             at += P.CT_WORDS + (instruction >> 32)
         elif op == P.OP_CLONE:
             at += 1 + (instruction >> 8 & 0xFFFFFFFF)
         else:
             at += _LENGTHS.get(op, 1)
+
+
+def rest_of(pool: np.ndarray, at: int) -> tuple[int, ...]:
+    """The words of a program from an instruction on to the END of its list."""
+    end = max(place for _, place in instructions(pool, at))
+    return tuple(pool[at : end + 1].tolist())
 
 
 def freeze(work: D.WorkArrays, pool: np.ndarray, in_port: int) -> Frozen:

@@ -29,6 +29,7 @@ from flowshunt.conntrack.kernels.step import (
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath.choosing import apply_odd, choose, copy_stack, pass_meter
 from flowshunt.datapath.classifier import lookup
+from flowshunt.datapath.conjunctions import resolve
 from flowshunt.datapath.fields import change, decrement_ttl
 from flowshunt.datapath.helping import attend, concerns_helper
 from flowshunt.datapath.output import count_sent, output
@@ -59,6 +60,7 @@ from flowshunt.datapath.program import (
     OP_GROUP,
     OP_LARGER,
     OP_LAST_CHANGE,
+    OP_LINK,
     OP_METER,
     OP_OUTPUT_FIELD,
     OP_POP,
@@ -69,6 +71,7 @@ from flowshunt.datapath.program import (
     RESUBMIT_PORT,
     RESUBMIT_WORDS,
     SKIP_WORDS,
+    W_SCRATCH,
 )
 from flowshunt.datapath.reassembly import MET_ENDS, MET_JOINED, meet_fragment, read_zone
 from flowshunt.datapath.schema import (
@@ -103,7 +106,8 @@ from flowshunt.datapath.schema import (
     PUNT_NONE,
     PUNT_WAITING,
 )
-from flowshunt.jit import kernel
+from flowshunt.datapath.spreading import after_link, choose_link
+from flowshunt.jit import copy_words, kernel
 from flowshunt.packet.emit import copy_bytes
 from flowshunt.packet.schema import (
     FRAG_ANY,
@@ -129,24 +133,26 @@ def _begin(w: Any, o: Any, t: Any, b: Any, i: Any, packet: Any) -> Any:
     """Registers and key for packet i, whose key as parsed is in original[i]."""
     packets = b.packets
     m = w.machine
-    m["now_ms"][0] = packets["time_ns"][i] // 1_000_000
-    m["size"][0] = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+    sent, sent_bytes = o.sent[0], o.sent[1]
+    now_ms = packets["time_ns"][i] // 1_000_000
+    size = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+    m["now_ms"][0] = now_ms
+    m["size"][0] = size
     m["resubmits"][0] = 0
     m["snapshots"][0] = 0
     m["tracks"][0] = 0
     m["fate"][0] = FATE_ACTION
     m["dirty"][0] = 0
+    m["tx_start"][0] = sent
+    m["size_start"][0] = sent_bytes
+    m["tx_mark"][0] = sent
+    m["size_mark"][0] = sent_bytes
     m["own"][0] = 0
-    m["base"][0] = 0
-    m["top"][0] = 0
     m["helped"][0] = 0
     m["mru"][0] = 0
-    m["tx_start"][0] = o.sent[0]
-    m["size_start"][0] = o.sent[1]
-    m["tx_mark"][0] = o.sent[0]
-    m["size_mark"][0] = o.sent[1]
-    for word in range(HEADER_WORDS):
-        w.keys[0, word] = b.original[i, word]
+    m["base"][0] = 0
+    m["top"][0] = 0
+    copy_words(w.keys, np.int64(0), b.original, i, np.int64(HEADER_WORDS))
     for word in range(HEADER_WORDS, KEY_WORDS):
         w.keys[0, word] = 0
     w.keys[0, W_PORT] = np.int64(packets["in_port"][i]) << 32
@@ -215,6 +221,8 @@ def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
     if port >= 0:
         w.keys[0, W_PORT] = word & _U32 | port << 32
     rule = lookup(c, table, w.keys, 0)
+    if np.int64(c.tables["has_clauses"][table]) != 0:
+        rule = resolve(c, table, w.keys, np.int64(0), rule)
     w.keys[0, W_PORT] = word
     note_lookup(w, c, table, rule, port)
     c.tables["lookups"][table] += 1
@@ -572,7 +580,7 @@ def run_packet(
                 w.machine["dirty"][0] = 1
                 if not decrement_ttl(w.keys, 0):
                     w.machine["fate"][0] = FATE_TTL
-                    pc = np.int64(0)
+                    pc = c.state["ttl_over"][0]
             elif op == OP_PUNT:
                 w.machine["reason"][0] = (instruction >> 8) & 0xFF
                 w.machine["argument"][0] = instruction >> 16
@@ -597,9 +605,12 @@ def run_packet(
                 skips = w.keys[0, c.pool[pc + 1]] & c.pool[pc + 2] == 0
                 pc += SKIP_WORDS + ((instruction >> 8) & _U32 if skips else 0)
             elif OP_LARGER <= op <= OP_POP:
-                if not apply_odd(w, instruction):
+                if not apply_odd(w, b, i, instruction):
                     failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
+            elif op == OP_LINK:
+                w.keys[0, W_SCRATCH] = choose_link(c.pool, p, w.keys, pc)
+                pc = after_link(c.pool, pc)
             elif op == OP_METER:
                 pc += 1
                 if not pass_meter(c.pool, c.pool[instruction >> 8], w.machine["size"][0], w.machine["now_ms"][0]):

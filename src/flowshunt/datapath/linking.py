@@ -1,4 +1,4 @@
-"""What programs refer to by number: actions that Python carries out, groups, meters.
+"""What programs refer to by number: actions that Python carries out, groups, meters, conjunctions.
 
 A program is compiled without these numbers; they are filled in when it is stored, and given back when it goes. Groups
 and meters are reached through a *cell*, a word of the pool that holds where they are: a change of a group is a change
@@ -14,7 +14,8 @@ import numpy as np
 
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import changes
-from flowshunt.datapath.program import GroupNumber, Handled, Late, MeterNumber
+from flowshunt.datapath.conjunctions import CELL_WORDS
+from flowshunt.datapath.program import ConjunctionCell, GroupNumber, Handled, Late, MeterNumber
 from flowshunt.datapath.schema import TableArrays
 
 
@@ -28,7 +29,7 @@ class MissingError(UsageError):
 
 
 class PoolFullError(UsageError):
-    """There is no memory for another group or meter."""
+    """There is no memory for another group, meter or conjunction."""
 
 
 class Cells:
@@ -87,7 +88,33 @@ class Cells:
         changes.free_words(self._arrays, at, n)
 
 
-Token = tuple[Cells | None, int]
+class Tallies:
+    """The cells of conjunctions in the pool, each there while a program names it."""
+
+    def __init__(self, arrays: TableArrays) -> None:
+        self._arrays = arrays
+        self._cells: dict[ConjunctionCell, int] = {}
+        self._users: dict[int, tuple[ConjunctionCell, int]] = {}
+
+    def take(self, conjunction: ConjunctionCell) -> int:
+        """The cell of a conjunction, for one more reference. Raises PoolFullError."""
+        cell = self._cells.get(conjunction) or int(changes.store_words(self._arrays, np.zeros(CELL_WORDS, np.int64)))
+        if not cell:
+            raise PoolFullError("the flow tables are full", hint="delete flows first")
+        self._cells[conjunction] = cell
+        self._users[cell] = conjunction, self._users.get(cell, (conjunction, 0))[1] + 1
+        return cell
+
+    def give_back(self, cell: int) -> None:
+        """One reference less."""
+        conjunction, n = self._users[cell]
+        self._users[cell] = conjunction, n - 1
+        if n == 1:
+            del self._users[cell], self._cells[conjunction]
+            changes.free_words(self._arrays, cell, CELL_WORDS)
+
+
+Token = tuple[Cells | Tallies | None, int]
 """One number that a program has: where it is from (None: an action for Python), and which."""
 
 
@@ -97,6 +124,7 @@ class Linker:
     def __init__(self, arrays: TableArrays) -> None:
         self.groups = Cells(arrays)
         self.meters = Cells(arrays)
+        self.tallies = Tallies(arrays)
         self._handled: list[Handled | None] = []
         self._free: list[int] = []
         self._pins = 0
@@ -108,19 +136,25 @@ class Linker:
         return self._handled[number] if number < len(self._handled) else None
 
     def link(self, program: Sequence[int], late: Iterable[Late]) -> tuple[list[int], list[Token]]:
-        """A program with its numbers, and what is to be given back when it goes. Raises MissingError."""
+        """A program with its numbers, and what is to be given back when it goes.
+
+        Raises MissingError and PoolFullError.
+        """
         words, tokens = list(program), []
         try:
             for at, shift, thing in late:
                 number, token = self._take(thing)
                 tokens.append(token)
                 words[at] |= number << shift
-        except MissingError:
+        except UsageError:
             self.unlink(tokens)
             raise
         return words, tokens
 
-    def _take(self, thing: Handled | GroupNumber | MeterNumber) -> tuple[int, Token]:
+    def _take(self, thing: Handled | GroupNumber | MeterNumber | ConjunctionCell) -> tuple[int, Token]:
+        if isinstance(thing, ConjunctionCell):
+            cell = self.tallies.take(thing)
+            return cell, (self.tallies, cell)
         if isinstance(thing, Handled):
             if self._free:
                 number = self._free.pop()

@@ -1,7 +1,8 @@
-"""The batch loop: parse and hash, prefetch, run to completion, in chunks.
+"""The batch loop: parse and hash, prefetch, run to completion, group after group.
 
-Memory that packets will need is asked for while others are worked on; then each packet runs to its end in arrival
-order, so the result cannot depend on the size of a chunk.
+Packets go through the stages in groups: a group is parsed, and the memory that its next stage reads asked for in one
+burst, while groups before it are further on. Each packet runs to its end in arrival order, so the result cannot depend
+on the size of a chunk.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from flowshunt.datapath.schema import (
     make_tables,
     make_work,
 )
-from flowshunt.datapath.shunt.lookup import come_back, judge, pass_by
+from flowshunt.datapath.shunt.lookup import come_back, count_hits, judge, pass_by
 from flowshunt.datapath.shunt.lookup import suggest as suggest_shunt
 from flowshunt.datapath.shunt.places import prefetch_place
 from flowshunt.datapath.shunt.schema import CAUSE_NONE, make_shunt
 from flowshunt.datapath.shunt.settle import bury
+from flowshunt.datapath.vlans import has_tag_too_many, hide_inner_tag
 from flowshunt.jit import by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
 from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
@@ -46,9 +48,10 @@ from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
 MAX_EVENTS = MAX_TRACKS * (EVENTS_PER_TRACK + 2)
 """The most events that one packet can cause: at each pass those of the tracker, and a change of mark and label."""
 _BYTES_AHEAD = 8
-_FIND_AFTER, _JUDGE_AFTER, _TELL_AFTER, _LEAD = 12, 24, 28, 32
-"""How many packets behind the one that is parsed the others stand whose entry or connection is looked for, that are
-judged, whose notes are asked for, and that run.
+_GROUP = 8
+_FIND_AFTER, _JUDGE_AFTER, _RUN_AFTER = 2, 3, 4
+"""How many groups behind the one that is parsed the others stand whose entries or connections are looked for, that are
+judged, and that run.
 """
 
 
@@ -111,19 +114,19 @@ def _judge(w: Any, t: Any, s: Any, packets: Any, i: Any) -> Any:
 
 
 @kernel
-def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, step: Any, shunts: Any) -> Any:
-    """Work on packets that come later, a little on each, so that memory is fetched while others are worked on."""
+def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shunts: Any) -> Any:
+    """Take a group, and those behind it, a stage further; groups before the first and past the last have no packets."""
     n = len(packets)
-    if step < n:
-        _read(w, t, s, data, packets, step, shunts)
-    i = step - _FIND_AFTER
-    if i >= 0 and i < n:
+    for i in range(group * _GROUP, min((group + 1) * _GROUP, n)):
+        _read(w, t, s, data, packets, i, shunts)
+    at = max(group - _FIND_AFTER, -1) * _GROUP
+    for i in range(max(at, 0), min(at + _GROUP, n)):
         _find(w, t, s, i, shunts)
-    i = step - _JUDGE_AFTER
-    if shunts and i >= 0 and i < n:
-        _judge(w, t, s, packets, i)
-    i = step - _TELL_AFTER
-    if i >= 0 and i < n:
+    at = max(group - _JUDGE_AFTER, -1) * _GROUP
+    if shunts:
+        for i in range(max(at, 0), min(at + _GROUP, n)):
+            _judge(w, t, s, packets, i)
+    for i in range(max(at, 0), min(at + _GROUP, n)):
         if shunts and s.why[i] != CAUSE_NONE:
             suggest(t, w.original, i)
         prefetch_told(w, t, i)
@@ -137,15 +140,59 @@ def _follow_epoch(w: Any, s: Any) -> Any:
 
 
 @kernel
-def _count_received(p: Any, o: Any, packets: Any, i: Any) -> Any:
-    size = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
-    o.counters[N_PACKETS] += 1
-    o.counters[N_BYTES] += size
-    o.verdicts[np.int64(packets["verdict"][i])] += 1
-    port = np.int64(packets["in_port"][i])
-    if port < PORT_NUMBERS and p.index[port] >= 0:
-        p.ports["rx_packets"][np.int64(p.index[port])] += 1
+def _count(p: Any, o: Any, s: Any, packets: Any, start: Any, stop: Any, shunts: Any) -> Any:
+    """Count for ports and verdicts packets `[start, stop)` of a chunk, and those that the shunt took."""
+    received = np.int64(0)
+    port = np.int64(-1)
+    n = np.int64(0)
+    for i in range(start, stop):
+        if packets["in_port"][i] != port:
+            _count_port(p, port, n, received)
+            port = np.int64(packets["in_port"][i])
+            n = received = np.int64(0)
+        size = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+        n += 1
+        received += size
+        o.counters[N_BYTES] += size
+        o.verdicts[np.int64(packets["verdict"][i])] += 1
+    _count_port(p, port, n, received)
+    if shunts:
+        count_hits(p, o, s, packets, start, stop)
+
+
+@kernel
+def _count_port(p: Any, port: Any, n: Any, size: Any) -> Any:
+    if port >= 0 and port < PORT_NUMBERS and p.index[port] >= 0:
+        p.ports["rx_packets"][np.int64(p.index[port])] += n
         p.ports["rx_bytes"][np.int64(p.index[port])] += size
+
+
+@kernel
+def _run(
+    w: Any, c: Any, p: Any, o: Any, t: Any, f: Any, own: Any, s: Any, b: Any, i: Any, packet: Any, shunts: Any,
+    resumes: Any,
+) -> Any:  # fmt: skip
+    """Take packet i of a chunk to its end; False when it waits for an answer."""
+    if b.packets["verdict"][i] == VERDICT_SHORT_ETHERNET:
+        o.fate[packet] = FATE_INVALID
+        o.ct_state[packet] = 0
+        o.fates[FATE_INVALID] += 1
+        return True
+    if shunts and not resumes and pass_by(w, p, o, t, s, b, i, packet):
+        return True
+    if has_tag_too_many(p, w.original, i) and not resumes:
+        hide_inner_tag(b.packets, i, w.original, i)
+        hash_parsed(t, b.packets, i, w.original, i)
+    n_events = t.state["n_events"][0]
+    run_packet(w, c, p, o, t, f, own, b, i, packet, resumes)
+    if shunts:
+        _follow_epoch(w, s)
+        bury(s, t, n_events)
+    if w.machine["punt"][0] == PUNT_WAITING:
+        return False
+    if shunts:
+        come_back(s, t, i)
+    return True
 
 
 @kernel(example=_example)
@@ -172,36 +219,28 @@ def run_batch(
     own = by_reference(own)
     s = by_reference(s)
     _follow_epoch(w, s)
+    s.state["home"][0] = t.state["home"][0] = w.paths["home"][0]
+    counted = np.int64(1 if w.machine["punt"][0] == PUNT_ANSWERED else 0)
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]
         b = by_reference(PacketArrays(data, chunk, w.original))
         shunts = s.state["n_flows"][0] != 0  # changes between calls only
-        for step in range(end - first + _LEAD):
-            _look_ahead(w, t, s, data, chunk, np.int64(step), shunts)
-            i = step - _LEAD
-            if i < 0:
-                continue
-            if not _has_room(w, o, t, f):
-                return first + i
-            resumes = w.machine["punt"][0] == PUNT_ANSWERED
-            if not resumes:
-                _count_received(p, o, chunk, i)
-            if chunk["verdict"][i] == VERDICT_SHORT_ETHERNET:
-                o.fate[first + i] = FATE_INVALID
-                o.ct_state[first + i] = 0
-                o.fates[FATE_INVALID] += 1
-                continue
-            if shunts and not resumes and pass_by(w, p, o, t, s, b, i, first + i):
-                continue
-            n_events = t.state["n_events"][0]
-            run_packet(w, c, p, o, t, f, own, b, i, first + i, resumes)
-            if shunts:
-                _follow_epoch(w, s)
-                bury(s, t, n_events)
-            if w.machine["punt"][0] == PUNT_WAITING:
-                return first + i
-            if shunts:
-                come_back(s, t, i)
+        for group in range(_RUN_AFTER - (first - end) // _GROUP):
+            _look_ahead(w, t, s, data, chunk, group, shunts)
+            at = max(group - _RUN_AFTER, -1) * _GROUP
+            stop = min(at + _GROUP, end - first)
+            for i in range(max(at, 0), stop):
+                if not _has_room(w, o, t, f):
+                    _count(p, o, s, chunk, counted, i, shunts)
+                    return first + i
+                resumes = w.machine["punt"][0] == PUNT_ANSWERED
+                o.counters[N_PACKETS] += 0 if resumes else 1  # what is held of it goes by its number
+                if not _run(w, c, p, o, t, f, own, s, b, i, first + i, shunts, resumes):
+                    _count(p, o, s, chunk, counted, i + 1, shunts)
+                    return first + i
+            _count(p, o, s, chunk, counted, stop, shunts)
+            counted = max(counted, stop)
         first = end
+        counted = np.int64(0)
     return first

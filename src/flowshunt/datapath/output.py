@@ -9,8 +9,8 @@ import numpy as np
 from flowshunt.datapath.fdb import forward
 from flowshunt.datapath.fields import read_place
 from flowshunt.datapath.fragments.split import plan, split
-from flowshunt.datapath.paths.learn import note_output, note_stations, stop_noting
-from flowshunt.datapath.program import OP_OUTPUT
+from flowshunt.datapath.paths.learn import note_normal, note_output, note_stations
+from flowshunt.datapath.program import OP_OUTPUT, OUTPUT_LIMIT
 from flowshunt.datapath.schema import (
     FATE_IN_PORT,
     FATE_NO_PORT,
@@ -34,7 +34,7 @@ from flowshunt.datapath.schema import (
     SOURCE_BATCH,
     SOURCE_TX_DATA,
 )
-from flowshunt.datapath.vlans import has_tag, is_carried, retag, vlan_of
+from flowshunt.datapath.vlans import customer_of, has_tag, is_carried, retag, vlan_of
 from flowshunt.jit import kernel
 from flowshunt.packet.emit import copy_bytes, is_changed, rewrite
 from flowshunt.packet.requote import requote
@@ -106,6 +106,7 @@ def _append(
     o.tx["port"][n] = ports["number"][index]
     o.tx["packet"][n] = packet
     o.tx["source"][n] = source
+    o.tx["cut"][n] = 0
     o.sent[0] = n + 1
 
 
@@ -189,6 +190,7 @@ def _normal(w: Any, p: Any, in_port: Any) -> Any:
         return np.int64(-FATE_VLAN)
     number = forward(p, w.keys, 0, in_port, vlan, w.machine["now_ms"][0])
     note_stations(w, p)
+    note_normal(w, vlan)
     return number
 
 
@@ -199,20 +201,26 @@ def _output_in_vlan(
     """Send to port `number`, or (PORT_FLOOD) to all that carry the VLAN, tagged as each of them wants it."""
     w.machine["fate"][0] = FATE_NO_PORT
     w.machine["dirty"][0] = 1
+    in_index = np.int64(p.index[in_port])
+    customer = customer_of(p, w.keys, 0, in_index)
+    if number == PORT_FLOOD:
+        note_output(w, p, np.int64(-1), True)
     eth, flags = w.keys[0, W_ETH_SRC], w.keys[0, W_FLAGS]
     sha, tha = w.keys[0, W_ARP_SHA], w.keys[0, W_ARP_THA]
     for tagged in range(2):
-        retag(w.keys, 0, vlan, tagged)
+        retag(p, w.keys, 0, in_index, vlan, tagged != 0)
         source = at = length = np.int64(-1)
         for index in range(len(p.ports)):
             port = np.int64(p.ports["number"][index])
-            if port == in_port or not is_carried(p, index, vlan) or has_tag(p, index, vlan) != (tagged != 0):
+            if port == in_port or has_tag(p, index, vlan) != (tagged != 0) or not is_carried(p, index, vlan, customer):
                 continue
             if number == PORT_FLOOD:
                 if np.int64(p.ports["flags"][index]) & FLAG_NO_FLOOD:
                     continue
             elif port != number:
                 continue
+            else:
+                note_output(w, p, np.int64(index), True)
             if w.machine["mru"][0] != 0:
                 _output_fragments(w, p, o, f, b, i, packet, in_port, np.int64(index), np.int64(0))
                 continue
@@ -221,6 +229,15 @@ def _output_in_vlan(
             _append(w.machine, p.ports, o, packet, b.packets["time_ns"][i], np.int64(index), source, at, length)
         w.keys[0, W_ETH_SRC], w.keys[0, W_FLAGS] = eth, flags
         w.keys[0, W_ARP_SHA], w.keys[0, W_ARP_THA] = sha, tha
+
+
+@kernel(inline=False)
+def _truncate(o: Any, first: Any, limit: Any) -> Any:
+    """Cut the frames from number `first` on to `limit` bytes."""
+    for n in range(first, o.sent[0]):
+        if np.int64(o.tx["length"][n]) > limit:
+            o.tx["length"][n] = limit
+            o.tx["cut"][n] = 1
 
 
 @kernel
@@ -240,7 +257,6 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
             w.machine["fate"][0] = -number
             return
         if p.state["vlan_ports"][0]:
-            stop_noting(w)
             vlan = vlan_of(p, w.keys, 0, np.int64(p.index[in_port]))
             _output_in_vlan(w, p, o, f, b, i, packet, in_port, number, vlan)
             return
@@ -254,15 +270,18 @@ def output(w: Any, c: Any, p: Any, o: Any, f: Any, b: Any, i: Any, packet: Any, 
     avoided = np.int64(FLAG_NO_FLOOD if number == PORT_FLOOD else 0)
     if floods:
         w.machine["fate"][0] = FATE_NO_PORT
+    first = o.sent[0]
     if w.machine["mru"][0] != 0:
         _output_fragments(w, p, o, f, b, i, packet, in_port, index, avoided)
-        return
-    source, at, length = _write_frame(w, o, b, i)
-    time_ns = b.packets["time_ns"][i]
-    if floods:
-        _flood(w.machine, p.ports, o, packet, time_ns, in_port, avoided, source, at, length)
     else:
-        _append(w.machine, p.ports, o, packet, time_ns, index, source, at, length)
+        source, at, length = _write_frame(w, o, b, i)
+        time_ns = b.packets["time_ns"][i]
+        if floods:
+            _flood(w.machine, p.ports, o, packet, time_ns, in_port, avoided, source, at, length)
+        else:
+            _append(w.machine, p.ports, o, packet, time_ns, index, source, at, length)
+    if instruction >> OUTPUT_LIMIT != 0:
+        _truncate(o, first, instruction >> OUTPUT_LIMIT)
 
 
 @kernel

@@ -10,10 +10,14 @@ import numpy as np
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import fdb
 from flowshunt.datapath import schema as D
-from flowshunt.datapath.vlans import MODES, NATIVE_TAGGED, NATIVE_UNTAGGED, TRUNK_WORDS
+from flowshunt.datapath.vlan_modes import MODES
+from flowshunt.datapath.vlans import NATIVE_TAGGED, NATIVE_UNTAGGED, TRUNK_WORDS
+from flowshunt.packet.schema import ETH_QINQ, ETH_VLAN
 
 _LAST_PORT = 0xFEFF
 _N_VLANS = 4096
+SERVICE_TYPES = {"802.1ad": ETH_QINQ, "802.1q": ETH_VLAN}
+"""Types of a service tag, by the names of `qinq-ethtype`."""
 
 
 class Station(NamedTuple):
@@ -64,10 +68,31 @@ class Ports:
         others = self.arrays.ports["number"] != number
         self._replace(self.arrays.ports[others].copy(), self.arrays.trunks[others].copy())
 
-    def set_vlans(self, number: int, mode: str, tag: int = 0, trunks: Iterable[int] = ()) -> None:
+    def set_up(self, number: int, up: bool) -> None:
+        """Say whether bundles may choose a port; they may at first. Nothing happens when there is no such port."""
+        self._set_flag(number, D.FLAG_DOWN, not up)
+
+    def set_flooded(self, number: int, flooded: bool) -> None:
+        """Say whether what is flooded goes to a port. Nothing happens when there is no such port."""
+        self._set_flag(number, D.FLAG_NO_FLOOD, not flooded)
+
+    def _set_flag(self, number: int, flag: int, on: bool) -> None:
+        if number not in self:
+            return
+        flags = self.arrays.ports["flags"]
+        index = int(self.arrays.index[number])
+        if bool(flags[index] & flag) != on:
+            flags[index] ^= flag
+            self.version += 1
+
+    def set_vlans(
+        self, number: int, mode: str, tag: int = 0, trunks: Iterable[int] = (), *, tpid: int = ETH_QINQ
+    ) -> None:
         """Say how `normal` treats VLANs on a port: a mode of `vlans.MODES`, its own VLAN, and those that it carries.
 
-        No `trunks`: all. What is known of stations behind the port is forgotten. Raises UsageError for what cannot be.
+        No `trunks`: all. Of dot1q-tunnel those are the customers' VLANs, 0 for packets without a tag, and `tpid` is the
+        type of the service tag. What is known of stations behind the port is forgotten. Raises UsageError for what
+        cannot be.
         """
         if number not in self:
             raise UsageError(f"there is no port number {number}")
@@ -76,17 +101,30 @@ class Ports:
             raise UsageError(f"VLAN mode {mode!r} is not supported", hint=", ".join(MODES))
         if not all(0 <= vlan < _N_VLANS for vlan in (tag, *carried)):
             raise UsageError("a VLAN is a number from 0 to 4095")
+        if tpid not in SERVICE_TYPES.values():
+            raise UsageError(f"{tpid:#06x} is no type of a service tag", hint=" or ".join(SERVICE_TYPES))
         if carried and MODES.index(mode) in (NATIVE_TAGGED, NATIVE_UNTAGGED):
             carried.add(tag)
         fdb.flush(self.arrays, number)
         index = int(self.arrays.index[number])
-        bits = np.zeros(_N_VLANS, np.uint8)
-        bits[sorted(carried) if carried else slice(None)] = 1
-        self.arrays.trunks[index] = np.packbits(bits, bitorder="little").view(np.int64)
+        self.arrays.trunks[index] = _bits(carried or range(_N_VLANS))
         self.arrays.ports["vlan_mode"][index] = MODES.index(mode)
         self.arrays.ports["vlan_tag"][index] = tag
+        self.arrays.ports["vlan_tpid"][index] = tpid
         self._count_vlans()
         self.version += 1
+
+    def set_mtu(self, number: int, mtu: int | None) -> None:
+        """Say how many bytes of layer 3 leave on a port in one piece (None: not known): larger packets take no paths.
+
+        Raises UsageError when there is no such port.
+        """
+        if number not in self:
+            raise UsageError(f"there is no port number {number}")
+        port = self.arrays.ports[self.arrays.index[number]]
+        if port["mtu"] != (mtu or 0):
+            port["mtu"] = mtu or 0
+            self.version += 1
 
     def _count_vlans(self) -> None:
         self.arrays.state["vlan_ports"] = np.count_nonzero(self.arrays.ports["vlan_mode"])
@@ -106,13 +144,39 @@ class Ports:
         """The same of one port; nothing when there is none."""
         return _counters(self.arrays.ports[self.arrays.index[number]]) if number in self else {}
 
-    def configure(self, *, age_ms: int | None = None, forward_bpdu: bool | None = None) -> None:
-        """Change how long a silent station is remembered, and whether `normal` forwards reserved multicast."""
+    def add_usage(self, end: str, numbers: np.ndarray, packets: np.ndarray, sizes: np.ndarray) -> None:
+        """Count packets that passed elsewhere: `end` is rx or tx, the others (n,); ports that are gone are left out."""
+        places = self.arrays.index[numbers]
+        there = places >= 0
+        np.add.at(self.arrays.ports[f"{end}_packets"], places[there], packets[there])
+        np.add.at(self.arrays.ports[f"{end}_bytes"], places[there], sizes[there])
+
+    def configure(
+        self, *, age_ms: int | None = None, forward_bpdu: bool | None = None, vlan_limit: int | None = None
+    ) -> None:
+        """Change how long a silent station is remembered, and whether `normal` forwards reserved multicast.
+
+        `vlan_limit`: VLAN tags of a packet that are read, 1 or 2; what follows them is payload.
+        """
         self.version += 1
+        if vlan_limit is not None:
+            self.arrays.state["vlan_limit"] = vlan_limit
         if age_ms is not None:
             self.arrays.state["age_ms"] = age_ms
         if forward_bpdu is not None:
             self.arrays.state["forward_bpdu"] = forward_bpdu
+
+    def set_flood_vlans(self, vlans: Iterable[int]) -> None:
+        """Have `normal` learn nothing in these VLANs, and flood there.
+
+        Raises UsageError for a number that is no VLAN's.
+        """
+        flooded = {*vlans}
+        if not all(0 <= vlan < _N_VLANS for vlan in flooded):
+            raise UsageError("a VLAN is a number from 0 to 4095")
+        self.arrays.flooded[:] = _bits(flooded)
+        self.arrays.state["flood_vlans"] = len(flooded)
+        self.flush_stations()
 
     def stations(self, now_ms: int) -> list[Station]:
         """Stations that are remembered at `now_ms`, those heard last first."""
@@ -145,6 +209,12 @@ class Ports:
         """Counters of learning: learned, moved, evicted for want of space, expired (noticed as such)."""
         names = ("learned", "moved", "evicted", "expired")
         return {f"station.{name}": int(self.arrays.state[name][0]) for name in names}
+
+
+def _bits(vlans: Iterable[int]) -> np.ndarray:
+    bits = np.zeros(_N_VLANS, np.uint8)
+    bits[sorted(vlans)] = 1
+    return np.packbits(bits, bitorder="little").view(np.int64)
 
 
 def _counters(port: Any) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from flowshunt.datapath.schema import ALL_TABLES
 
 OP_END = 0
-OP_OUTPUT = 1  # port << 8
+OP_OUTPUT = 1  # port << 8 | bytes that are sent at most << OUTPUT_LIMIT, 0: all
 OP_OUTPUT_FIELD = 2  # place << 8
 OP_SET = 3  # word << 8 | guard << 16; mask; value
 OP_MOVE = 4  # from word << 8, shift << 16; to word << 24, shift << 32; width << 40; guards << 48, << 56
@@ -23,8 +23,9 @@ OP_POP_VLAN = 7
 OP_LAST_CHANGE = OP_POP_VLAN
 OP_RESUBMIT = 8  # table << 8 | HAS_PORT; port
 OP_GOTO = 9  # table << 8
-# flags << 8 | table << 16 | helper << 24 | words behind the fixed ones << 32; zone or place; mark mask; label masks,
-# high and low; with CT_NAT what is asked of it (conntrack.schema.NAT_WORDS); with CT_EXEC instructions
+# flags << 8 | table << 16 | helper << 24 | words behind the fixed ones << 32; zone, or place | zone that was read there
+# last << 32 | CT_ZONE_READ; mark mask; label masks, high and low; with CT_NAT what is asked of it
+# (conntrack.schema.NAT_WORDS); with CT_EXEC instructions
 OP_CT = 10
 OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
@@ -41,6 +42,12 @@ OP_SKIP = 20  # words << 8; word; mask: skips so many words unless the packet's 
 OP_LARGER = 21  # word << 8 | shift << 16 | bytes << 32: sets the bit when the packet is longer, or clears it
 OP_PUSH = 22  # place << 8 of the low word of the value | place << 32 of the high one, of width 0 when there is none
 OP_POP = 23  # the same
+# parts << 8 | algorithm << 16 | links << 24; basis | argument << 16; word and mask per part of the hash; ports: puts
+# the link that is chosen into W_SCRATCH (see `spreading`)
+OP_LINK = 24
+
+OUTPUT_LIMIT = 40
+MAX_OUTPUT_LIMIT = (1 << 22) - 1
 
 SET_WORDS = 3
 RESUBMIT_WORDS = 2
@@ -61,6 +68,8 @@ CT_FORCE = 2
 CT_ZONE_FIELD = 4
 CT_EXEC = 8
 CT_NAT = 16
+CT_ZONE_READ = 1 << 48
+"""In a ct action with CT_ZONE_FIELD: a packet was there, and the zone that it had is known."""
 NO_TABLE = ALL_TABLES
 RESUBMIT_PORT = 1 << 16
 
@@ -109,7 +118,7 @@ class Place(NamedTuple):
 class Late(NamedTuple):
     """A number that is known only when a program is stored: it goes into word `at`, `shift` bits up.
 
-    `thing` says which: a Handled, a GroupNumber or a MeterNumber.
+    `thing` says which: a Handled, a GroupNumber, a MeterNumber or a ConjunctionCell.
     """
 
     at: int
@@ -136,6 +145,14 @@ class MeterNumber(NamedTuple):
     number: int
 
 
+class ConjunctionCell(NamedTuple):
+    """The cell of a conjunction; there is one for each table, priority and id."""
+
+    table: int
+    priority: int
+    id: int
+
+
 class CompiledRule(NamedTuple):
     """A rule as the datapath takes it.
 
@@ -143,7 +160,8 @@ class CompiledRule(NamedTuple):
     `program`: int64 words. `source`: what it was compiled from, kept for listings. It goes when no packet used it for
     `idle_ms`, and `hard_ms` after it came or changed; 0: never. In place of an equal rule it counts from zero, unless
     `keeps_counters` is set. With `checks_overlap` it is refused where a packet could match it and another rule of its
-    table and priority. `late`: what is filled into the program when it is stored.
+    table and priority. `late`: what is filled into the program when it is stored. `is_clause`: the program is a list of
+    conjunctions (`conjunctions`).
     """
 
     table: int
@@ -156,6 +174,7 @@ class CompiledRule(NamedTuple):
     keeps_counters: bool = False
     checks_overlap: bool = False
     late: tuple[Late, ...] = ()
+    is_clause: bool = False
 
 
 class Assembler:
@@ -169,9 +188,12 @@ class Assembler:
         """The program, ended."""
         return (*self.words, OP_END)
 
-    def output(self, port: int) -> None:
-        """Send to a port number, which may be one of the reserved `schema.PORT_*`."""
-        self.words.append(OP_OUTPUT | port << 8)
+    def output(self, port: int, limit: int = 0) -> None:
+        """Send to a port number, which may be one of the reserved `schema.PORT_*`; no more than `limit` bytes, 0: all.
+
+        What goes to several ports has no limit.
+        """
+        self.words.append(OP_OUTPUT | port << 8 | min(limit, MAX_OUTPUT_LIMIT) << OUTPUT_LIMIT)
 
     def output_field(self, place: Place) -> None:
         """Send to the port whose number is there."""
@@ -300,6 +322,22 @@ class Assembler:
     def pop(self, low: Place, high: Place | None = None) -> None:
         """Pop a value, of which the low bits count."""
         self.words.append(OP_POP | low.packed() << 8 | (high.packed() << 32 if high else 0))
+
+    def link(
+        self,
+        algorithm: int,
+        n: int,
+        basis: int,
+        argument: int,
+        parts: Sequence[tuple[int, int]],
+        ports: Sequence[int] = (),
+    ) -> Place:
+        """Choose one of `n` links, or of `ports` (`spreading`); returns where its number is then."""
+        self.words += (OP_LINK | len(parts) << 8 | algorithm << 16 | n << 24, basis | argument << 16)
+        for part, mask in parts:
+            self.words += (part, as_int64(mask & 0xFFFFFFFFFFFFFFFF))
+        self.words += ports
+        return Place(W_SCRATCH, 0, 16)
 
     def count(self) -> int:
         """Count packets and bytes; returns the place of the counters in the program."""

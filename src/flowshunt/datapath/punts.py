@@ -12,7 +12,8 @@ from flowshunt.conntrack.states import CS_INVALID, CS_TRACKED
 from flowshunt.datapath.schema import HEADER_GROWTH, OWN_SIZE, PacketArrays
 from flowshunt.packet.emit import rewrite_one
 from flowshunt.packet.parse import parse_batch
-from flowshunt.packet.schema import W_CT
+from flowshunt.packet.schema import W_CT, W_L4
+from flowshunt.ports.finishing import finished_frames
 
 
 class Punt(NamedTuple):
@@ -45,6 +46,12 @@ class Punt(NamedTuple):
         out = np.zeros(int(packets["length"][0]) + HEADER_GROWTH, np.uint8)
         length = int(rewrite_one(data, packets, 0, self.key.reshape(1, -1), 0, original, out, 0))
         return out[:length].tobytes()
+
+    @property
+    def finished_frames(self) -> list[bytes]:
+        """`frame_now` for those who take plain packets only: a GSO packet as its segments, checksums complete."""
+        protocol = int(self.key[W_L4]) >> 24 & 0xFF
+        return finished_frames(self.frame_now, self.own.packets, protocol, self.own.data)
 
     def halt(self) -> None:
         """Let the packet end here."""

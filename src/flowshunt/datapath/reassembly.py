@@ -19,7 +19,7 @@ from flowshunt.datapath.fragments.schema import (
     N_WRONG_CHECKSUM,
 )
 from flowshunt.datapath.fragments.whole import assemble
-from flowshunt.datapath.program import CT_ZONE_FIELD
+from flowshunt.datapath.program import CT_ZONE_FIELD, CT_ZONE_READ
 from flowshunt.datapath.schema import F_OWN, F_PC, F_SNAPSHOT, FATE_FRAGMENT, FATE_HELD, N_JOINED, N_PACKETS
 from flowshunt.jit import kernel
 from flowshunt.packet.parse import parse
@@ -33,10 +33,12 @@ goes on as the own packet, the whole datagram.
 
 @kernel
 def read_zone(w: Any, c: Any, pc: Any) -> Any:
-    """The zone of the ct action at `pc`."""
+    """The zone of the ct action at `pc`; one that a field says is noted there for listings."""
     zone = c.pool[pc + 1]
     if (c.pool[pc] >> 8) & CT_ZONE_FIELD:
-        return read_place(w.keys, 0, zone) & 0xFFFF
+        read = read_place(w.keys, 0, zone) & 0xFFFF
+        c.pool[pc + 1] = zone & 0xFFFFFFFF | read << 32 | CT_ZONE_READ
+        return read
     return zone
 
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath import changes
+from flowshunt.datapath import program as P
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.freezing import instructions
 from flowshunt.datapath.linking import Linker, Token
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.timers import Timers
@@ -50,6 +52,9 @@ class FlowStatistics(NamedTuple):
 
 
 EXPIRED_IDLE, EXPIRED_HARD = "idle", "hard"
+
+ADDED, MODIFIED, DELETED = "added", "modified", "deleted"
+"""What may happen to a rule. One that is added in place of an equal one is added."""
 
 
 class ExpiredRule(NamedTuple):
@@ -98,13 +103,23 @@ def _rank(triple: tuple[int, int, int]) -> tuple[int, int]:
     return (_RANKS.get(word, _LAST) if mask & ~_COMMON.get(word, 0) else _LAST), word
 
 
+def _place(rule: CompiledRule) -> int:
+    """The table that a rule lies in: clauses of conjunctions have their own."""
+    return rule.table + D.CLAUSES if rule.is_clause else rule.table
+
+
 def _ordered(rule: CompiledRule) -> tuple[tuple[int, int, int], ...]:
     """The match of a rule, in the order that all rules of its mask have."""
     return tuple(sorted(rule.match, key=_rank))
 
 
 class Rules:
-    """The rules of one switch. `version` counts the changes of rules, of whatever kind."""
+    """The rules of one switch. `version` counts the changes of rules, of whatever kind.
+
+    `on_change(what, number, rule, before, why)`, where it is set, hears of rules that came, went or changed (ADDED and
+    so on): the rule as it is or was at the end, what the one before was compiled from (None: there was none), and why
+    one went, EXPIRED_* or as given to `remove`.
+    """
 
     def __init__(self) -> None:
         """No rules yet."""
@@ -113,11 +128,13 @@ class Rules:
         self._masks: dict[int, tuple[int, Mask]] = {}
         self._rules: dict[int, CompiledRule] = {}
         self._per_table = [0] * D.N_TABLES
+        self._n_clauses = 0
         self._timers = Timers()
         self.linker = Linker(self.arrays)
         self._tokens: dict[int, list[Token]] = {}
         self._modified_ms: dict[int, int] = {}  # of rules that were changed since they came
         self.version = 0
+        self.on_change: Callable[[str, int, CompiledRule, Any, str], None] | None = None
 
     def __len__(self) -> int:
         """Rules in all tables."""
@@ -141,14 +158,13 @@ class Rules:
         waiting: list[CompiledRule] = []
         n = 0
         for rule in rules:
-            if rule.checks_overlap and refuses_overlaps:
+            checks = rule.checks_overlap and refuses_overlaps
+            if checks or len(waiting) == _FEED_RULES or (waiting and waiting[-1].is_clause != rule.is_clause):
                 n += self._feed(waiting, now_ms, replaced)
                 waiting = []
+            if checks:
                 self._refuse_overlap(rule)
             waiting.append(rule)
-            if len(waiting) == _FEED_RULES:
-                n += self._feed(waiting, now_ms, replaced)
-                waiting = []
         return n + self._feed(waiting, now_ms, replaced)
 
     def _refuse_overlap(self, rule: CompiledRule) -> None:
@@ -181,7 +197,7 @@ class Rules:
         fresh: list[int] = []
         for index, rule in enumerate(rules):
             match = _ordered(rule)
-            subtable = self._subtable(rule.table, tuple((word, mask) for word, mask, _ in match), fresh)
+            subtable = self._subtable(_place(rule), tuple((word, mask) for word, mask, _ in match), fresh)
             n_program = len(rule.program) | (changes.KEEPS_COUNTERS if rule.keeps_counters else 0)
             feed += (subtable, rule.priority, len(match), n_program)
             feed.extend(value for _, _, value in match)
@@ -195,17 +211,45 @@ class Rules:
                 self._keep_tokens(number, linked.pop(index, _NOTHING_LINKED)[1])
             if not result & changes.REPLACED:
                 self._per_table[rule.table] += 1
+                self._n_clauses += rule.is_clause
+                if self._n_clauses:
+                    self._retire_twin(number, rule, replaced)
             else:
                 if not rule.keeps_counters:
                     self._begin_generation(number)
                 if replaced is not None:
                     replaced.append(self._rules[number])
+            before = self._rules.get(number)
             self._rules[number] = rule
             self._note_times(number, rule)
+            if self.on_change is not None:
+                self.on_change(ADDED, number, rule, before and before.source, "")
         if done < len(rules):
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         return done
+
+    def _retire_twin(self, number: int, rule: CompiledRule, replaced: list[CompiledRule] | None) -> None:
+        """An equal rule that is a clause where the new one is none, or the other way round, goes in its favour."""
+        twin = self._find_at(rule.table if rule.is_clause else rule.table + D.CLAUSES, rule)
+        if twin is None:
+            return
+        if rule.keeps_counters:
+            for counter in ("packets", "bytes"):
+                self.arrays.rules[counter][number] = self.arrays.rules[counter][twin]
+        if replaced is not None:
+            replaced.append(self._rules[twin])
+        with self._unheard():
+            self.remove([twin])
+
+    @contextmanager
+    def _unheard(self) -> Iterator[None]:
+        """Changes that are parts of another one are not told."""
+        on_change, self.on_change = self.on_change, None
+        try:
+            yield
+        finally:
+            self.on_change = on_change
 
     def _link_all(self, rules: Sequence[CompiledRule]) -> dict[int, _Linked]:
         """The programs that have numbers filled in, by place in `rules`; all of them or MissingError."""
@@ -258,13 +302,25 @@ class Rules:
                 raise TablesFullError("the flow tables hold too many masks", hint="delete flows first")
             self._subtables[table, mask] = subtable
             self._masks[subtable] = (table, mask)
+            self._note_clauses(table)
             fresh.append(subtable)
         return subtable
+
+    def _note_clauses(self, table: int) -> None:
+        """Have lookups consider the clauses of a table, or not any more."""
+        if table >= D.CLAUSES:
+            tables = self.arrays.tables
+            tables["has_clauses"][table - D.CLAUSES] = tables["n_subtables"][table] > 0
+
+    def _forget_subtable(self, subtable: int) -> None:
+        table, mask = self._masks.pop(subtable)
+        del self._subtables[table, mask]
+        self._note_clauses(table)
 
     def _drop_unused(self, fresh: Iterable[int]) -> None:
         for subtable in fresh:
             if changes.drop_subtable(self.arrays, subtable):
-                del self._subtables[self._masks.pop(subtable)]
+                self._forget_subtable(subtable)
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
@@ -275,8 +331,12 @@ class Rules:
 
     def find(self, rule: CompiledRule) -> int | None:
         """Number of the rule with exactly this table, match and priority."""
+        found = self._find_at(rule.table, rule)
+        return self._find_at(rule.table + D.CLAUSES, rule) if found is None and self._n_clauses else found
+
+    def _find_at(self, table: int, rule: CompiledRule) -> int | None:
         match = _ordered(rule)
-        subtable = self._subtables.get((rule.table, tuple((word, mask) for word, mask, _ in match)))
+        subtable = self._subtables.get((table, tuple((word, mask) for word, mask, _ in match)))
         if subtable is None:
             return None
         values = np.array([value for _, _, value in match], np.int64)
@@ -295,6 +355,7 @@ class Rules:
         if strict:
             numbers = (self.find(rule._replace(table=table)) for table in tables)
             return [number for number in numbers if number is not None]
+        tables += [table + D.CLAUSES for table in tables if self.arrays.tables["has_clauses"][table]]
         triples = np.array([number for triple in rule.match for number in triple], np.int64)
         found = np.zeros(len(self._rules), np.int64)
         n = 0
@@ -324,17 +385,21 @@ class Rules:
             if number is not None and self._rules[number] is rule:
                 self.remove([number])
 
-    def remove(self, numbers: Sequence[int]) -> list[CompiledRule]:
+    def remove(self, numbers: Sequence[int], why: str = "") -> list[CompiledRule]:
         """Remove rules by number; returns them."""
+        if self.on_change is not None:
+            for number in numbers:
+                self.on_change(DELETED, number, self._rules[number], None, why)
         self.version += 1
         emptied = np.zeros(len(numbers), np.int64)
         changes.remove_rules(self.arrays, np.array(numbers, np.int64), emptied)
         for subtable in emptied.tolist():
             if subtable >= 0:
-                del self._subtables[self._masks.pop(subtable)]
+                self._forget_subtable(subtable)
         removed = [self._rules.pop(number) for number in numbers]
         for number, rule in zip(numbers, removed, strict=True):
             self._per_table[rule.table] -= 1
+            self._n_clauses -= rule.is_clause
             self._timers.forget(number)
             self._modified_ms.pop(number, None)
             if self._tokens:
@@ -348,11 +413,15 @@ class Rules:
 
         Raises TablesFullError and MissingError, and changes nothing then.
         """
+        if rule.is_clause != self._rules[number].is_clause:
+            self._move(number, rule, now_ms, resets_counters)
+            return
         words, tokens = self.linker.link(rule.program, rule.late)
         if not changes.set_program(self.arrays, number, np.array(words, np.int64)):
             self.linker.unlink(tokens)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         self.version += 1
+        before = self._rules[number].source
         self._rules[number] = self._rules[number]._replace(
             program=rule.program,
             source=rule.source,
@@ -367,6 +436,22 @@ class Rules:
                 self.arrays.rules[counter][number] = 0
             self._begin_generation(number)
         self._watch(number, rule)
+        if self.on_change is not None:
+            self.on_change(MODIFIED, number, self._rules[number], before, "")
+
+    def _move(self, number: int, rule: CompiledRule, now_ms: int, resets_counters: bool) -> None:
+        """Put a rule that becomes a clause, or is one no longer, in the place of the one before."""
+        created, used = (int(self.arrays.rules[name][number]) for name in ("created_ms", "used_ms"))
+        before = self._rules[number].source
+        with self._unheard():
+            self.add((rule._replace(keeps_counters=not resets_counters),), created, refuses_overlaps=False)
+        moved = self._find_at(_place(rule), rule)
+        assert moved is not None
+        self.arrays.rules["used_ms"][moved] = used
+        self._modified_ms[moved] = now_ms
+        self._watch(moved, rule)
+        if self.on_change is not None:
+            self.on_change(MODIFIED, moved, rule, before, "")
 
     def store(self, words: Sequence[int]) -> int:
         """Keep a program of no rule in the pool; returns its offset. Raises TablesFullError."""
@@ -428,8 +513,10 @@ class Rules:
             else:
                 self._timers.watch(number, when)
         expired = [ExpiredRule(self.statistics_of(number), reason) for number, reason in gone.items()]
-        if gone:
-            self.remove(list(gone))
+        for reason in (EXPIRED_IDLE, EXPIRED_HARD):
+            numbers = [number for number, why in gone.items() if why == reason]
+            if numbers:
+                self.remove(numbers, reason)
         return expired
 
     # --- listing ---------------------------------------------------------------------------------------------------
@@ -437,6 +524,24 @@ class Rules:
     def rule(self, number: int) -> CompiledRule:
         """A rule by number."""
         return self._rules[number]
+
+    def numbers(self) -> list[int]:
+        """Numbers of all rules, by table, then highest priority first."""
+        return self.in_order(self._rules)
+
+    def zones_read(self, number: int) -> list[int | None]:
+        """Of each ct action that takes its zone from a field, in order: the zone of the last packet; None: none yet.
+
+        Those within clones and groups are left out.
+        """
+        pool = self.arrays.pool
+        places = (
+            place + 1
+            for op, place in instructions(pool, int(self.arrays.rules["program"][number]))
+            if op == P.OP_CT and int(pool[place]) >> 8 & P.CT_ZONE_FIELD
+        )
+        words = [int(pool[place]) for place in places]
+        return [word >> 32 & 0xFFFF if word & P.CT_ZONE_READ else None for word in words]
 
     def statistics_of(self, number: int) -> FlowStatistics:
         """One rule with its counters."""
@@ -452,7 +557,7 @@ class Rules:
 
     def statistics(self) -> Iterator[FlowStatistics]:
         """All rules with their counters, by table, then highest priority first."""
-        yield from self.statistics_of_all(self.in_order(self._rules))
+        yield from self.statistics_of_all(self.numbers())
 
     def statistics_of_all(self, numbers: Sequence[int]) -> list[FlowStatistics]:
         """Rules by number with their counters, much faster than one by one."""
@@ -473,8 +578,12 @@ class Rules:
         """Tables that hold rules or were looked at. Many masks in a table make its lookups slow."""
         return {
             number: TableStatistics(
-                self._per_table[number], int(table["n_subtables"]), int(table["lookups"]), int(table["matches"])
+                self._per_table[number], self._n_masks(number), int(table["lookups"]), int(table["matches"])
             )
-            for number, table in enumerate(self.arrays.tables)
+            for number, table in enumerate(self.arrays.tables[: D.N_TABLES])
             if self._per_table[number] or table["lookups"]
         }
+
+    def _n_masks(self, table: int) -> int:
+        n_subtables = self.arrays.tables["n_subtables"]
+        return int(n_subtables[table] + n_subtables[table + D.CLAUSES])

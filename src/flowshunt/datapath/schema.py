@@ -16,10 +16,12 @@ from flowshunt.conntrack.schema import TRACKED
 from flowshunt.datapath.fragments.schema import JOINED, MAX_PER_DATAGRAM
 from flowshunt.datapath.paths.schema import make_paths
 from flowshunt.packet import schema as packet
-from flowshunt.packet.schema import KEY_WORDS, PACKET, VERDICTS
+from flowshunt.packet.schema import KEY_WORDS, MAX_TAGS, PACKET, VERDICTS
 
 N_TABLES = 255
 """Tables 0 to 254; 255 means "all tables" in OpenFlow, and "none" in instructions."""
+CLAUSES = N_TABLES
+"""The rules of table t that are clauses of conjunctions lie apart from the others, in table t + CLAUSES."""
 ALL_TABLES = 255
 OUTSIDE_TABLE = N_TABLES - 1
 """The table that a packet is in whose actions come from no table: every resubmit leads to an earlier one."""
@@ -34,7 +36,8 @@ TABLE = np.dtype(
     [
         ("order", np.int64),  # pool offset of its subtables: priority << 32 | subtable, highest first
         ("n_subtables", np.int32),
-        ("order_class", np.int32),  # size class of that chunk; -1: none
+        ("order_class", np.int16),  # size class of that chunk; -1: none
+        ("has_clauses", np.int16),  # 1: there are clauses of conjunctions
         ("lookups", np.int64),
         ("matches", np.int64),
     ],
@@ -48,9 +51,8 @@ SUBTABLE = np.dtype(
         ("first_bloom", np.int64, BLOOM_WORDS),  # one bit per hash of the first word
         ("words", np.uint8, INLINE_WORDS),  # places in the key; unused ones are 0, with mask 0
         ("n_words", np.uint8),
-        ("table", np.uint8),
         ("slots_class", np.uint8),
-        ("pad", np.uint8),
+        ("table", np.uint16),
         ("slots", np.int32),  # pool offset of the slots: hash << 32 | rule + 1, 0 when free
         ("extra", np.int32),  # pool offset of word, mask pairs beyond INLINE_WORDS; 0: none
         ("only", np.int32),  # the chain, when there is just one; else -1
@@ -96,10 +98,14 @@ TABLE_STATE = np.dtype(
         ("n_subtables", np.int64),
         ("live_rules", np.int64),
         ("miss", np.int64),  # pool offset of the program for packets that the first table has no rule for; 0: drop
+        ("tally", np.int64),  # counts the passes over clauses (`conjunctions`)
+        ("ttl_over", np.int64),  # of the one for packets whose TTL cannot be decremented; 0: drop
     ]
 )
 
 FLAG_NO_FLOOD = 1
+FLAG_DOWN = 2
+"""Bundles pass over the port."""
 
 PORT = np.dtype(
     [
@@ -112,7 +118,8 @@ PORT = np.dtype(
         ("n_stations", np.int64),
         ("vlan_mode", np.uint8),  # vlans.MODES
         ("vlan_tag", np.uint16),  # the VLAN of packets without a tag
-        ("pad", np.uint32),
+        ("vlan_tpid", np.uint16),  # dot1q-tunnel: type of the tag that packets get
+        ("mtu", np.uint32),  # bytes of layer 3 that leave in one piece; 0: not known
     ],
     align=True,
 )
@@ -123,6 +130,7 @@ PORT_IN_PORT = 0xFFF8
 PORT_NORMAL = 0xFFFA
 PORT_FLOOD = 0xFFFB
 PORT_ALL = 0xFFFC
+PORT_CONTROLLER = 0xFFFD
 PORT_LOCAL = 0xFFFE
 PORT_NONE = 0xFFFF
 PORT_RESERVED_32 = 0xFFFFFF00
@@ -154,6 +162,8 @@ FDB_STATE = np.dtype(
         ("expired", np.int64),
         ("disturbed", np.int64),  # stations on a path that moved or went since someone looked
         ("vlan_ports", np.int64),  # ports with VLAN settings
+        ("vlan_limit", np.int64),  # tags that are read; what follows them is payload
+        ("flood_vlans", np.int64),  # VLANs in which no stations are learned
     ]
 )
 
@@ -307,7 +317,7 @@ MACHINE = np.dtype(
 
 
 class TableArrays(NamedTuple):
-    """Tables and rules. `tables`: TABLE (N_TABLES,), `subtables`: SUBTABLE (n,), `rules`: RULE (n,), `pool`: int64
+    """Tables and rules. `tables`: TABLE (2 * N_TABLES,), `subtables`: SUBTABLE (n,), `rules`: RULE (n,), `pool`: int64
     (n,), of which word 0 is an END instruction, `state`: TABLE_STATE (1,).
     """
 
@@ -321,7 +331,8 @@ class TableArrays(NamedTuple):
 class PortArrays(NamedTuple):
     """Ports and stations. `ports`: PORT (n,), `index`: int32 (PORT_NUMBERS,), place of each number in `ports` or -1.
     `stations`: STATION (capacity,), `slots`: int32 (power of two >= 2 * capacity,), station + 1 or 0, `state`:
-    FDB_STATE (1,). `trunks`: int64 (as `ports`, 64), the VLANs that ports carry with a tag, a bit for each.
+    FDB_STATE (1,). `trunks`: int64 (as `ports`, 64), the VLANs that ports carry with a tag, a bit for each; of a
+    dot1q-tunnel port those of customers. `flooded`: int64 (64,), a bit for each VLAN in which nothing is learned.
     """
 
     ports: np.ndarray
@@ -330,6 +341,7 @@ class PortArrays(NamedTuple):
     slots: np.ndarray
     state: np.ndarray
     trunks: np.ndarray
+    flooded: np.ndarray
 
 
 class WorkArrays(NamedTuple):
@@ -405,7 +417,7 @@ def make_tables(n_rules: int = 1 << 22, n_subtables: int = 1 << 18, n_words: int
     state["pool_used"] = 4  # word 0: END; no chunk begins at 0, which means "none"
     state["free_rule"] = -1
     state["free_subtable"] = -1
-    tables = np.zeros(N_TABLES, TABLE)
+    tables = np.zeros(2 * N_TABLES, TABLE)
     tables["order_class"] = -1
     return TableArrays(
         tables,
@@ -431,6 +443,7 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
     n_slots = 1 << (2 * n_stations - 1).bit_length()
     state = np.zeros(1, FDB_STATE)
     state["age_ms"] = age_ms
+    state["vlan_limit"] = MAX_TAGS
     stations = np.zeros(n_stations, STATION)
     stations["key"] = -1
     return PortArrays(
@@ -440,6 +453,7 @@ def make_ports(n_ports: int = 0, n_stations: int = 8192, age_ms: int = 300_000) 
         np.zeros(n_slots, np.int32),
         state,
         np.zeros((n_ports, 64), np.int64),
+        np.zeros(64, np.int64),
     )
 
 

@@ -104,10 +104,12 @@ class Datapath:
         *,
         compiler: Compiler | None = None,
         fragments: Fragments | None = None,
+        shunt: Shunt | None = None,
     ) -> None:
         """Make a datapath without rules and ports, with a tracker of its own when none is given.
 
-        `fragments`: where fragments wait; without, a store with the settings of the tracker's profile.
+        `fragments`: where fragments wait; without, a store with the settings of the tracker's profile. `shunt`: that of
+        another datapath of the same tracker, which both use then; their paths have different homes.
 
         Raises UsageError for a batch size outside `[1, 256]`, and for a tracker with too little room for events.
         """
@@ -122,7 +124,7 @@ class Datapath:
         self.fragments = Fragments(PROFILES[self.tracker.profile]) if fragments is None else fragments
         self.ports = Ports()
         self.rules = Rules()
-        self.shunt = Shunt(self.tracker)
+        self.shunt = Shunt(self.tracker) if shunt is None else shunt
         self._compiler = compiler or PlainCompiler()
         self._work = D.make_work(batch_size, self.tracker.arrays.quotes, len(self.tracker.arrays.conns))
         self.paths = Paths(self._work, self.rules, self.ports)
@@ -152,13 +154,13 @@ class Datapath:
         """A flow as a rule for `rules.add`; raises UsageError for one that cannot be compiled."""
         return self._compiler.compile(flow)
 
-    def delete_flows(self, request: Any, *, strict: bool = False) -> list[Any]:
-        """Delete what `request` selects, and return it.
+    def delete_flows(self, request: Any, *, strict: bool = False, why: str = "") -> list[Any]:
+        """Delete what `request` selects, and return it; `why` is for `Rules.on_change`.
 
         Strict: the flow of equal match and priority. Otherwise all flows whose packets the match covers, whatever
         their priority (OpenFlow's non-strict selection).
         """
-        removed = self.rules.remove(self._select(request, strict))
+        removed = self.rules.remove(self._select(request, strict), why)
         return [rule.source for rule in removed]
 
     def modify_flows(
@@ -196,6 +198,11 @@ class Datapath:
         """All flows with their counters, by table, then highest priority first."""
         self._synchronise()
         return list(self.rules.statistics())
+
+    def port_statistics(self) -> dict[int, dict[str, int]]:
+        """Counters of ports by number, what passed elsewhere included; see `Ports.statistics`."""
+        self._synchronise()
+        return self.ports.statistics()
 
     def _synchronise(self) -> None:
         if self.before_expiry is not None:

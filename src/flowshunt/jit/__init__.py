@@ -5,14 +5,14 @@ This package is the only importer of numba. Everything that runs per packet or p
 - `kernel` is the one decorator. Bare, it marks an inner function, inlined into its callers. With `example=` it
   marks an *entry point*: compiled once, for exactly the types of the example arguments, and cached on disk.
 - `primitives` are what Python cannot say: prefetch, acquire/release, big-endian loads, a 128-bit product, a search of
-  eight words. Each has a plain-Python twin that runs when the JIT is off or when bounds are checked.
+  eight words, a copy of several. Each has a plain-Python twin that runs when the JIT is off or when bounds are checked.
 - `system` has system calls for kernels that move packets.
 - `plain` is a kernel as plain Python beside the compiled one, with some of its kernels replaced by what watches.
 - `warm_up` compiles (or loads) entry points ahead of the first packet; `pending` says which would have to compile.
 
-Kernels follow five rules. Arithmetic is int64 with explicit masks (`np.int64(...)` around a narrower field that
+Kernels follow six rules. Arithmetic is int64 with explicit masks (`np.int64(...)` around a narrower field that
 enters arithmetic, so that JIT on and off agree); structured arrays are indexed field first, `table["field"][row]`;
-arrays travel in NamedTuples; nothing allocates, reads a clock or raises; nothing recurses.
+no index is negative; arrays travel in NamedTuples; nothing allocates, reads a clock or raises; nothing recurses.
 
 May import: numba, numpy, `flowshunt.base`. Switches (environment): `NUMBA_DISABLE_JIT=1` runs kernels as plain
 Python, `FLOWSHUNT_BOUNDSCHECK=1` compiles them with bounds checks and with the twins in place of the primitives,
@@ -23,6 +23,7 @@ from flowshunt.jit.kernel import BOUNDSCHECK, JIT, EntryPoint, entry_points, ker
 from flowshunt.jit.plain import plain
 from flowshunt.jit.primitives import (
     assume,
+    copy_words,
     load_acquire,
     load_be16,
     load_be32,
@@ -46,6 +47,7 @@ __all__ = [
     "EntryPoint",
     "assume",
     "by_reference",
+    "copy_words",
     "entry_points",
     "errno",
     "kernel",

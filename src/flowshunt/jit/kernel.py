@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import typeof_impl
+from numba.np import arrayobj
 
 from flowshunt.jit.cache import KernelCache
 from flowshunt.jit.typeof import typeof
@@ -26,6 +29,26 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False
 _KNOWN_TUPLES = 4096
 _ENTRY_POINTS: list[EntryPoint] = []
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@contextmanager
+def _plain_indices() -> Iterator[None]:
+    """Compile indices as they stand, without Python's count from the end for negative ones.
+
+    No kernel has negative indices: with bounds checked they are an IndexError. To tell them from others at every access
+    was 7 % of a packet's instructions. Numba has no option for it; its version is pinned, and one that does the same in
+    another place compiles slower kernels, no wrong ones. No other thread compiles meanwhile.
+    """
+    with global_compiler_lock:
+        counting, arrayobj.fix_integer_index = arrayobj.fix_integer_index, _plain_index
+        try:
+            yield
+        finally:
+            arrayobj.fix_integer_index = counting
+
+
+def _plain_index(context: Any, builder: Any, index_type: Any, index: Any, size: Any) -> Any:
+    return context.cast(builder, index, index_type, numba.types.intp)
 
 
 def _apply(check: Callable[[Any], bool], value: Any) -> bool:
@@ -116,7 +139,8 @@ class EntryPoint:
         """Load from the cache or compile; does nothing when that is done. Returns the callable."""
         if self._call is None:
             dispatcher = self._dispatcher
-            dispatcher.compile(self.signature())
+            with _plain_indices():
+                dispatcher.compile(self.signature())
             (compiled,) = dispatcher.overloads.values()
             self._machine_code = compiled.entry_point
             self._checks = [_check_for(expected) for expected in self.signature()]

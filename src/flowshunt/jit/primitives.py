@@ -58,6 +58,13 @@ def _lowest_bit_twin(value: Any) -> np.int64:
     return place
 
 
+def _copy_words_twin(target: Any, row: Any, source: Any, other: Any, n: Any) -> None:
+    _refuse_negative(row)
+    _refuse_negative(other)
+    for word in range(n):
+        target[row, word] = source[other, word]
+
+
 def _prefetch_twin(array: Any, index: Any, byte: Any) -> None:
     return
 
@@ -197,6 +204,27 @@ def _lowest_bit(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _copy_words(typing_context: Any, target: Any, row: Any, source: Any, other: Any, n: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte_pointer, word = ir.IntType(8).as_pointer(), ir.IntType(64)
+        pointers = []
+        for at in (0, 2):
+            array_type = signature.args[at]
+            struct = context.make_array(array_type)(context, builder, arguments[at])
+            indices = [arguments[at + 1], context.get_constant(types.intp, 0)]
+            pointer = cgutils.get_item_pointer(
+                context, builder, array_type, struct, indices, wraparound=False, boundscheck=False
+            )
+            pointers.append(builder.bitcast(pointer, byte_pointer))
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, byte_pointer, word, ir.IntType(1)])
+        copy = cgutils.get_or_insert_function(builder.module, kind, "llvm.memmove.p0.p0.i64")
+        builder.call(copy, [*pointers, builder.mul(arguments[4], word(8)), ir.IntType(1)(0)])
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _prefetch(typing_context: Any, array: Any, index: Any, byte: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -262,6 +290,11 @@ match_words = _choose(_match_words, _match_words_twin)
 
 The shift is unsigned, and `value` has no more bits than it leaves. Bit j of the result stands for word j; all are
 compared at once.
+"""
+copy_words = _choose(_copy_words, _copy_words_twin)
+"""`copy_words(target, row, source, other, n)`: the first n words of a row of an int64 (m, k) array to a row of another.
+
+All are read before one is written, which word by word the compiler could not do: the rows might overlap.
 """
 assume = _choose(_assume, _assume_twin)
 """`assume(condition)`: a promise to the compiler, which may build on it; checked by the twin."""

@@ -267,6 +267,14 @@ class Offload:
         """
         self._dispatcher.poll(now_ms)
 
+    def follow(self) -> None:
+        """Tell forwarders if tables, ports or stations have changed: no packet passes by what was before.
+
+        `poll` does so, too; this is for changes that are to hold before the next packet comes up. Cheap.
+        """
+        if self._installer is not None:
+            self._installer.follow_epoch()
+
     def synchronise(self) -> None:
         """Add all that was forwarded to the counters of connections, rules and stations (row E6).
 
@@ -280,6 +288,11 @@ class Offload:
     def synchronised_ms(self) -> int:
         """No counter is older than this time; 0: nothing was forwarded yet, or not everything was read once."""
         return 0 if self._installer is None else self._installer.accounting.synchronised_ms
+
+    def observe_paths(self, observer: Callable[[np.ndarray], None]) -> None:
+        """Have `observer` called with the paths that packets have shown (see `table.Paths.observe`)."""
+        if self._paths is not None:
+            self._paths.observe(observer)
 
     def keep_journal(self, journal: Journal | None) -> None:
         """Have `journal` called at each step of connections' lives (see `caller.Journal`); None: no more."""

@@ -114,6 +114,16 @@ REASONS = (
         "A group on its way chooses where its packets go, and counts them.",
         "Output to ports themselves in the rules that established connections meet.",
     ),
+    Reason(
+        "several-bridges",
+        "Several bridges track it, in the same zone.",
+        "Track it in one of them alone, or give each bridge a zone of its own.",
+    ),
+    Reason(
+        "no-device",
+        "A port on its way is no network device that the provider forwards between.",
+        "Use ports that are devices (type system); the host's own port and patch ports go the long way.",
+    ),
 )
 
 _BITS = 6

@@ -35,6 +35,7 @@ from flowshunt.packet.schema import (
     ETH_VLAN,
     HEADER_WORDS,
     KEY_WORDS,
+    MAX_TAGS,
     PACKET,
     VERDICT_OK,
     VERDICT_SHORT_ETHERNET,
@@ -51,7 +52,6 @@ from flowshunt.packet.schema import (
 from flowshunt.packet.transport import transport
 
 ETHERNET_SIZE = 14
-MAX_TAGS = 2
 
 _MIN_ETH_TYPE = 0x0600
 _SNAP_ETHERNET = 0xAAAA03000000

@@ -16,6 +16,8 @@ import numpy as np
 
 KEY_WORDS = 32
 HEADER_WORDS = 12
+MAX_TAGS = 2
+"""VLAN tags that have a place in the key."""
 
 W_ETH_DST = 0
 W_ETH_SRC = 1
@@ -93,6 +95,7 @@ FIELDS: dict[str, Field] = {
     **{f"reg{n}": Field(W_REG + n // 2, 32 - 32 * (n % 2), 32) for n in range(16)},
     **{f"xreg{n}": Field(W_REG + n, 0, 64) for n in range(8)},
     **{f"xxreg{n}": Field(W_REG + 2 * n, 0, 128) for n in range(4)},
+    "conj_id": Field(W_CT_L4, 0, 32),  # not 0 only while a table is looked up for a conjunction that was met
 }
 
 VLAN_PRESENT = 0x1000
@@ -201,6 +204,7 @@ TX = np.dtype(
         ("port", np.uint32),
         ("packet", np.int32),  # index in the batch
         ("source", np.uint8),  # 0: that of the batch; 1: the switch's own
+        ("cut", np.uint8),  # 1: bytes were cut off its end, so that nothing can be left to a device to compute
     ],
     align=True,
 )

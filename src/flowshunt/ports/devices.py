@@ -44,14 +44,14 @@ def look_up(name: str) -> Device:
     return Device(index, mtu, mac, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING))
 
 
-def set_up(name: str, mtu: int | None = None) -> None:
-    """Bring a device up, first giving it an MTU. Raises OSError."""
+def set_up(name: str, mtu: int | None = None, *, up: bool = True) -> None:
+    """Bring a device up, or down, first giving it an MTU. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         start = name.encode().ljust(NAME_SIZE, b"\0")
         if mtu is not None:
             fcntl.ioctl(control.fileno(), _SET_MTU, (start + struct.pack("@i", mtu)).ljust(_REQUEST_SIZE, b"\0"))
         flags = struct.unpack_from("@H", _ask(control, _GET_FLAGS, name))[0]
-        request = (start + struct.pack("@H", flags | _IFF_UP)).ljust(_REQUEST_SIZE, b"\0")
+        request = (start + struct.pack("@H", flags | _IFF_UP if up else flags & ~_IFF_UP)).ljust(_REQUEST_SIZE, b"\0")
         fcntl.ioctl(control.fileno(), _SET_FLAGS, request)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from flowshunt.ports.finishing import Finisher
 from flowshunt.ports.live import Frames, LiveBatch
 from flowshunt.ports.memory import Transmitted
 
@@ -17,8 +18,9 @@ class DummyPort:
     def __init__(self, in_port: int) -> None:
         self.in_port = in_port
         self.is_up = True
-        self.counters: dict[str, int] = {"tx_dropped": 0}
+        self.counters: dict[str, int] = {"tx_dropped": 0, "tx_errors": 0}
         self.transmitted: deque[Transmitted] = deque(maxlen=KEPT)
+        self._finisher = Finisher()
 
     def fileno(self) -> int:
         """Nothing comes by itself."""
@@ -32,13 +34,14 @@ class DummyPort:
         """Nothing was lent."""
 
     def send(self, frames: Frames) -> None:
-        """Keep copies, while the port is up."""
-        chosen = frames.to_port(self.in_port)
+        """Keep copies, as they would be on a wire, while the port is up."""
         if not self.is_up:
-            self.counters["tx_dropped"] += len(chosen)
+            self.counters["tx_dropped"] += len(frames.to_port(self.in_port))
             return
-        for n in chosen:
-            self.transmitted.append(Transmitted(frames.bytes_of(n), int(frames.tx["time_ns"][n])))
+        for finished in self._finisher(frames, self.in_port):
+            for n in range(len(finished.tx)):
+                self.transmitted.append(Transmitted(finished.bytes_of(n), int(finished.tx["time_ns"][n])))
+        self.counters["tx_errors"] = self._finisher.n_refused
 
     def close(self) -> None:
         """Nothing to give up."""

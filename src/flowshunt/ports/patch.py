@@ -8,7 +8,7 @@ import numpy as np
 
 from flowshunt.packet.schema import PACKET, Batch
 from flowshunt.ports.live import V_CHECKSUM_START, V_HEADER_SIZE, Frames, LiveBatch
-from flowshunt.ports.sending import link_size
+from flowshunt.ports.segments import link_size
 
 Deliver = Callable[[LiveBatch], bool]
 """Takes a batch to the other end; False: there is none."""
@@ -44,7 +44,7 @@ class PatchPort:
         packets["data"][1:] = np.cumsum(tx["length"][:-1])
         packets["time_ns"] = tx["time_ns"]
         for name in ("gso_size", "gso_type", "checksum"):
-            packets[name] = before[name]
+            packets[name] = np.where(tx["cut"], 0, before[name])
         vnet = moved(frames, tx)
         data = np.frombuffer(bytearray().join(copies), np.uint8)
         if not self._deliver(LiveBatch(Batch(data, packets), vnet)):
@@ -57,6 +57,7 @@ class PatchPort:
 def moved(frames: Frames, tx: np.ndarray) -> np.ndarray:
     """The virtio-net headers of frames: those they came with, moved by what was put in front of the checksum."""
     vnet: np.ndarray = frames.received.vnet[tx["packet"]].copy()
+    vnet[tx["cut"] != 0] = 0
     for row, record in zip(vnet, tx, strict=True):
         if row[V_CHECKSUM_START]:
             data = frames.tx_data if record["source"] else frames.received.batch.data

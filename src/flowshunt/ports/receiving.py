@@ -43,13 +43,16 @@ from flowshunt.ports.live import (
     VNET_SIZE,
     VNET_WORDS,
 )
-from flowshunt.ports.sending import link_size
+from flowshunt.ports.segments import link_size
 
 SLOT_SIZE = 2048
 LARGE_SIZE = 1 << 17
 """Room for one large packet: IP allows 64 kB, GSO packets of IPv6 may be larger but are not asked for."""
 HEADROOM = 64
 BATCH = 256
+
+IN_TAG = -1
+"""In place of a port's number: packets have theirs in a tag, which is not part of them; those without one are lost."""
 
 _SLOT_WORDS = SLOT_SIZE // 4
 _STATUS_USER = 1 << 0
@@ -65,7 +68,7 @@ N_TRUNCATED, N_LOST = range(len(RECEIVE_COUNTERS))
 RECEIVE_STATE = np.dtype(
     [
         ("fd", np.int64),
-        ("in_port", np.int64),
+        ("in_port", np.int64),  # or IN_TAG
         ("head", np.int64),  # first slot of the ring that was not given back
         ("taken", np.int64),  # slots behind it that the last batch lies in
         ("n_slots", np.int64),
@@ -154,13 +157,13 @@ def _checksum(r: Any, n: Any, at: Any) -> Any:
 
 
 @kernel
-def _fill(r: Any, n: Any, at: Any, length: Any, now_ns: Any) -> Any:
+def _fill(r: Any, n: Any, at: Any, length: Any, in_port: Any, now_ns: Any) -> Any:
     packets = r.packets
     packets["data"][n] = at
     packets["time_ns"][n] = now_ns
     packets["length"][n] = length
     packets["wire_length"][n] = length
-    packets["in_port"][n] = r.state["in_port"][0]
+    packets["in_port"][n] = in_port
     packets["gso_size"][n] = r.vnet[n, V_GSO_SIZE]
     packets["gso_type"][n] = np.int64(r.vnet[n, V_FLAGS]) >> 8
     packets["checksum"][n] = _checksum(r, n, at)
@@ -209,12 +212,18 @@ def receive_ring(r: Any, now_ns: Any) -> Any:
             _read_header(r, n, at)
         if length < 14:
             continue
-        if status & _STATUS_VLAN:
-            tag = np.int64(r.words[words + 6])
+        tag = np.int64(r.words[words + 6])
+        in_port = r.state["in_port"][0]
+        if in_port == IN_TAG:
+            if status & _STATUS_VLAN == 0:
+                r.counters[N_LOST] += 1
+                continue
+            in_port = tag & 0xFFFF
+        elif status & _STATUS_VLAN:
             tpid = (tag >> 16) & 0xFFFF if status & _STATUS_TPID else np.int64(ETH_VLAN)
             at = _insert_tag(r, n, at, tpid, tag & 0xFFFF)
             length += 4
-        _fill(r, n, at, length, now_ns)
+        _fill(r, n, at, length, in_port, now_ns)
         n += 1
     r.state["taken"][0] = taken
     return n
@@ -245,6 +254,6 @@ def read_frames(r: Any, now_ns: Any) -> Any:
         length = np.int64(readv(r.state["fd"][0], r.vector.ctypes.data, np.int64(2))) - VNET_SIZE
         if length < 14:
             break
-        _fill(r, n, at, length, now_ns)
+        _fill(r, n, at, length, r.state["in_port"][0], now_ns)
         n += 1
     return n

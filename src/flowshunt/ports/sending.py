@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowshunt.jit import by_reference, errno, kernel, load_be16, sendmmsg, writev
-from flowshunt.packet.schema import ETH_QINQ, ETH_QINQ_OLD, ETH_VLAN, PACKET, TX
+from flowshunt.jit import by_reference, errno, kernel, sendmmsg, writev
+from flowshunt.packet.schema import PACKET, TX
 from flowshunt.ports.live import (
     V_CHECKSUM_START,
     V_FLAGS,
@@ -18,6 +18,7 @@ from flowshunt.ports.live import (
     VNET_SIZE,
     VNET_WORDS,
 )
+from flowshunt.ports.segments import link_size
 
 MESSAGES = 256
 """Frames in one system call."""
@@ -67,18 +68,6 @@ def _example() -> tuple[Any, ...]:
 
 
 @kernel
-def link_size(data: Any, at: Any) -> Any:
-    """Bytes of the frame's Ethernet header and tags; the frame at data[at:] has at least 14."""
-    size = np.int64(14)
-    while at + size <= len(data):
-        kind = load_be16(data, at + size - 2)
-        if kind != ETH_VLAN and kind != ETH_QINQ and kind != ETH_QINQ_OLD:
-            break
-        size += 4
-    return size
-
-
-@kernel
 def _prepare(s: Any, j: Any, tx: Any, k: Any, data: Any, own: Any, packets: Any, vnet: Any) -> Any:
     """Fill in message j with frame k; a checksum that is still to be computed moves with the headers before it."""
     i = np.int64(tx["packet"][k])
@@ -89,7 +78,10 @@ def _prepare(s: Any, j: Any, tx: Any, k: Any, data: Any, own: Any, packets: Any,
     for word in range(VNET_WORDS):
         s.vnet[j, word] = vnet[i, word]
     s.vnet[j, V_FLAGS] = np.int64(vnet[i, V_FLAGS]) & ~VNET_CHECKSUM_VALID
-    if vnet[i, V_CHECKSUM_START] != 0:
+    if tx["cut"][k] != 0:
+        for word in range(VNET_WORDS):
+            s.vnet[j, word] = 0
+    elif vnet[i, V_CHECKSUM_START] != 0:
         growth = link_size(frame, at) - link_size(data, packets["data"][i])
         s.vnet[j, V_CHECKSUM_START] = (np.int64(vnet[i, V_CHECKSUM_START]) + growth) & 0xFFFF
         if vnet[i, V_HEADER_SIZE] != 0:

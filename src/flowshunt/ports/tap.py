@@ -45,7 +45,8 @@ class TapPort:
             set_up(device, mtu)
         except OSError as problem:
             self.close()
-            raise PortError(f"could not create internal port {device} ({problem.strerror})") from None
+            what = f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
+            raise PortError(f"could not create internal port {device} ({what})") from None
         self._receive = make_receive_arrays(np.zeros(N_PACKETS * LARGE_SIZE, np.uint8), self._fd, in_port, 0, N_PACKETS)
         self._send = make_send_arrays(1)
 

@@ -122,6 +122,19 @@ CT_STATE = struct.pack("!I", 0x0001D204)
 CT_MARK = struct.pack("!I", 0x0001D604)
 
 
+def multipath(fields: int, algorithm: int, last: int, packed: int, dest: bytes = REG0) -> bytes:
+    return nx(10, struct.pack("!HH2xHHI2xH", fields, 0, algorithm, last, 0, packed) + dest)
+
+
+def bundle(
+    subtype: int, algorithm: int, fields: int, *, kind: int = 2, n: int = 1, member: int = 1, packed: int = 0,
+    dest: bytes = bytes(4),
+) -> bytes:  # fmt: skip
+    return nx(
+        subtype, struct.pack("!HHHIHH", algorithm, fields, 0, kind, n, packed) + dest + struct.pack("!4xH", member)
+    )
+
+
 @pytest.mark.parametrize(
     ("version", "action", "error"),
     [
@@ -138,7 +151,26 @@ CT_MARK = struct.pack("!I", 0x0001D604)
         (4, standard(29, bytes(4)), "OFPBAC_BAD_TYPE"),
         (1, struct.pack("!HHI", 0xFFFF, 8, 0x2320), "OFPBAC_BAD_LEN"),
         (1, struct.pack("!HHI8x", 0xFFFF, 16, 0x1234), "OFPBAC_BAD_VENDOR"),
-        (1, nx(10, bytes(22)), "OFPBAC_BAD_VENDOR_TYPE"),
+        (1, nx(9, bytes(14)), "OFPBAC_BAD_VENDOR_TYPE"),
+        (4, nx(46, bytes(14)), "OFPBAC_BAD_VENDOR_TYPE"),
+        (1, nx(34, struct.pack("!BBI", 2, 2, 1)), "NXBAC_BAD_CONJUNCTION"),
+        (1, nx(34, struct.pack("!BBI", 0, 1, 1)), "NXBAC_BAD_CONJUNCTION"),
+        (1, nx(34, struct.pack("!BBI", 0, 65, 1)), "NXBAC_BAD_CONJUNCTION"),
+        (1, multipath(7, 0, 1, 31), "OFPBAC_BAD_ARGUMENT"),
+        (1, multipath(0, 4, 1, 31), "OFPBAC_BAD_ARGUMENT"),
+        (1, multipath(0, 0, 8, 2), "OFPBAC_BAD_ARGUMENT"),
+        (1, multipath(0, 0, 1, 31, CT_STATE), "OFPBAC_BAD_SET_ARGUMENT"),
+        (1, multipath(0, 0, 1, 63), "OFPBAC_BAD_SET_LEN"),
+        (1, bundle(12, 2, 0), "OFPBAC_BAD_ARGUMENT"),
+        (1, bundle(12, 0, 7), "OFPBAC_BAD_ARGUMENT"),
+        (1, bundle(12, 0, 0, kind=4), "OFPBAC_BAD_ARGUMENT"),
+        (1, bundle(12, 0, 0, n=5), "OFPBAC_BAD_LEN"),
+        (1, bundle(12, 0, 0, member=0xFF00), "OFPBAC_BAD_OUT_PORT"),
+        (1, bundle(12, 0, 0, packed=31), "NXBAC_MUST_BE_ZERO"),
+        (1, bundle(13, 0, 0, packed=14, dest=REG0), "OFPBAC_BAD_ARGUMENT"),
+        (1, bundle(13, 0, 0, packed=15, dest=CT_STATE), "OFPBAC_BAD_SET_ARGUMENT"),
+        (1, nx(39, struct.pack("!HI", 0xFFFB, 100)), "OFPBAC_BAD_OUT_PORT"),
+        (1, nx(39, struct.pack("!HI", 1, 13)), "OFPBAC_BAD_ARGUMENT"),
         (1, nx(999, b""), "OFPBAC_BAD_VENDOR_TYPE"),
         (1, struct.pack("!HHHH", 0, 8, 0xFFF0, 0), "OFPBAC_BAD_OUT_PORT"),
         (4, standard(0, struct.pack("!IH6x", 0x10000, 0)), "OFPBAC_BAD_OUT_PORT"),
@@ -289,7 +321,8 @@ def test_an_address_of_zeros_is_none() -> None:
 
 def test_enqueue_and_meter_have_their_own_ways() -> None:
     assert decode_actions(encode_actions((F.Enqueue(3, 4),), 1, IP), 1, IP) == (F.Enqueue(3, 4),)
-    assert decode_actions(encode_actions((F.Enqueue(3, 4),), 4, IP), 4, IP) == (F.SetQueue(4), F.Output(3))
+    later = (F.SetQueue(4), F.Output(3), F.SetQueue(None))
+    assert decode_actions(encode_actions((F.Enqueue(3, 4),), 4, IP), 4, IP) == later
     actions = (F.Meter(7), F.Output(1))
     for version in (4, 5, 6):
         assert decode_instructions(encode_instructions(actions, version, IP), 0, version, IP, 0) == actions

@@ -274,7 +274,7 @@ def test_a_connection_says_what_it_wants_to_be_told() -> None:
     connection = connected(5)
     assert connection.is_told("flow_removed", 2)
     connection.receive_data(message(5, 28, struct.pack("!HHIHHI", 5, 8, 0b1, 2, 8, 0)))
-    assert connection.next_event() is None
+    assert isinstance(connection.next_event(), Request)
     assert connection.is_told("flow_removed", 0) and not connection.is_told("flow_removed", 2)
     connection.role = "secondary"
     assert not connection.is_told("flow_removed", 0) and not connection.is_told("port_status", 0)
@@ -282,6 +282,15 @@ def test_a_connection_says_what_it_wants_to_be_told() -> None:
     assert connection.next_event() is None
     ((_, kind, xid, body),) = replies(connection)
     assert (kind, xid, len(body)) == (27, 3, 48)
+
+
+def test_packets_whose_ttl_ran_out_are_for_those_that_ask_for_them() -> None:
+    connection = connected(1)
+    assert not connection.is_told("packet_in", 2)
+    connection.hear_of_invalid_ttl(True)
+    assert connection.is_told("packet_in", 2) and connection.is_told("packet_in", 1)
+    connection.hear_of_invalid_ttl(False)
+    assert not connection.is_told("packet_in", 2) and connection.is_told("packet_in", 1)
 
 
 def test_a_request_in_very_many_parts_costs_what_its_bytes_cost() -> None:

@@ -162,6 +162,15 @@ def test_the_length_of_a_packet_is_checked() -> None:
     assert ports_of(through(switch, udp().payload(b"longer"))) == [2]
 
 
+def test_of_a_gso_packet_the_segments_are_checked() -> None:
+    switch = bridge("actions=check_pkt_larger(100)->NXM_NX_REG0[3],resubmit(,1)\ntable=1,reg0=8,actions=2")
+    packet = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").tcp(1, 2, ack=True).payload(1000)
+    for segment, larger in ((46, False), (47, True)):
+        batch = batch_of([packet], time_ns=BASE * 1_000_000)
+        batch.packets["gso_size"], batch.packets["gso_type"] = segment, 1
+        assert bool(len(switch.process(batch).tx)) == larger
+
+
 def test_exit_ends_tables_and_a_clone_ends_alone() -> None:
     switch = bridge("actions=clone(resubmit(,1),3),2,resubmit(,1),3\ntable=1,actions=1,exit,2")
     assert ports_of(through(switch, udp(), 3)) == [1, 2, 1]

@@ -25,6 +25,7 @@ from flowshunt.control.openflow import server as server_module
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
 from tests.control.openflow.wires import hello, message
+from tests.datapath.switches import send, udp
 
 OVS_OFCTL = shutil.which("ovs-ofctl")
 needs_ofctl = pytest.mark.skipif(OVS_OFCTL is None, reason="needs ovs-ofctl (Debian: openvswitch-common)")
@@ -241,10 +242,64 @@ def test_questions_about_the_switch(running: Running) -> None:
     assert "eviction=off" in running.ofctl("-OOpenFlow14", "dump-table-desc")
 
 
+LINKS = [
+    "tcp actions=multipath(eth_src,50,modulo_n,1,0,NXM_NX_REG0[])",
+    "udp actions=multipath(symmetric_l3l4+udp,1024,iter_hash,5,9,NXM_NX_REG1[0..7])",
+    "arp actions=bundle(symmetric_l4,60,active_backup,ofport,members:2,LOCAL)",
+    "rarp actions=bundle_load(nw_src,0,hrw,ofport,NXM_NX_REG0[],members:)",
+    "table=1, conj_id=7,ip actions=output(port=1,max_len=100)",
+    "table=1, priority=5,ip,nw_src=10.0.0.1 actions=conjunction(7,1/2),conjunction(8,64/64)",
+    "table=2, actions=set_queue:5,output:1,pop_queue,TABLE",
+]
+"""As the tool prints them for a real Open vSwitch 3.1, in all versions."""
+
+
+@needs_ofctl
+@pytest.mark.parametrize("version", ["10", "12", "13", "14", "15"])
+def test_what_chooses_among_links_is_listed_as_it_was_added(running: Running, version: str) -> None:
+    option = f"-OOpenFlow{version}"
+    running.ofctl(option, "add-flows", "-", text="\n".join(line.replace(" actions", ",actions") for line in LINKS))
+    assert sorted(line.replace("reset_counts ", "") for line in running.flows(option)) == sorted(LINKS)
+
+
+@needs_ofctl
+@pytest.mark.parametrize("version", ["10", "13", "15"])
+def test_ports_are_configured(running: Running, version: str) -> None:
+    option = f"-OOpenFlow{version}"
+    brought: list[tuple[str, bool]] = []
+    for word in ("no-receive", "no-forward", "no-packet-in", *(("no-flood",) if version == "10" else ())):
+        running.ofctl(option, "mod-port", "p0", word)
+    shown = running.ofctl(option, "show")
+    names = "NO_RECV NO_FLOOD NO_FWD NO_PACKET_IN" if version == "10" else "NO_RECV NO_FWD NO_PACKET_IN"
+    assert re.search(rf"1\(p0\):.*\n +config: +{names}\n", shown)
+    assert re.search(r"2\(p1\):.*\n +config: +0\n", shown)
+    assert "OFPT_ERROR" in running.ofctl(option, "mod-port", "p0", "down", check=False)
+    running.service.bring_up = lambda name, up: brought.append((name, up))
+    running.ofctl(option, "mod-port", "p0", "down")
+    assert brought == [("p0", False)]
+    running.ofctl(option, "mod-port", "p0", "receive")
+    assert "NO_RECV" not in running.ofctl(option, "show")
+
+
+@needs_ofctl
+def test_what_is_flooded_passes_over_ports_that_say_so(running: Running) -> None:
+    running.do(lambda: running.switch.add_port("p2", 3))
+    running.ofctl("add-flow", "actions=flood")
+    running.ofctl("mod-port", "p1", "no-flood")
+    assert [frame.port for frame in send(running.switch.datapath, udp(), in_port=1)] == [0xFFFE, 3]
+    running.ofctl("mod-port", "p1", "flood")
+    assert sorted(frame.port for frame in send(running.switch.datapath, udp(), in_port=1)) == [2, 3, 0xFFFE]
+
+
 @needs_ofctl
 def test_what_the_switch_lacks_is_refused_and_said(running: Running) -> None:
     for arguments, error in (
-        (("add-flow", "actions=multipath(eth_src,50,modulo_n,1,0,NXM_NX_REG0[])"), "OFPBAC_BAD_VENDOR_TYPE"),
+        (("add-flow", "actions=set_tunnel:5,output:1"), "OFPBAC_BAD_VENDOR_TYPE"),
+        (("add-flow", "tun_id=5,actions=output:1"), "OFPBMC_BAD_FIELD"),
+        (("-OOpenFlow15", "add-flow", "actions=set_field:1.1.1.1->tun_dst,1"), "OFPBAC_BAD_SET_TYPE"),
+        (("add-flow", "actions=decap()"), "OFPBAC_BAD_VENDOR_TYPE"),
+        (("add-flow", "actions=sample(probability=1)"), "OFPBAC_BAD_VENDOR_TYPE"),
+        (("add-flow", "table=254,actions=output:1"), "OFPBRC_EPERM"),
         (("-OOpenFlow13", "add-flow", "actions=push_mpls:0x8847,1"), "OFPBAC_BAD_TYPE"),
         (("-OOpenFlow13", "add-flow", "actions=encap(nsh(md_type=1)),2"), "OFPBAC_BAD_VENDOR_TYPE"),
         (("-OOpenFlow13", "add-flow", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),

@@ -463,6 +463,118 @@ def test_connections_are_flushed_by_zone_and_by_tuple(service: Service, switch: 
     assert talk.errors() == []
 
 
+def tuple_of(*fields: tuple[int, bytes]) -> bytes:
+    """The original tuple of a flush on the wire."""
+    inner = b"".join(
+        struct.pack("!HH", kind, 4 + len(value)) + value + bytes(-(4 + len(value)) % 8) for kind, value in fields
+    )
+    return struct.pack("!HH4x", 0, 8 + len(inner)) + inner
+
+
+def test_a_whole_tuple_names_its_connection_from_either_side(service: Service, switch: Switch) -> None:
+    switch.add_flows("udp,tp_dst=81,actions=ct(commit,zone=3),2\nip,actions=ct(commit),2\n")
+    for port in (80, 81):
+        switch.process(batch_of([Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1000, port).bytes()]))
+    talk = Talk(service)
+    mapped = bytes(10) + b"\xff\xff"
+
+    def flush(source: bytes, destination: bytes, sport: int, dport: int, zone: bytes = b"") -> list[int]:
+        ports = struct.pack("!H", sport), struct.pack("!H", dport)
+        fields = ((0, mapped + source), (1, mapped + destination), (2, ports[0]), (3, ports[1]))
+        talk.say(message(4, 4, struct.pack("!IIB7x", 0x2320, 32, 17) + tuple_of(*fields) + zone))
+        return [one.original.destination_port for one in switch.tracker.connections()]
+
+    client, server = b"\x0a\0\0\1", b"\x0a\0\0\2"
+    assert sorted(flush(server, client, 81, 1000)) == [80, 81]  # without a zone, zone 0 is meant
+    assert flush(server, client, 80, 1000) == [81]
+    assert flush(client, server, 1000, 81, struct.pack("!HHH2x", 2, 6, 3)) == []
+    assert talk.errors() == []
+
+
+def test_a_ping_is_flushed_as_the_tool_says_it(service: Service, switch: Switch) -> None:
+    """It writes zeros into the reply tuple, too, of which nothing is said."""
+    switch.add_flows("icmp,actions=ct(commit),2\n")
+    for number in (7, 8):
+        switch.process(batch_of([Packet().eth().ipv4("10.0.0.1", "10.0.0.2").icmp(id=number).bytes()]))
+    talk = Talk(service)
+
+    def icmp(number: int, kind: int) -> tuple[tuple[int, bytes], ...]:
+        return (4, struct.pack("!H", number)), (5, bytes((kind,))), (6, b"\0")
+
+    mapped = bytes(10) + b"\xff\xff\x0a\0\0"
+    original = tuple_of((0, mapped + b"\1"), (1, mapped + b"\2"), *icmp(7, 8))
+    reply = b"\0\1" + tuple_of(*icmp(0, 0))[2:]
+    talk.say(message(4, 4, struct.pack("!IIB7x", 0x2320, 32, 1) + original + reply))
+    assert [one.original.icmp_id for one in switch.tracker.connections()] == [8]
+    assert talk.errors() == []
+
+
+@pytest.mark.parametrize(
+    ("properties", "left"),
+    [
+        (struct.pack("!HHI", 3, 8, 0xAA), {81}),
+        (struct.pack("!HHIHHI", 3, 8, 2, 4, 8, 2), {81}),
+        (struct.pack("!HH16s4x", 5, 20, (0xAA << 32).to_bytes(16, "big")), {80}),
+        (struct.pack("!HH16s4x", 5, 20, (2 << 32).to_bytes(16, "big"))
+         + struct.pack("!HH16s4x", 6, 20, (2 << 32).to_bytes(16, "big")), {80}),
+        (struct.pack("!HHI", 3, 8, 0xAB), {80, 81}),
+    ],
+)  # fmt: skip
+def test_connections_are_flushed_by_mark_and_label(
+    service: Service, switch: Switch, properties: bytes, left: set[int]
+) -> None:
+    switch.add_flows(
+        "udp,tp_dst=80,actions=ct(commit,exec(set_field:0xaa->ct_mark)),2\n"
+        "udp,tp_dst=81,actions=ct(commit,exec(set_field:0xaa00000000->ct_label)),2\n"
+    )
+    for port in (80, 81):
+        switch.process(batch_of([Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1000, port).bytes()]))
+    talk = Talk(service)
+    talk.say(message(4, 4, struct.pack("!IIB7x", 0x2320, 32, 0) + properties))
+    assert {one.original.destination_port for one in switch.tracker.connections()} == left
+    assert talk.errors() == []
+
+
+def test_a_packet_whose_ttl_runs_out_goes_to_those_that_want_it(service: Service, switch: Switch) -> None:
+    """By a flag of the configuration before OpenFlow 1.3, by the reasons that a controller wants from then on."""
+    switch.add_flows("table=0,ip,actions=resubmit(,4)\ntable=4,ip,actions=dec_ttl,2\n")
+    frame = Packet().eth().ipv4("10.0.0.1", "10.0.0.2", ttl=1).udp(1000, 80).bytes()
+    old, new = Talk(service, 1), Talk(service, 4)
+
+    def told() -> tuple[list[int], list[int]]:
+        switch.process(batch_of([frame], in_port=1))
+        service.deliver_events()
+        heard = [[kind for _, kind, _, _ in replies(talk.connection)] for talk in (old, new)]
+        return heard[0], heard[1]
+
+    assert told() == ([], [])
+    assert switch.statistics()["punted"] == 0
+    old.say(message(1, 9, struct.pack("!HH", 4, 128)) + message(1, 7))
+    ((_, kind, _, body),) = replies(old.connection)
+    assert (kind, body) == (8, struct.pack("!HH", 4, 128))
+    new.say(message(4, 9, struct.pack("!HH", 4, 128)))
+    assert [found[1:] for found in new.errors()] == [(10, 0)]
+    assert told() == ([10], [])
+    old.say(message(1, 9, struct.pack("!HH", 0, 128)))
+    new.say(message(4, 28, struct.pack("!6I", 7, 0, 7, 7, 7, 7)))
+    switch.process(batch_of([frame], in_port=1))
+    (event,) = service.events.take()
+    assert (event.reason, event.message.table) == (2, 4)
+    new.say(message(4, 28, struct.pack("!6I", 3, 0, 7, 7, 7, 7)))
+    assert told() == ([], [])
+
+
+def test_an_invalid_packet_tells_its_type_with_its_state(service: Service, switch: Switch) -> None:
+    switch.add_flows("table=0,ip,actions=ct(table=1)\ntable=1,ct_state=+inv,actions=controller\n")
+    talk = Talk(service, 1)
+    talk.say(message(1, 4, struct.pack("!III", 0x2320, 16, 2)))
+    error = Packet().eth().ipv4("10.0.0.3", "10.0.0.1").icmp(3, 3).payload(bytes(28)).bytes()
+    switch.process(batch_of([error], in_port=1))
+    (event,) = service.events.take()
+    said = {name: value for name, value, _ in event.message.metadata}
+    assert said == {"ct_state": 0x30, "eth_type": 0x0800, "in_port": 1}
+
+
 def test_the_map_of_tunnel_options_is_kept(service: Service) -> None:
     talk = Talk(service)
 

@@ -29,6 +29,7 @@ class Lab:
         self.node = Node(directory, open_port=lambda info: (open_device if info.type == "vxlan" else open_dummy)(info))
         self.service = Service(self.node, self.remote, iface_types=("dummy", "internal", "patch", "system"))
         self._database: asyncio.subprocess.Process | None = None
+        self.schema = SCHEMA
 
     async def tool(self, *arguments: str, check: bool = True) -> str:
         environment = {**os.environ, "OVS_RUNDIR": str(self.directory), "OVS_SYSLOG_METHOD": "null"}
@@ -49,7 +50,7 @@ class Lab:
     async def start_database(self) -> None:
         path = self.directory / "conf.db"
         if not path.exists():
-            await self.tool("ovsdb-tool", "create", str(path), str(SCHEMA))
+            await self.tool("ovsdb-tool", "create", str(path), str(self.schema))
         self._database = await asyncio.create_subprocess_exec(
             "ovsdb-server", str(path), f"--remote=p{self.remote}", "-vconsole:off",
             f"--unixctl={self.directory}/db.ctl",
@@ -86,11 +87,12 @@ async def until(check: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> 
     raise AssertionError("it did not come about")
 
 
-def run(directory: Path, work: Callable[[Lab], Awaitable[None]]) -> None:
+def run(directory: Path, work: Callable[[Lab], Awaitable[None]], schema: Path = SCHEMA) -> None:
     """Run a coroutine function with a lab that is taken down afterwards."""
 
     async def whole() -> None:
         lab = Lab(directory)
+        lab.schema = schema
         await lab.start_database()
         await lab.node.start()
         following = asyncio.create_task(lab.service.run())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowshunt.conntrack.states import CS_HELD, CS_INVALID, CS_NEW, CS_TRACKED
 from flowshunt.datapath.fragments import schema as G
-from flowshunt.datapath.fragments.schema import FragmentSettings
+from flowshunt.datapath.fragments.schema import PROFILES, FragmentSettings
 from tests.builders import Packet
 from tests.builders.fragments import fragment, fragments, read, whole
 from tests.datapath.fragments.books import check_books
 from tests.datapath.fragments.naive import NaiveFragments
-from tests.datapath.fragments.switches import START_MS, fates, moved, play, tracking, udp4, udp6
+from tests.datapath.fragments.switches import NO_MINIMUM, START_MS, fates, moved, play, tracking, udp4, udp6
 
 INVALID = ("output", CS_INVALID | CS_TRACKED)
 NEW = ("output", CS_NEW | CS_TRACKED)
@@ -106,6 +109,17 @@ def test_a_datagram_that_is_too_long_with_its_headers_is_refused(family: str) ->
     assert fates(datapath, *frames, part(64_000, 65_528, False)) == [HELD] * 4 + [INVALID]
     assert moved(datapath, family) == {"accepted": 5, "dropped": 5, "too-long": 1}
     check_books(datapath)
+
+
+@pytest.mark.parametrize(("headers", "packet"), [(14 + 20, udp4), (14 + 40 + 8, udp6)], ids=["ipv4", "ipv6"])
+def test_a_datagram_that_makes_too_long_a_frame_is_refused(headers: int, packet: Callable[[int], Packet]) -> None:
+    """As in Open vSwitch, where the link's header counts, and that of IPv6 fragments."""
+    settings = replace(NO_MINIMUM, max_frame=3000)
+    for size, outcome in ((3000 - headers - 8, NEW), (3000 - headers - 7, INVALID)):
+        datapath = tracking(settings=settings)
+        assert fates(datapath, *fragments(packet(size), [1000, 2000]))[-1] == outcome
+        assert sum(datapath.fragments.too_long()) == (outcome == INVALID)
+    assert (PROFILES["default"].max_frame, PROFILES["linux"].max_frame) == (65535, None)
 
 
 def test_a_header_with_a_wrong_checksum_is_refused_unless_checksums_are_not_verified() -> None:

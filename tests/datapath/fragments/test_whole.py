@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowshunt.conntrack.states import CS_ESTABLISHED, CS_HELD, CS_INVALID, CS_NEW, CS_REPLY, CS_TRACKED
+from flowshunt.datapath.fragments.schema import PROFILES
 from flowshunt.datapath.tables import Datapath
 from flowshunt.packet.schema import Batch
 from flowshunt.rules.openflow import flow as F
@@ -87,7 +88,7 @@ def test_a_tcp_header_cut_in_two_is_read() -> None:
 
 
 def test_a_datagram_of_the_greatest_length() -> None:
-    datapath = tracking()
+    datapath = tracking(settings=PROFILES["linux"])
     for packet in (udp4(65535 - 28), udp6(65535 - 8)):
         frames = fragments_of_size(packet, 1500)
         sent = play(datapath, *frames)

@@ -119,3 +119,15 @@ def test_a_station_that_moved_away_is_left_alone() -> None:
     account(lab, there)
     ages = {station.port: station.age_ms for station in lab.switch.datapath.ports.stations(lab.now_ms)}
     assert ages[3] == 10_000
+
+
+def test_a_sender_behind_an_access_port_stays_known_in_its_vlan() -> None:
+    lab = Lab(C1)
+    lab.switch.datapath.ports.set_vlans(1, "access", 5)
+    lab.switch.datapath.ports.set_vlans(2, "access", 5)
+    Talk(lab).run()
+    there, _ = lab.take()
+    lab.now_ms += 10_000
+    account(lab, there)
+    ages = {station.port: (station.vlan, station.age_ms) for station in lab.switch.datapath.ports.stations(lab.now_ms)}
+    assert ages == {1: (5, 0), 2: (5, 10_000)}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flowshunt.base.errors import UsageError
 from flowshunt.config.model import Config, TrackerSection
 from flowshunt.datapath.program import PUNT_ACTION, Assembler, CompiledRule
 from flowshunt.datapath.schema import make_ports
@@ -25,6 +26,7 @@ CHANGES: dict[str, Callable[[Lab], object]] = {
     "a port comes": lambda lab: lab.switch.add_port("new"),
     "a port goes": lambda lab: lab.switch.datapath.ports.remove(3),
     "ports are configured": lambda lab: lab.switch.datapath.ports.configure(age_ms=5000),
+    "a port gets an MTU": lambda lab: lab.switch.datapath.ports.set_mtu(2, 1500),
     "stations are flushed": lambda lab: lab.switch.datapath.ports.flush_stations(),
     "the tracker is configured": lambda lab: lab.switch.configure(
         replace(Config(), tracker=replace(TrackerSection(), max_connections=1000, liberal=True))
@@ -69,6 +71,23 @@ def test_equal_paths_are_told_again_in_the_next_epoch() -> None:
     assert [r["path"].tobytes() for r in second] == [r["path"].tobytes() for r in first]
     assert [int(r["chain"]) for r in second] == [int(r["chain"]) for r in first]
     assert {int(r["epoch"]) for r in second} == {lab.paths.epoch} and int(first[0]["epoch"]) < lab.paths.epoch
+
+
+def test_a_path_has_the_mtu_of_the_port_that_it_leads_to() -> None:
+    lab = Lab(through(EST))
+    lab.switch.datapath.ports.set_mtu(1, 9000)
+    lab.switch.datapath.ports.set_mtu(2, 70_000)
+    talk = Talk(lab).run()
+    assert {int(r["path"]["out_port"]): int(r["path"]["mtu"]) for r in lab.take()} == {1: 9000, 2: 0xFFFF}
+    before = lab.paths.epoch
+    lab.switch.datapath.ports.set_mtu(1, 9000)
+    assert lab.paths.epoch == before
+    lab.switch.datapath.ports.set_mtu(1, None)
+    talk.send(0)
+    talk.send(1)
+    assert {int(r["path"]["out_port"]): int(r["path"]["mtu"]) for r in lab.take()} == {1: 0, 2: 0xFFFF}
+    with pytest.raises(UsageError, match="no port number 9"):
+        lab.switch.datapath.ports.set_mtu(9, 1500)
 
 
 def test_a_path_is_told_again_after_a_while() -> None:
@@ -260,3 +279,18 @@ def test_stations_that_were_used_elsewhere_are_not_silent() -> None:
     lab.now_ms += 10_500
     assert [port for port, _ in talk.send(0)] == [2]
     assert lab.paths.epoch == before and asked == [lab.now_ms]
+
+
+def test_a_port_of_a_bundle_that_goes_down_begins_an_epoch() -> None:
+    rules = through(
+        "table=1,ct_state=+est,ip,in_port=1,actions=bundle(eth_src,0,active_backup,ofport,members:3,2)\n"
+        "table=1,ct_state=+est,ip,in_port=2,actions=1"
+    )
+    lab = Lab(rules, ports=("p0", "p1", "p2"))
+    talk = Talk(lab).run()
+    assert {int(record["path"]["out_port"]) for record in lab.take()} == {3, 1}
+    epoch = lab.paths.epoch
+    lab.switch.datapath.ports.set_up(3, False)
+    assert lab.paths.epoch > epoch
+    assert [port for port, _ in talk.send(0)] == [2]
+    assert [int(record["path"]["out_port"]) for record in lab.take()] == [2]

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 import pytest
 
 from flowshunt.datapath.paths import records as R
-from tests.datapath.paths.conversation import C1, CLIENT_MAC, SERVER_MAC, Lab, Talk
+from flowshunt.packet.schema import VLAN_PRESENT
+from tests.datapath.paths.conversation import C1, CLIENT_MAC, SERVER_MAC, Lab, Talk, verdict
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
 C3 = """
@@ -104,3 +105,34 @@ def test_what_is_flooded_has_no_path_until_the_station_is_learned() -> None:
     talk.send(0)
     talk.send(1)
     assert lab.verdicts() == ["none", "none"]
+
+
+def test_the_paths_between_an_access_port_and_a_trunk() -> None:
+    lab = Lab()
+    lab.switch.datapath.ports.set_vlans(1, "access", 5)
+    lab.switch.datapath.ports.set_vlans(2, "trunk")
+    there = Talk(lab)
+    back = Talk(lab, vlan=5)
+    there.send(0, syn=True, ack=False, seq=1, ack_number=0)
+    back.send(1, syn=True, seq=100)
+    there.send(0)
+    back.send(1)
+    forth, reply = lab.take()
+    assert [verdict(forth), verdict(reply)] == ["none", "none"]
+    assert (forth["path"]["flags"], reply["path"]["flags"]) == (R.REWRITE_VLAN, R.REWRITE_VLAN)
+    assert (forth["path"]["vlan_tci"], forth["path"]["new_vlan_tci"]) == (0, VLAN_PRESENT | 5)
+    assert (reply["path"]["vlan_tci"], reply["path"]["new_vlan_tci"]) == (VLAN_PRESENT | 5, 0)
+    stations = [(station.port, station.vlan) for station in lab.switch.datapath.ports.stations(lab.now_ms)]
+    assert sorted(stations) == [(1, 5), (2, 5)]
+
+
+def test_a_second_tag_that_a_tunnel_port_adds_is_never_of_a_path() -> None:
+    lab = Lab()
+    lab.switch.datapath.ports.set_vlans(1, "dot1q-tunnel", 100)
+    lab.switch.datapath.ports.set_vlans(2, "dot1q-tunnel", 100)
+    Talk(lab, vlan=5).run()
+    assert lab.verdicts() == ["none", "none"], "between two of them customers' tags are not touched"
+    lab.switch.datapath.ports.set_vlans(2, "trunk")
+    lab.now_ms += 10_000
+    lab.send(1, Talk(lab, vlan=5).packet(0))
+    assert lab.verdicts() != ["none"]

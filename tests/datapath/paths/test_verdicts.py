@@ -24,8 +24,24 @@ def both(actions: str) -> str:
     )
 
 
+CONJUNCTION = """table=1,priority=7,ip,ct_state=+trk+est,actions=conjunction(1,1/2)
+table=1,priority=7,ip,in_port=1,actions=conjunction(1,2/2)
+table=1,priority=7,ip,in_port=2,actions=conjunction(1,2/2)
+table=1,conj_id=1,ip,in_port=1,actions=2
+table=1,conj_id=1,ip,in_port=2,actions=1"""
+
 FIT = {
     "plain rules": EST,
+    "a conjunction": CONJUNCTION,
+    "a TTL rule beside the clauses of another table": CONJUNCTION
+    + "\ntable=2,ip,nw_ttl=9,actions=drop\ntable=2,ip,actions=conjunction(1,1/2)",
+    "one of several links": both("multipath(symmetric_l4,0,hrw,8,0,reg0[0..7]),OUT"),
+    "a link that decides which rule comes next": both("multipath(symmetric_l3,0,modulo_n,1,0,reg0[]),resubmit(,2)")
+    + "\ntable=2,reg0=0,in_port=1,actions=2\ntable=2,reg0=0,in_port=2,actions=1",
+    "a bundle": both("bundle(eth_src,0,active_backup,ofport,members:9,OUT)"),
+    "the port that bundle_load names": both(
+        "bundle_load(eth_src,0,hrw,ofport,reg3[],members:OUT),output:NXM_NX_REG3[]"
+    ),
     "a TTL rule of lower priority": EST + "\ntable=1,priority=99,ip,nw_ttl=1,actions=drop",
     "a TTL rule for new connections": EST + "\ntable=1,priority=200,ip,ct_state=+new,nw_ttl=64,actions=drop",
     "a TTL rule for another port": EST + "\ntable=1,priority=200,ip,in_port=9,nw_ttl=64,actions=drop",
@@ -95,6 +111,12 @@ VARYING = {
         both("resubmit(77,2),OUT") + "\ntable=2,ip,in_port=77,nw_ttl=2,actions=drop",
     ),
     "TTL copied into a register": ("nw_ttl", both("move:NXM_NX_IP_TTL[]->NXM_NX_REG0[0..7],OUT")),
+    "TTL beside clauses of a conjunction": (
+        "nw_ttl",
+        CONJUNCTION + "\ntable=1,priority=1,ip,nw_ttl=9,actions=drop",
+    ),
+    "a clause on TTL": ("nw_ttl", CONJUNCTION + "\ntable=1,priority=7,ip,nw_ttl=9,actions=conjunction(9,1/2)"),
+    "TOS beside clauses": ("nw_tos", CONJUNCTION + "\ntable=1,priority=1,ip,nw_tos=8,actions=drop"),
     "TTL with the TOS that it has": ("nw_ttl", EST + "\ntable=1,priority=200,ip,nw_tos=0,nw_ttl=9,actions=drop"),
 }
 
@@ -104,6 +126,7 @@ UNFIT = {
     "none": ("multiple-outputs", both("drop")),
     "only in a clone, and on": ("multiple-outputs", both("clone(OUT),OUT")),
     "a TTL that is set": ("rewrite", both("mod_nw_ttl:64,OUT")),
+    "a part of the packet": ("rewrite", both("output(port=OUT,max_len=99)")),
     "a second tag": ("rewrite", both("push_vlan:0x8100,push_vlan:0x8100,OUT")),
     "TTL decremented in a copy only": ("rewrite", both("clone(dec_ttl),OUT")),
 }
@@ -210,6 +233,15 @@ def test_a_tag_that_stays() -> None:
     lab = Lab(through(EST))
     Talk(lab, vlan=9).run()
     assert [(int(r["path"]["vlan_tci"]), int(r["path"]["flags"])) for r in lab.take()] == [(0x1009, 0)] * 2
+
+
+def test_a_tag_that_is_taken_off_and_put_on_again_is_a_change_of_its_type() -> None:
+    lab = Lab(through(both("strip_vlan,push_vlan:0x8100,set_field:9->vlan_vid,OUT")))
+    Talk(lab, vlan=9).run()
+    for record in lab.take():
+        path = record["path"]
+        assert (path["flags"], path["vlan_tci"]) == (R.REWRITE_VLAN, 0x1009)
+        assert (path["new_vlan_tci"], path["new_vlan_tpid"]) == (0x1009, 0x8100)
 
 
 def test_a_second_tag_is_never_of_a_path() -> None:

@@ -11,6 +11,7 @@ from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import ETH_ARP, ETH_IPV4, ETH_IPV6, FIELDS, VLAN_PRESENT
 from flowshunt.rules.openflow import flow as flows
 from flowshunt.rules.openflow.flow import Flow, SetField, Subfield
+from flowshunt.rules.openflow.links import ALGORITHMS, HASH_FIELDS, MAX_LINKS, MEMBER_ALGORITHMS
 
 FAMILIES = {
     "any": (None, None),
@@ -162,6 +163,29 @@ def nats(draw: st.DrawFn, eth_type: int | None) -> Nat:
     )  # fmt: skip
 
 
+@st.composite
+def links(draw: st.DrawFn, dests: st.SearchStrategy[Subfield]) -> flows.Action:
+    """A multipath or a bundle."""
+    fields, basis = draw(st.sampled_from(HASH_FIELDS)), draw(st.integers(0, 0xFFFF))
+    members = st.lists(st.one_of(st.integers(0, 0xFEFF), st.integers(0xFFF8, 0xFFFF)), max_size=5).map(tuple)
+    kind = draw(st.integers(0, 2))
+    if kind == 0:
+        return flows.Bundle(fields, basis, draw(st.sampled_from(MEMBER_ALGORITHMS)), draw(members))
+    dest = draw(dests.filter(lambda part: part.width <= 64))
+    if kind == 1 and dest.width >= 16:
+        return flows.Bundle(fields, basis, draw(st.sampled_from(MEMBER_ALGORITHMS)), draw(members), dest)
+    n_links = draw(st.integers(1, min(1 << dest.width, MAX_LINKS)))
+    argument = draw(st.integers(0, 0xFFFFFFFF))
+    return flows.Multipath(fields, basis, draw(st.sampled_from(ALGORITHMS)), n_links, argument, dest)
+
+
+def conjunctions() -> st.SearchStrategy[tuple[flows.Action, ...]]:
+    """A list of actions that makes a flow a clause."""
+    sizes = st.integers(2, 64).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n)))
+    one = st.builds(lambda number, size: flows.Conjunction(number, *size), st.integers(0, 0xFFFFFFFF), sizes)
+    return st.lists(one, min_size=1, max_size=5).map(tuple)
+
+
 @cache
 def actions(family: str) -> st.SearchStrategy[flows.Action]:
     """Any action that may stand anywhere in the list of a flow of the family."""
@@ -176,7 +200,16 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         st.integers(0, 7).map(lambda v: SetField(Subfield("vlan_tci", 12, 4), v << 1 | 1, 0xF)),
     )
     simple = st.sampled_from(
-        [flows.Normal(), flows.Flood(), flows.All(), flows.InPort(), flows.Local(), flows.PopVlan(), flows.DecTtl()]
+        [
+            flows.Normal(),
+            flows.Flood(),
+            flows.All(),
+            flows.ToTable(),
+            flows.InPort(),
+            flows.Local(),
+            flows.PopVlan(),
+            flows.DecTtl(),
+        ]
     )
     found = [
         simple,
@@ -189,6 +222,9 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         st.builds(flows.Resubmit, st.none(), tables),
         st.sampled_from((0x8100, 0x88A8)).map(flows.PushVlan),
         st.binary(max_size=20).map(flows.Note),
+        st.builds(flows.OutputTruncated, st.one_of(ports, st.sampled_from((0xFFF8, 0xFFFE))), st.integers(14, 1 << 31)),
+        st.builds(flows.SetQueue, st.none() | st.integers(0, 0xFFFFFFFF)),
+        links(dests),
     ]
     if family not in ("arp", "rarp", "lldp"):
         nat = st.none() | nats(FAMILIES[family][0])
@@ -219,6 +255,8 @@ def whole_flows(draw: st.DrawFn) -> Flow:
         some.append(flows.GotoTable(draw(st.integers(table + 1, 254))))
     numbers = st.integers(0, 0xFFFF)
     flags = st.frozensets(st.sampled_from(("send_flow_rem", "check_overlap", "reset_counts", "no_packet_counts")))
+    if draw(st.integers(0, 9)) == 0:
+        some = list(draw(conjunctions()))
     return Flow(
         match=match,
         actions=tuple(some),

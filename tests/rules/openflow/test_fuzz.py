@@ -18,7 +18,9 @@ PIECES = [
     *USER_FIELDS, *PROTOCOLS, "actions=", "action", "ct(", "commit", "exec(", "zone=", "clone(", "set_field:", "load:",
     "move:", "->", "[", "]", "[0..3]", "(", ")", ",", " ", "=", ":", "/", "\t", "\r", "\n", "#", '"', "0x", "-1",
     "1.2.3.4", "::1", "1:2:3:4:5:6", "0", "5", "65535", "99999999999999999999", "+trk", "-new", "|", "drop", "note:",
-    "resubmit(", "table=", "cookie=", "mod_nw_src:", "output:", "²", "\0", "\ud800", "é", "\x1b[31m",
+    "resubmit(", "table=", "cookie=", "mod_nw_src:", "output:", "conjunction(", "1/2", "multipath(", "bundle(",
+    "bundle_load(", "members:", "eth_src", "hrw", "ofport", "output(port=", "max_len=",
+    "²", "\0", "\ud800", "é", "\x1b[31m",
 ]  # fmt: skip
 COMMANDS = ("add", "mod", "mod_strict", "del", "del_strict")
 

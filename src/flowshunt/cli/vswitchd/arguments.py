@@ -13,7 +13,7 @@ _IGNORED = frozenset(
     (
         "monitor", "mlockall", "disable-system", "disable-system-route", "no-self-confinement", "hw-rawio-access",
         "private-key", "certificate", "ca-cert", "bootstrap-ca-cert", "peer-ca-cert", "ssl-protocols", "ssl-ciphers",
-        "ssl-ciphersuites", "syslog-method", "syslog-target", "user", "record", "replay",
+        "ssl-ciphersuites", "syslog-method", "syslog-target", "record", "replay",
     )
 )  # fmt: skip
 """Flags that are taken and change nothing."""
@@ -49,6 +49,8 @@ class Options:
     unixctl: Path | None = None
     """None: the name that goes with the process number."""
     has_unixctl: bool = True
+    user: str | None = None
+    """Whom to be: USER, USER:GROUP or :GROUP."""
     dummy: str | None = None
     """A level of DUMMY_LEVELS; None: no dummy ports."""
     shows: str | None = None
@@ -116,6 +118,7 @@ def _take(options: Options, name: str, value: str | None, waiting: list[str], lo
         "pidfile": lambda: _set(options, "pid_file", options.rundir / (value or f"{PROGRAM}.pid")),
         "log-file": lambda: _set(options, "log_file", logdir / (value or f"{PROGRAM}.log")),
         "verbose": lambda: options.verbose.append(value or ""),
+        "user": lambda: _set(options, "user", value),
         "unixctl": lambda: _set_unixctl(options, value or ""),
         "enable-dummy": lambda: _set_dummy(options, value or ""),
         "detach": lambda: _set(options, "detaches", True),

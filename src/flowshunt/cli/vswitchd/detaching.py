@@ -78,13 +78,43 @@ class PidFile:
         except OSError as problem:
             raise DaemonError(f"{PROGRAM}: {path}: create failed ({problem.strerror})") from None
 
+    def give_to(self, uid: int, gid: int) -> None:
+        """Have another user own it. Raises DaemonError."""
+        try:
+            os.fchown(self._fd, uid, gid)
+        except OSError as problem:
+            raise DaemonError(f"{PROGRAM}: {self.path}: chown failed ({problem.strerror})") from None
+
     def remove(self) -> None:
         """Remove it, if it is still ours."""
         try:
             if os.stat(self.path).st_ino == os.fstat(self._fd).st_ino:
                 self.path.unlink()
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # who became another user may have no right to
             return
+
+
+def make_directory(path: Path, uid: int, gid: int) -> None:
+    """Make a directory for another user alone; one that is there stays as it is. Raises DaemonError."""
+    if path.is_dir():
+        return
+    try:
+        path.mkdir(mode=0o700, parents=True)
+        os.chown(path, uid, gid)
+    except OSError as problem:
+        raise DaemonError(f"{PROGRAM}: {path}: create failed ({problem.strerror})") from None
+
+
+def give_log(path: Path, uid: int, gid: int) -> None:
+    """Have another user own the log, made if need be. Raises DaemonError."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            os.fchown(fd, uid, gid)
+        finally:
+            os.close(fd)
+    except OSError as problem:
+        raise DaemonError(f"{PROGRAM}: failed to open {path} for logging: {problem.strerror}") from None
 
 
 def holder_of(path: Path) -> int:

@@ -7,8 +7,8 @@ from flowshunt.control.unixctl.server import socket_path
 from flowshunt.daemon.vswitchd import Settings
 
 
-def settings(options: Options, version: str) -> Settings:
-    """The settings that the flags ask for."""
+def settings(options: Options, version: str, missing: frozenset[int] = frozenset()) -> Settings:
+    """The settings that the flags ask for; `missing`: capabilities that would be needed."""
     unixctl = options.unixctl or socket_path(options.rundir, PROGRAM)
     return Settings(
         program=PROGRAM,
@@ -20,4 +20,5 @@ def settings(options: Options, version: str) -> Settings:
         log_levels=tuple(options.verbose),
         is_quiet=options.detaches,
         dummy=options.dummy,
+        missing=missing if options.dummy is None else frozenset(),
     )

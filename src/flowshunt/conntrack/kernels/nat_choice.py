@@ -119,12 +119,12 @@ def _start(t: Any, first: Any, last: Any, drawn: Any) -> Any:
 
 @kernel
 def _other_source_port(t: Any, word: Any, drawn: Any, now: Any) -> Any:
-    """The client's port changed to another of its group; ICMP ids are one group."""
+    """The client's port changed to another of its group; of ICMP ids, all one group, the next free one is taken."""
     own = port_of(word, SIDE_DESTINATION)
     first, last = _group(own)
-    if word & KIND_ICMP:
-        first, last = np.int64(0), np.int64(0xFFFF)
     start = first + _pick(drawn, last - first + 1)
+    if word & KIND_ICMP:
+        first, last, start = np.int64(0), np.int64(0xFFFF), own
     return _search(t, word, np.int64(SIDE_DESTINATION), first, last, start, now)
 
 

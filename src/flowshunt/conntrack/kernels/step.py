@@ -308,14 +308,15 @@ def _insert(
     c["ext"][row] = 0
     c["watch"][row] = 0
     c["start_ms"][row] = now
-    c["in_port"][row] = packets["in_port"][i]
+    in_port = t.state["home"][0] | np.int64(packets["in_port"][i])
+    c["in_port"][row] = in_port
     timeout = protocols.create(t, row, packets, i, keys, k, proto)
     start_timer(t, row, now + t.timeouts[np.int64(t.zones["policy"][zone]), timeout])
     insert(t, hashed, row)
     _count(t, row, np.int64(0), packets, i, keys, k)
     count(t, zone, proto, np.int64(C.C_INSERTED))
     _extend(t, row, word, flags, expected)
-    emit_event(t, row, C.EVENT_CREATED, 0, 0, np.int64(packets["in_port"][i]), now)
+    emit_event(t, row, C.EVENT_CREATED, 0, 0, in_port, now)
     return row
 
 
@@ -368,7 +369,7 @@ def _reply(t: Any, row: Any, packets: Any, i: Any, now: Any) -> Any:
     """The first packet in the reply direction, or another that a module waits for."""
     t.conns["flags"][row] = np.int64(t.conns["flags"][row]) | S.F_SEEN_REPLY
     t.conns["watch"][row] = np.int64(t.conns["watch"][row]) & ~S.WATCH_REPLY
-    emit_event(t, row, C.EVENT_REPLY, 0, 1, np.int64(packets["in_port"][i]), now)
+    emit_event(t, row, C.EVENT_REPLY, 0, 1, t.state["home"][0] | np.int64(packets["in_port"][i]), now)
 
 
 @kernel
@@ -389,7 +390,7 @@ def _update(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, row: Any
     if d == 1 and (t.conns["flags"][row] & S.F_SEEN_REPLY == 0 or t.conns["watch"][row] & S.WATCH_REPLY):
         _reply(t, row, packets, i, now)
     if verdict & S.STATE_CHANGED:
-        emit_event(t, row, C.EVENT_STATE, 0, d, np.int64(packets["in_port"][i]), now)
+        emit_event(t, row, C.EVENT_STATE, 0, d, t.state["home"][0] | np.int64(packets["in_port"][i]), now)
     return verdict
 
 

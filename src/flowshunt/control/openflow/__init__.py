@@ -2,17 +2,19 @@
 
 The life of a message, from the socket down and up again:
 
+    controllers  connections that the bridge makes itself, or waits for (`targets`); `snoop`: copies of what they carry
     server       owns the sockets (asyncio); one `Peer` per connection
     connection   the state machine without I/O: hello, framing, bundles, multipart replies, errors
     codec        which bytes are which message; tables of numbers, versions and functions
       flow_mod, flow_stats, flow_removed, packets, groups, meters, ports, queues, tables, switch, monitor, bundle,
       extensions, hello: one module per kind of message, each with its messages as NamedTuples
       match      lists of fields (NXM, OXM), by the table in `fields`; `fixed` has the matches of 1.0 and 1.1
-      actions    lists of actions: `action_reader`, `nicira`, `ct` and `learning` read, `action_writer`
-                 writes; `instructions`
+      actions    lists of actions: `action_reader`, `nicira`, `ct`, `learning` and `links` read,
+                 `action_writer` writes; `instructions`
       wire, errors: versions, framing, ports; the one exception and every error's numbers
     service      what a switch answers; `changes` carries out flow-mods, `group_table` and `meter_table` keep groups and
-                 meters, `roles` and `flushing` do what they say; `events` waits for news of packets and time
+                 meters, `roles` and `flushing` do what they say; `flow_monitors` tell of changes, `events`
+                 waits for news of packets and time
 
 Flow-mods are read into `rules.openflow.flow.Flow`, the same values that flow texts give, and listings are written from
 them: the switch does not know where a flow came from.

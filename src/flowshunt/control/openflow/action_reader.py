@@ -31,6 +31,7 @@ MAX_NESTING = 16
 IN_EXEC = ("ct_mark", "ct_label")
 _PORTS: Mapping[int, F.Action] = {
     0xFFF8: F.InPort(),
+    PORT_TABLE: F.ToTable(),
     0xFFFA: F.Normal(),
     0xFFFB: F.Flood(),
     0xFFFC: F.All(),
@@ -164,8 +165,6 @@ class ActionReader:
                 return (_PORTS[port],)
             if port == PORT_CONTROLLER:
                 return (F.Controller(max_len),)
-            if port == PORT_TABLE:
-                return (F.Resubmit(None, 0),)
             if port <= _PORT_MAX:
                 return (F.Output(port),)
         raise OpenFlowError("OFPBAC_BAD_OUT_PORT", "not a port to output to")

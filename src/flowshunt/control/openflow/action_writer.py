@@ -16,6 +16,7 @@ from flowshunt.control.openflow.ct import ALG_PORTS, encode_nat
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import IN_PORT_32, WIRE_FIELDS, WireField
 from flowshunt.control.openflow.learning import encode_larger, encode_learn, encode_stack
+from flowshunt.control.openflow.links import encode_bundle, encode_conjunction, encode_multipath, encode_truncated
 from flowshunt.control.openflow.wire import NX, OF10, OF12, OF15, PORT_CONTROLLER, padded, port_to_32
 from flowshunt.packet.schema import ETH_VLAN, VLAN_PRESENT
 from flowshunt.rules.openflow import flow as F
@@ -31,6 +32,7 @@ _NO_TABLE = 0xFF
 _LOAD_WIDTH = 64
 _PORTS: Mapping[type, int] = {
     F.InPort: 0xFFF8,
+    F.ToTable: 0xFFF9,
     F.Normal: 0xFFFA,
     F.Flood: 0xFFFB,
     F.All: 0xFFFC,
@@ -277,7 +279,7 @@ class _Writer:
     def enqueue(self, action: F.Enqueue) -> bytes:
         if self.version == OF10:
             return _standard(11, pack("!H6xI", action.port, action.queue))
-        return _standard(21, pack("!I", action.queue)) + self.output_to(action.port)
+        return _standard(21, pack("!I", action.queue)) + self.output_to(action.port) + _nx(5, b"")
 
     def set_queue(self, action: F.SetQueue) -> bytes:
         if action.queue is None:
@@ -316,4 +318,8 @@ _WRITERS: Mapping[type, Callable[[_Writer, Any], bytes]] = {
     F.Push: lambda writer, action: _nx(27, encode_stack(writer, action.source)),
     F.Pop: lambda writer, action: _nx(28, encode_stack(writer, action.dest)),
     F.CheckLarger: lambda writer, action: _nx(49, encode_larger(writer, action)),
+    F.OutputTruncated: lambda writer, action: _nx(39, encode_truncated(action)),
+    F.Conjunction: lambda writer, action: _nx(34, encode_conjunction(action)),
+    F.Multipath: lambda writer, action: _nx(10, encode_multipath(writer, action)),
+    F.Bundle: lambda writer, action: _nx(*encode_bundle(writer, action)),
 }

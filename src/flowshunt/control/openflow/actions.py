@@ -1,20 +1,20 @@
 """Lists of actions, read and written: bytes to the values of `rules.openflow.flow`, and back.
 
-Reading: `action_reader` has lists and OpenFlow's own actions, `nicira`, `ct` and `learning` those of Nicira. Writing:
-`action_writer`.
+Reading: `action_reader` has lists and OpenFlow's own actions, `nicira`, `ct`, `learning` and `links` those of Nicira.
+Writing: `action_writer`.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from flowshunt.control.openflow import ct, learning, nicira
+from flowshunt.control.openflow import ct, learning, links, nicira
 from flowshunt.control.openflow.action_reader import EXPERIMENTERS, ActionReader, Actions
 from flowshunt.control.openflow.action_writer import encode_actions
 from flowshunt.control.openflow.wire import NX
 from flowshunt.rules.openflow.match import Facts
 
-EXPERIMENTERS[NX] = {**nicira.ROWS, **ct.ROWS, **learning.ROWS}
+EXPERIMENTERS[NX] = {**nicira.ROWS, **ct.ROWS, **learning.ROWS, **links.ROWS}
 
 _CACHED_SIZE = 512
 """Longer lists are read anew each time, so that the cache stays small."""

@@ -15,15 +15,26 @@ from flowshunt.control.openflow.groups import GroupMod
 from flowshunt.control.openflow.meter_table import MeterTable
 from flowshunt.control.openflow.meters import MeterMod
 from flowshunt.control.openflow.wire import GROUP_ALL, NO_BUFFER, OF12
-from flowshunt.datapath.linking import MissingError
+from flowshunt.datapath.linking import MissingError, PoolFullError
 from flowshunt.datapath.program import CompiledRule, GroupNumber, MeterNumber
 from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.links import check_conjunctions
 
 _RESET_COUNTS = frozenset(("reset_counts",))
 
-_REFUSALS: Mapping[type, str] = {TablesFullError: "OFPFMFC_TABLE_FULL", OverlapError: "OFPFMFC_OVERLAP"}
+_REFUSALS: Mapping[type, str] = {
+    TablesFullError: "OFPFMFC_TABLE_FULL",
+    PoolFullError: "OFPFMFC_TABLE_FULL",
+    OverlapError: "OFPFMFC_OVERLAP",
+}
+
+GROUP_DELETED, METER_DELETED = "group", "meter"
+"""Why a flow goes, for `Rules.on_change`."""
+
+HIDDEN_TABLE = 254
+"""The table that Open vSwitch keeps to itself, and so do we."""
 
 Undo = Callable[[], None]
 
@@ -91,7 +102,7 @@ class FlowChanges:
         for number in gone:
             request = F.Flow(table=F.ALL_TABLES, out_group=number)
             lines += self._datapath.selected(request) if self._reports else []
-            self._datapath.delete_flows(request)
+            self._datapath.delete_flows(request, why=GROUP_DELETED)
         return [(line, REASON_GROUP_DELETE) for line in lines if "send_flow_rem" in line.flow.flags]
 
     def apply_meter(self, mod: MeterMod, now_ns: int) -> list[FlowStatistics]:
@@ -103,7 +114,7 @@ class FlowChanges:
         rules = self._datapath.rules
         numbers = rules.that_refer_to(MeterNumber(number) for number in gone)
         lines = rules.statistics_of_all(numbers)
-        rules.remove(numbers)
+        rules.remove(numbers, METER_DELETED)
         return [line for line in lines if "send_flow_rem" in line.flow.flags]
 
     def _way_back_of_group(self, mod: GroupMod, now_ms: int) -> Undo:
@@ -237,6 +248,11 @@ def _check(mod: FlowMod) -> None:
     """Refuse what the datapath cannot do."""
     if mod.buffer_id != NO_BUFFER:
         raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
+    if mod.flow.table == HIDDEN_TABLE:
+        raise OpenFlowError("OFPBRC_EPERM", f"table {HIDDEN_TABLE} is the switch's own")
+    problem = check_conjunctions(mod.flow.actions)
+    if problem:
+        raise OpenFlowError("NXBAC_BAD_CONJUNCTION", problem)
 
 
 def _run_of_adds(

@@ -352,6 +352,14 @@ def _monitor(message: monitor.MonitorReply, version: int) -> Parts:
     return _vendor_parts(version, ONF, 1870, entries) if version == OF13 else _vendor_parts(version, NX, 2, entries)
 
 
+def _monitor_pause(message: monitor.MonitorPause, version: int) -> Encoded | Parts:
+    if version >= OF14:
+        return _parts(version, 16, (monitor.encode_pause(message, version),))
+    if version == OF13:
+        return Encoded(TYPE_EXPERIMENTER, _EXPERIMENTER.pack(ONF, 1871 if message.paused else 1872))
+    return _nicira(22 if message.paused else 23, b"")
+
+
 def _bundle(message: bundle.BundleControl, version: int) -> Encoded:
     body = bundle.encode_reply(message)
     return Encoded(TYPE_EXPERIMENTER, _EXPERIMENTER.pack(ONF, 2300) + body) if message.onf else Encoded(33, body)
@@ -366,7 +374,7 @@ _WRITERS: Mapping[type, Callable[[Any, int], Encoded | Parts]] = {
     EchoReply: lambda message, version: Encoded(TYPE_ECHO_REPLY, message.data),
     BarrierReply: lambda message, version: Encoded(19 if version == OF10 else 21, b""),
     switch.Features: lambda message, version: Encoded(6, switch.encode_features(message, version)),
-    switch.Config: lambda message, version: Encoded(8, switch.encode_config(message)),
+    switch.Config: lambda message, version: Encoded(8, switch.encode_config(message, version)),
     switch.RoleReply: _role,
     switch.AsyncConfig: lambda message, version: Encoded(27, switch.encode_async(message, version)),
     switch.Description: lambda message, version: _parts(version, 0, (switch.encode_description(message),)),
@@ -402,6 +410,7 @@ _WRITERS: Mapping[type, Callable[[Any, int], Encoded | Parts]] = {
     flow_stats.FlowReply: _flows,
     flow_stats.AggregateReply: _aggregate,
     monitor.MonitorReply: _monitor,
+    monitor.MonitorPause: _monitor_pause,
     extensions.TlvTableReply: lambda message, version: _nicira(26, extensions.encode_tlv_table(message)),
     bundle.BundleControl: _bundle,
 }

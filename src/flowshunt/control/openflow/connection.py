@@ -16,7 +16,7 @@ memory is bounded by what one request asks for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flowshunt.control.openflow import bundle, codec, extensions, switch
@@ -82,6 +82,8 @@ _OWN = frozenset(
 )  # fmt: skip
 """Messages that concern only the connection; the last three need no answer."""
 
+_INVALID_TTL = 1 << switch.REASON_INVALID_TTL
+
 Event = Negotiated | Request | Commit | Closed
 
 
@@ -97,7 +99,11 @@ class _Bundle:
 
 
 class Connection:
-    """One connection. What a controller chose for it is in the public attributes; `role` is for the switch to set."""
+    """One connection. What a controller chose for it is in the public attributes; `role` is for the switch to set.
+
+    `congested` is for the server to set: the peer does not read. `n_unsent`: bytes of news that wait in
+    `data_to_send`. `paused`: the connection's monitors of flows are.
+    """
 
     def __init__(self, versions: Iterable[int] = VERSIONS) -> None:
         """Begin with our hello, which offers `versions`. Raises ValueError when it is none of ours."""
@@ -111,9 +117,14 @@ class Connection:
         self.packet_in_form = FORM_STANDARD
         self.controller_id = 0
         self.miss_send_len = 0
+        self.congested = False
+        self.paused = False
+        self.n_unsent = 0
         self.told = switch.AsyncConfig(
-            packet_in=(0, 0x3F), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
+            packet_in=(0, 0x3F & ~_INVALID_TTL), port_status=(_EVERY_REASON, _EVERY_REASON), flow_removed=(0, 0x3F)
         )
+        self.taps: set[Callable[[bytes], None]] = set()
+        """Called with whole messages as they come in or go out; with nothing when the connection is over."""
         self._buffer = b""
         self._at = 0
         # A deque, as the switch's thread may add to it while another takes from it.
@@ -137,10 +148,14 @@ class Connection:
     def data_to_send(self) -> bytes:
         """What is to be sent, once."""
         data: list[bytes] = []
+        self.n_unsent = 0
         while self._output:
             part = self._output.popleft()
             data.extend((part,) if isinstance(part, bytes) else self._encoded(*part))
-        return b"".join(data)
+        sent = b"".join(data)
+        if self.taps and sent:
+            self._copy(sent)
+        return sent
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None: more bytes are needed. After Closed there is nothing."""
@@ -154,10 +169,16 @@ class Connection:
                 return None
             raw = self._buffer[self._at : self._at + size]
             self._at += size
+            if self.taps:
+                self._copy(raw)
             event = self._message(version, kind, xid, raw)
             if event is not None:
                 return event
         return None
+
+    def _copy(self, messages: bytes) -> None:
+        for tap in tuple(self.taps):
+            tap(messages)
 
     def _close(self, reason: str) -> Closed:
         self._closed = True
@@ -239,6 +260,7 @@ class Connection:
                 self.controller_id = number
             case switch.SetAsync():
                 self.told = message.applied_to(self.told)
+                return request  # the switch may have to send other packets now
             case switch.AsyncRequest():
                 self.reply(request, self.told)
             case codec.Unsupported(name):
@@ -346,7 +368,7 @@ class Connection:
         self.reply(request, BarrierReply())
 
     def notify(self, message: Any) -> None:
-        """Send what no request asked for: packet-in, flow-removed, port-status, echo request."""
+        """Send what no request asked for: packet-in, flow-removed, port-status, echo request, updates of flows."""
         if not self.version or self._closed:
             return
         if isinstance(message, PacketIn):
@@ -355,7 +377,10 @@ class Connection:
             encoded = codec.encode_flow_removed(message, self.version, self.nxm)
         else:
             made = codec.encode(message, self.version)
-            assert isinstance(made, Encoded)
+            if isinstance(made, Parts):
+                for part in self._parts_of(0, made):
+                    self._put(part)
+                return
             encoded = made
         self._send(self.version, encoded.type, 0, encoded.body)
 
@@ -364,5 +389,20 @@ class Connection:
         masks: tuple[int, int] = getattr(self.told, event)
         return bool(masks[0 if self.role == "secondary" else 1] >> reason & 1)
 
+    @property
+    def hears_of_invalid_ttl(self) -> bool:
+        """Whether the controller is sent packets whose TTL ran out, as primary or equal."""
+        return bool(self.told.packet_in[1] & _INVALID_TTL)
+
+    def hear_of_invalid_ttl(self, wanted: bool) -> None:
+        """Send the controller packets whose TTL ran out, or no longer."""
+        as_secondary, mask = self.told.packet_in
+        mask = mask | _INVALID_TTL if wanted else mask & ~_INVALID_TTL
+        self.told = self.told._replace(packet_in=(as_secondary, mask))
+
     def _send(self, version: int, kind: int, xid: int, body: bytes) -> None:
-        self._output.append(frame(version, kind, xid, body))
+        self._put(frame(version, kind, xid, body))
+
+    def _put(self, data: bytes) -> None:
+        self._output.append(data)
+        self.n_unsent += len(data)

@@ -48,6 +48,10 @@ class Events:
             self.dropped[event.kind] += 1
             return
         queue.append(event)
+        self.call()
+
+    def call(self) -> None:
+        """Have somebody come who sends what connections have to send."""
         if not self._is_woken and self.wake is not None:
             self._is_woken = True  # before it wakes anybody: who comes and takes at once says that nobody will come
             if not self.wake():

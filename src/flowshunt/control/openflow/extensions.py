@@ -13,7 +13,17 @@ MAX_OPTION_SPACE = 256
 MAX_OPTION_FIELDS = 64
 TLV_COMMANDS = ("add", "delete", "clear")
 
-_FLUSH_ORIGINAL, _FLUSH_REPLY, _FLUSH_ZONE = range(3)
+(_FLUSH_ORIGINAL, _FLUSH_REPLY, _FLUSH_ZONE) = range(3)
+(_FLUSH_MARK, _FLUSH_MARK_MASK, _FLUSH_LABELS, _FLUSH_LABELS_MASK) = range(3, 7)
+_FLUSH_SIZES = {
+    _FLUSH_ORIGINAL: None,
+    _FLUSH_REPLY: None,
+    _FLUSH_ZONE: 2,
+    _FLUSH_MARK: 4,
+    _FLUSH_MARK_MASK: 4,
+    _FLUSH_LABELS: 16,
+    _FLUSH_LABELS_MASK: 16,
+}
 (_SOURCE, _DESTINATION, _SOURCE_PORT, _DESTINATION_PORT, _ICMP_ID, _ICMP_TYPE, _ICMP_CODE) = range(7)
 _NESTED_AT = 4
 """Where properties within a property begin."""
@@ -107,6 +117,9 @@ class Flush(NamedTuple):
     protocol: int = 0
     original: FlushTuple = FlushTuple()
     reply: FlushTuple = FlushTuple()
+    mark: tuple[int, int] = (0, 0)
+    """Value and mask."""
+    labels: tuple[int, int] = (0, 0)
 
 
 def decode_flow_format(body: bytes, version: int) -> SetFlowFormat:
@@ -204,13 +217,24 @@ def decode_flush(body: bytes, version: int) -> Flush:
         raise OpenFlowError("OFPBRC_BAD_LEN", "a flush is cut off")
     if any(body[1:8]):
         raise OpenFlowError("NXBRC_MUST_BE_ZERO", "reserved bytes are not zero")
-    said = _properties(body, 8, {_FLUSH_ORIGINAL: None, _FLUSH_REPLY: None, _FLUSH_ZONE: 2})
+    said = _properties(body, 8, _FLUSH_SIZES)
     return Flush(
         int.from_bytes(said[_FLUSH_ZONE], "big") if _FLUSH_ZONE in said else None,
         body[0],
         _tuple(said.get(_FLUSH_ORIGINAL, b"")[_NESTED_AT:]),
         _tuple(said.get(_FLUSH_REPLY, b"")[_NESTED_AT:]),
+        _masked(said, _FLUSH_MARK, _FLUSH_MARK_MASK),
+        _masked(said, _FLUSH_LABELS, _FLUSH_LABELS_MASK),
     )
+
+
+def _masked(said: dict[int, bytes], value_kind: int, mask_kind: int) -> tuple[int, int]:
+    """Value and mask of a field; a value without a mask is meant as it is."""
+    if value_kind not in said:
+        return 0, 0
+    value = said[value_kind]
+    mask = int.from_bytes(said.get(mask_kind, b"\xff" * len(value)), "big")
+    return int.from_bytes(value, "big") & mask, mask
 
 
 def _properties(body: bytes, at: int, sizes: dict[int, int | None]) -> dict[int, bytes]:

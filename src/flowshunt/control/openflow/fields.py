@@ -67,6 +67,7 @@ _ROWS: tuple[tuple[str, int, tuple[int, int] | None, tuple[int, int] | None, boo
     *((f"reg{n}", 4, (NXM_NX, n), None, False) for n in range(16)),
     *((f"xreg{n}", 8, None, (OXM_REGISTERS, n), False) for n in range(8)),
     *((f"xxreg{n}", 16, (NXM_NX, 111 + n), None, False) for n in range(4)),
+    ("conj_id", 4, (NXM_NX, 37), None, False),
     ("ct_state", 4, (NXM_NX, 105), None, False),
     ("ct_zone", 2, (NXM_NX, 106), None, False),
     ("ct_mark", 4, (NXM_NX, 107), None, False),

@@ -60,6 +60,12 @@ class FlowUpdate(NamedTuple):
     actions: bool = True
 
 
+class MonitorPause(NamedTuple):
+    """From now on a monitor is told only of what goes (`paused`), or of everything again."""
+
+    paused: bool
+
+
 class MonitorReply(NamedTuple):
     """Updates for monitors."""
 
@@ -150,3 +156,8 @@ def encode_update(update: FlowUpdate, version: int) -> bytes:
         + match
         + actions
     )  # fmt: skip
+
+
+def encode_pause(message: MonitorPause, version: int) -> bytes:
+    """Pausing and resuming as updates, from OpenFlow 1.4 on."""
+    return pack("!HH4x", 8, _EVENTS_14.index("paused" if message.paused else "resumed"))

@@ -1,7 +1,7 @@
 """Nicira's actions read, but for ct and learn. Each row of `ROWS` is a subtype, its size and its reader.
 
-Not read, and so refused as unknown: set_tunnel, multipath, bundle, sample, conjunction,
-output with truncation, encap and decap, delete_field, MPLS, and dec_ttl with controllers.
+Not read, and so refused as unknown: set_tunnel, sample, encap and decap, delete_field, MPLS, and dec_ttl with
+controllers.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from flowshunt.control.openflow.wire import OF10, OF13, OF14, OF15, PORT_NONE, p
 
 CONFIG_DOWN = 1 << 0
 CONFIG_NO_RECEIVE = 1 << 2
+CONFIG_NO_FLOOD = 1 << 4
 CONFIG_NO_FORWARD = 1 << 5
 CONFIG_NO_PACKET_IN = 1 << 6
 STATE_LINK_DOWN = 1 << 0

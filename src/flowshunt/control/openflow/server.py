@@ -8,15 +8,15 @@ what it asked for is not read from either; one that does not read what it is tol
 from __future__ import annotations
 
 import asyncio
-import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from flowshunt.base.clock import Clock
-from flowshunt.base.errors import InputError, UsageError
+from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import prepare_directory, private_socket
+from flowshunt.base.sockets import check_free, prepare_directory, private_socket
+from flowshunt.control.openflow.codec import EchoRequest
 from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Request
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.service import Service
@@ -63,8 +63,7 @@ class Server:
         system refuses.
         """
         prepare_directory(path.parent)
-        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UsageError(f"{path} is there and no socket")
+        check_free(path)
         try:
             bound = private_socket(path)
             self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), sock=bound)
@@ -100,9 +99,17 @@ class Server:
 class Peer(asyncio.Protocol):
     """One connection, and the socket that it is on."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, quiet: bool = True, follower: Callable[[Peer], None] | None = None) -> None:
+        """`quiet`: events go there only once it asks for packets. `follower(peer)` is called when it comes and goes."""
         self._server = server
-        self._connection = Connection(server.versions)
+        self._quiet = quiet
+        self._follower = follower
+        self.connection = Connection(server.versions)
+        self.is_over = False
+        self.fault: str | None = None
+        self.heard_s = 0.0
+        """When something came in last, by the loop's clock."""
+        self._stirred = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._blocked = False  # the peer does not read
@@ -120,7 +127,10 @@ class Peer(asyncio.Protocol):
             _LOG.warning("an OpenFlow connection too many")
             transport.abort()
             return
-        server.service.attach(self._connection, quiet=True)
+        self.heard_s = asyncio.get_running_loop().time()
+        server.service.attach(self.connection, quiet=self._quiet)
+        if self._follower is not None:
+            self._follower(self)
         self._patience = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._lose_patience)
         self.flush()
 
@@ -128,39 +138,66 @@ class Peer(asyncio.Protocol):
         """The peer is gone."""
         if exc is not None:
             _LOG.debug("connection lost: %s", exc)
+            self.fault = self.fault or getattr(exc, "strerror", None) or str(exc)
+        self.is_over = True
+        self._stirred.set()
+        for tap in list(self.connection.taps):
+            tap(b"")
+        if self._follower is not None:
+            self._follower(self)
         if self._patience is not None:
             self._patience.cancel()
         self._server.peers.discard(self)
         self._transport = None
         # What misses do may change with it, and that is the switch's.
         if self._server.run is not None:
-            self._server.run(partial(self._server.service.detach, self._connection), self._server.flush_events)
+            self._server.run(partial(self._server.service.detach, self.connection), self._server.flush_events)
         else:
-            self._server.service.detach(self._connection)
+            self._server.service.detach(self.connection)
 
     def data_received(self, data: bytes) -> None:
         """Take what came in, and act on it."""
-        self._connection.receive_data(data)
+        self.heard_s = asyncio.get_running_loop().time()
+        self._stirred.set()
+        self.connection.receive_data(data)
         if not self._waiting and not self._blocked:
             self._act()
 
     def pause_writing(self) -> None:
         """The peer does not read: neither do we."""
-        self._blocked = True
+        self._blocked = self.connection.congested = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on where we stopped."""
-        self._blocked = False
+        self._blocked = self.connection.congested = False
+        self._resume_monitors()
         if not self._waiting:
             self._next_turn()
+
+    # --- for who watches over it -----------------------------------------------------------------------------------
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until something happens on the connection, at most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._stirred.clear()
+
+    def ask_whether_alive(self) -> None:
+        """Send an echo request; an answer is something heard."""
+        self.connection.notify(EchoRequest(b""))
+        self.flush()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _act(self) -> None:
         """Act on what was received, until there is nothing more, the peer does not read, or others have their turn."""
-        connection, service = self._connection, self._server.service
+        connection, service = self.connection, self._server.service
         for _ in range(_TURN):
             event = connection.next_event()
             if event is None:
@@ -186,7 +223,7 @@ class Peer(asyncio.Protocol):
         """Have a request carried out elsewhere, and changes of flows that follow it; nothing is read meanwhile."""
         work = [event]
         while isinstance(event, Request) and isinstance(event.message, FlowMod) and len(work) < _TOGETHER:
-            following = self._connection.next_event()
+            following = self.connection.next_event()
             if following is None:
                 break
             event = following
@@ -199,7 +236,7 @@ class Peer(asyncio.Protocol):
         def carry_out() -> None:
             for each in work:
                 if isinstance(each, Request | Commit):
-                    self._server.service.carry_out(self._connection, each, self._server.clock.now_ns())
+                    self._server.service.carry_out(self.connection, each, self._server.clock.now_ns())
 
         def done() -> None:
             self._server.flush_events()
@@ -218,12 +255,13 @@ class Peer(asyncio.Protocol):
 
     def _next_turn(self) -> None:
         self._waiting = False
+        self._stirred.set()
         if self._transport is not None and not self._blocked:
             self._act()
 
     def flush(self) -> None:
         """Send what is to be sent."""
-        data = self._connection.data_to_send()
+        data = self.connection.data_to_send()
         if not data or self._transport is None:
             return
         if self._transport.get_write_buffer_size() > MAX_UNREAD:
@@ -231,17 +269,32 @@ class Peer(asyncio.Protocol):
             self._transport.abort()
         else:
             self._transport.write(data)
+            if not self._blocked:
+                self._resume_monitors()
+
+    def _resume_monitors(self) -> None:
+        """Have monitors that are paused told what they missed; what they are told now is written."""
+        server = self._server
+        if not self.connection.paused:
+            return
+        resume = partial(server.service.resume_monitors, self.connection)
+        if server.run is not None:
+            server.run(resume, server.flush_events)
+        else:
+            resume()
+            self.flush()
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _end(self, reason: str) -> None:
         _LOG.warning("OpenFlow connection closed: %s", reason)
+        self.fault = reason
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def _lose_patience(self) -> None:
-        if not self._connection.version:
+        if not self.connection.version:
             self._end("no hello came")
 
     def abort(self) -> None:

@@ -27,11 +27,12 @@ from flowshunt.control.openflow import (
 )
 from flowshunt.control.openflow.action_reader import STANDARD
 from flowshunt.control.openflow.actions import Actions
-from flowshunt.control.openflow.changes import BundleError, FlowChanges, refusal, selects_all
+from flowshunt.control.openflow.changes import HIDDEN_TABLE, BundleError, FlowChanges, refusal, selects_all
 from flowshunt.control.openflow.connection import Commit, Connection, Request
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import Event, Events
 from flowshunt.control.openflow.flow_mod import FlowMod
+from flowshunt.control.openflow.flow_monitors import FlowMonitors
 from flowshunt.control.openflow.flow_removed import (
     REASON_DELETE,
     REASON_HARD,
@@ -44,13 +45,25 @@ from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
-from flowshunt.control.openflow.wire import NO_BUFFER, OF13, PORT_CONTROLLER, PORT_LOCAL, PORT_MAX, PORT_NONE, TABLE_ALL
+from flowshunt.control.openflow.wire import (
+    MAX_PRIORITY,
+    NO_BUFFER,
+    OF13,
+    PORT_CONTROLLER,
+    PORT_LOCAL,
+    PORT_MAX,
+    PORT_NONE,
+    TABLE_ALL,
+)
 from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
 
-N_TABLES = 254
-"""Tables that controllers see; Open vSwitch keeps table 254 to itself, and so do we."""
+N_TABLES = HIDDEN_TABLE
+"""Tables that controllers see."""
+
+REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
+"""What `tell_port` tells of a port."""
 
 _MILLION = 1_000_000
 _LOG = logger(__name__)
@@ -96,16 +109,21 @@ class Service:
     ) -> None:
         """`describe` gives what is known of a port; `started_ns` is when the bridge came up."""
         self._bridge = bridge
-        self._describe = describe
+        self._describe_device = describe
+        self._configs: dict[int, int] = {}
+        self.bring_up: Callable[[str, bool], None] | None = None
         self._started_ns = started_ns
         self._now_ns = started_ns
         self.datapath_id = datapath_id
+        self.hides_flows = False
+        """Whether there may be flows of the switch's own."""
         self.description = switch.Description("Flowshunt", "Flowshunt", VERSION, "None", "None")
         self.connections: dict[Connection, bool] = {}
         self.events = Events()
         self.groups = GroupTable(bridge.datapath, self.is_port_live)
         self.meters = MeterTable(bridge.datapath)
         self._changes = FlowChanges(bridge.datapath, self._flow_removed, self.groups, self.meters)
+        self._monitors = FlowMonitors(bridge.datapath.rules, self.events.call)
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
@@ -119,7 +137,8 @@ class Service:
     def detach(self, connection: Connection) -> None:
         """The connection is gone."""
         self.connections.pop(connection, None)
-        self._watch_misses()
+        self._monitors.forget(connection)
+        self._watch_packets()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -143,6 +162,7 @@ class Service:
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
+        self._monitors.begin(connection, (event.control if isinstance(event, Commit) else event).xid)
         try:
             if isinstance(event, Commit):
                 self.commit(connection, event, now_ns)
@@ -154,6 +174,7 @@ class Service:
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
             self._changes.forget(_flow_mods(event))
+            self._monitors.end()
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -176,6 +197,7 @@ class Service:
             self._changes.apply_all([request.message for request in mods], commit.control.version, now_ns)
         except BundleError as failure:
             _LOG.info("bundle refused: %s", failure)
+            self._monitors.discard()
             connection.commit_failed(commit, mods[failure.place], failure.error)
             return
         self._bridge.executor.tidy()
@@ -192,28 +214,37 @@ class Service:
     def _features(self, connection: Connection, request: Request) -> None:
         described = tuple(self._ports(None))
         connection.reply(request, switch.Features(self.datapath_id, N_TABLES, described))
-        self._watch_misses()
+        self._watch_packets()
 
-    def _watch_misses(self) -> None:
-        """Send packets that no flow matches to controllers, if one of a version before 1.3 hears of packets.
+    def _watch_packets(self) -> None:
+        """Have packets sent to controllers without an action for it, where one hears of them.
 
-        From 1.3 on they are dropped, unless a flow of priority 0 says otherwise.
+        Those that no flow matches are dropped for versions from 1.3 on, unless a flow of priority 0 says otherwise.
         """
-        wanted = any(
-            0 < connection.version < OF13 and not connection.controller_id and (connection.miss_send_len or not quiet)
-            for connection, quiet in list(self.connections.items())
-        )
-        self._bridge.executor.send_misses(wanted)
+        listening = [
+            connection for connection, quiet in list(self.connections.items()) if connection.miss_send_len or not quiet
+        ]
+        listening = [connection for connection in listening if not connection.controller_id]
+        executor = self._bridge.executor
+        executor.send_misses(any(0 < connection.version < OF13 for connection in listening))
+        executor.send_ttl_over(any(connection.hears_of_invalid_ttl for connection in listening))
 
     def _config(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, switch.Config(self._fragments, connection.miss_send_len))
+        connection.reply(
+            request, switch.Config(self._fragments, connection.miss_send_len, connection.hears_of_invalid_ttl)
+        )
 
     def _set_config(self, connection: Connection, request: Request) -> None:
         if request.message.fragments not in (0, 3):
             raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
         connection.miss_send_len = request.message.miss_send_len
         self._fragments = request.message.fragments
-        self._watch_misses()
+        if request.message.invalid_ttl is not None:
+            connection.hear_of_invalid_ttl(request.message.invalid_ttl)
+        self._watch_packets()
+
+    def _set_async(self, connection: Connection, request: Request) -> None:
+        self._watch_packets()
 
     def _description(self, connection: Connection, request: Request) -> None:
         connection.reply(request, self.description)
@@ -229,9 +260,8 @@ class Service:
 
     def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
         datapath = self._bridge.datapath
-        if selects_all(request.selection):
-            return datapath.flows()
-        return datapath.selected(request.selection)
+        lines = datapath.flows() if selects_all(request.selection) else datapath.selected(request.selection)
+        return [line for line in lines if line.flow.priority <= MAX_PRIORITY] if self.hides_flows else lines
 
     def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
         return entry_of(line, self._now_ns // _MILLION)
@@ -299,7 +329,7 @@ class Service:
 
     def _port_stats(self, connection: Connection, request: Request) -> None:
         numbers = self._numbers(request.message.port, "OFPBRC_BAD_PORT").values()
-        counted = self._bridge.datapath.ports.statistics()
+        counted = self._bridge.datapath.port_statistics()
         age = max(self._now_ns - self._started_ns, 0) // _MILLION * _MILLION
         found = [
             ports.PortCounters(
@@ -317,10 +347,35 @@ class Service:
     def _port_mod(self, connection: Connection, request: Request) -> None:
         mod: ports.PortMod = request.message
         for name, number in self._numbers(mod.port, "OFPPMFC_BAD_PORT").items():
-            if self._describe(name, number).address != mod.address:
+            before = self._describe(name, number)
+            if before.address != mod.address:
                 raise OpenFlowError("OFPPMFC_BAD_HW_ADDR", f"port {number} has another address")
-        if mod.mask:
-            raise OpenFlowError("OFPPMFC_BAD_CONFIG", "the configuration of ports can't be changed yet")
+            changed = (before.config ^ mod.config) & mod.mask
+            if changed & ports.CONFIG_DOWN:
+                self._bring_up(name, not mod.config & ports.CONFIG_DOWN)
+            if changed & ~ports.CONFIG_DOWN:
+                self._configs[number] = (self._configs.get(number, 0) ^ changed) & ~ports.CONFIG_DOWN
+                no_flood = bool(self._configs[number] & ports.CONFIG_NO_FLOOD)
+                self._bridge.datapath.ports.set_flooded(number, not no_flood)
+                self.tell_port(REASON_CHANGED, name, number)
+
+    def _bring_up(self, name: str, up: bool) -> None:
+        if self.bring_up is None:
+            raise OpenFlowError("OFPPMFC_BAD_CONFIG", f"port {name} can't be brought up or down")
+        try:
+            self.bring_up(name, up)
+        except UsageError as problem:
+            _LOG.warning("%s", problem)
+            raise OpenFlowError("OFPPMFC_EPERM", str(problem)) from None
+
+    def _describe(self, name: str, number: int) -> ports.PortDescription:
+        """What is known of a port, with what controllers have configured."""
+        port = self._describe_device(name, number)
+        return port._replace(config=port.config | self._configs.get(number, 0))
+
+    def is_configured(self, number: int, config: int) -> bool:
+        """Whether controllers have given a port one of these bits of configuration (`ports.CONFIG_*`)."""
+        return bool(self._configs.get(number, 0) & config)
 
     def _queue_stats(self, connection: Connection, request: Request) -> None:
         numbers = self._numbers(request.message.port, "OFPQOFC_BAD_PORT").values()
@@ -404,6 +459,10 @@ class Service:
     def _to_controllers(self, packet: ToController) -> None:
         action = packet.action
         reason = REASON_MISS if packet.is_miss else action.reason
+        if reason == REASON_MISS and self._configs:
+            in_port = next((value for name, value, _ in packet.metadata if name == "in_port"), 0)
+            if self.is_configured(in_port, ports.CONFIG_NO_PACKET_IN):
+                return
         message = PacketIn(
             packet.frame[:MAX_DATA],
             len(packet.frame),
@@ -428,7 +487,14 @@ class Service:
             raise OpenFlowError("NXR_STALE", "this packet does not wait any more")
 
     def _monitor(self, connection: Connection, request: Request) -> None:
-        raise OpenFlowError("OFPMOFC_UNKNOWN", "flows can't be monitored yet")
+        connection.reply(request, self._monitors.change(connection, request.message.monitors))
+
+    def _cancel_monitor(self, connection: Connection, request: Request) -> None:
+        self._monitors.cancel(connection, request.message.id)
+
+    def resume_monitors(self, connection: Connection) -> None:
+        """A connection that did not read its monitors' updates reads again; the caller sends what it has to send."""
+        self._monitors.resume(connection)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -451,8 +517,11 @@ class Service:
         return len(waiting)
 
     def tell_port(self, reason: int, name: str, number: int) -> None:
-        """A port came (0), went (1) or changed (2): tell the connections, and the groups that watch it."""
+        """A port came, went or changed (REASON_*): tell the connections, and the groups and bundles that watch it."""
+        if reason == REASON_DELETED:
+            self._configs.pop(number, None)
         self.groups.refresh()
+        self._bridge.datapath.ports.set_up(number, self.is_port_live(number))
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
 
 
@@ -485,6 +554,7 @@ _HANDLERS: Mapping[type, _Handler] = {
     switch.FeaturesRequest: Service._features,
     switch.ConfigRequest: Service._config,
     switch.SetConfig: Service._set_config,
+    switch.SetAsync: Service._set_async,
     switch.DescriptionRequest: Service._description,
     switch.RoleRequest: Service._role,
     FlowMod: Service._flow_mod,
@@ -511,6 +581,7 @@ _HANDLERS: Mapping[type, _Handler] = {
     extensions.TlvTableRequest: Service._tlv_table,
     extensions.TlvTableMod: Service._tlv_mod,
     monitor.MonitorRequest: Service._monitor,
+    monitor.MonitorCancel: Service._cancel_monitor,
     Resume: Service._resume,
     PacketOut: Service._packet_out,
 }

@@ -10,6 +10,8 @@ from flowshunt.control.openflow.ports import PortDescription, encode_port
 from flowshunt.control.openflow.wire import OF10, OF13, OF14
 
 _ACTIONS_10 = 0xFFF
+_FRAGMENTS = 3
+_INVALID_TTL = 1 << 2
 _CONFIG = Struct("!HH")
 _ROLE = Struct("!I4xQ")
 _ASYNC = Struct("!6I")
@@ -40,10 +42,14 @@ class ConfigRequest(NamedTuple):
 
 
 class SetConfig(NamedTuple):
-    """How fragments are treated (0: as they are, 3: as Nicira's), and how much of a packet a controller gets."""
+    """How fragments are treated (0: as they are, 3: as Nicira's), and how much of a packet a controller gets.
+
+    `invalid_ttl`: whether it is sent packets whose TTL ran out; None from OpenFlow 1.3 on, where SetAsync says so.
+    """
 
     fragments: int
     miss_send_len: int
+    invalid_ttl: bool | None = None
 
 
 class Config(NamedTuple):
@@ -51,6 +57,7 @@ class Config(NamedTuple):
 
     fragments: int
     miss_send_len: int
+    invalid_ttl: bool = False
 
 
 class DescriptionRequest(NamedTuple):
@@ -108,6 +115,9 @@ class SetAsync(NamedTuple):
         return config
 
 
+REASON_INVALID_TTL = 2
+"""Why a packet comes to a controller: its TTL would have become 0."""
+
 ROLES = ("nochange", "equal", "primary", "secondary")
 _ROLES_NX = ("equal", "primary", "secondary")
 _DESCRIPTION_SIZES = (256, 256, 256, 32, 256)
@@ -137,14 +147,19 @@ def decode_set_config(body: bytes, version: int) -> SetConfig:
     if len(body) != _CONFIG.size:
         raise OpenFlowError("OFPBRC_BAD_LEN", "a configuration of the wrong size")
     flags, length = _CONFIG.unpack(body)
-    if flags & ~7:
+    if flags & ~_known_config(version):
         raise OpenFlowError("OFPSCFC_BAD_FLAGS", f"unknown flags {flags:#x}")
-    return SetConfig(flags & 3, length)
+    return SetConfig(flags & _FRAGMENTS, length, bool(flags & _INVALID_TTL) if version < OF13 else None)
 
 
-def encode_config(config: Config) -> bytes:
-    """The configuration."""
-    return _CONFIG.pack(config.fragments, config.miss_send_len)
+def _known_config(version: int) -> int:
+    return _FRAGMENTS | _INVALID_TTL if version < OF13 else _FRAGMENTS
+
+
+def encode_config(config: Config, version: int) -> bytes:
+    """The configuration, as far as the version can say it."""
+    flags = config.fragments | (_INVALID_TTL if config.invalid_ttl else 0)
+    return _CONFIG.pack(flags & _known_config(version), config.miss_send_len)
 
 
 def encode_description(description: Description) -> bytes:

@@ -35,6 +35,8 @@ GROUP_ALL = 0xFFFFFFFC
 GROUP_ANY = 0xFFFFFFFF
 
 TABLE_ALL = 0xFF
+MAX_PRIORITY = 0xFFFF
+"""Of a flow; those of a higher one are the switch's own, and hidden from controllers."""
 
 
 def frame(version: int, message_type: int, xid: int, body: bytes) -> bytes:

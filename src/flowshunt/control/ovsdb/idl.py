@@ -90,7 +90,8 @@ class Replica:
             for column in columns:
                 if table in self._idl.tables and column in self._idl.tables[table].columns:
                     self._idl.tables[table].columns[column].alert = False
-        self._idl.tables["Interface"].columns["ofport"].alert = False
+        if "ofport" in self._idl.tables["Interface"].columns:
+            self._idl.tables["Interface"].columns["ofport"].alert = False
         self._poller = Poller()
         self._transaction: Transaction | None = None
         self._done: Callable[[bool], None] | None = None

@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from flowshunt.conntrack.table import Tracker
+from flowshunt.control.openflow.controllers import ControllerSettings
+from flowshunt.packet.schema import ETH_QINQ
 
 T = TypeVar("T")
 
@@ -48,6 +50,13 @@ class Bridge(Protocol):
     def server(self) -> Any:
         """The socket for OpenFlow requests."""
 
+    @property
+    def controllers(self) -> Any:
+        """Connections to controllers: a `control.openflow.controllers.Controllers`."""
+
+    def set_controllers(self, settings: Iterable[ControllerSettings]) -> None:
+        """Have these controllers."""
+
     def add_port(
         self,
         name: str,
@@ -65,7 +74,9 @@ class Bridge(Protocol):
     def port_info(self, name: str) -> PortInfo:
         """A copy of what is known of a port, with its counters."""
 
-    def set_vlans(self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = ()) -> None:
+    def set_vlans(
+        self, name: str, mode: str, tag: int = 0, trunks: Iterable[int] = (), *, tpid: int = ETH_QINQ
+    ) -> None:
         """Say how a port treats VLANs."""
 
     def set_mac(self, name: str, mac: bytes) -> None:
@@ -107,3 +118,6 @@ class Node(Protocol):
 
     def on_port_change(self, observer: Callable[[str, Any, int], None]) -> None:
         """Have `observer(bridge, port, reason)` called on the thread of control."""
+
+    def on_control_change(self, observer: Callable[[], None]) -> None:
+        """Have `observer()` called on the thread of control when a controller comes or goes."""

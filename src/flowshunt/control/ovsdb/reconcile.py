@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowshunt.control.ovsdb.model import Bridge, Interface, Port, Vlans, Wanted, Zone
 
-VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged")
+VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel")
 """Values of `vlan_mode` that can be had."""
 
 
@@ -109,12 +109,7 @@ def plan(before: Wanted, after: Wanted) -> list[Action]:
         if name not in before.bridges:
             actions.append(AddBridge(bridge))
     for old, new in kept:
-        if (old.fail_mode, old.protocols, old.other_config, old.unsupported) != (
-            new.fail_mode,
-            new.protocols,
-            new.other_config,
-            new.unsupported,
-        ):
+        if replace(old, ports=()) != replace(new, ports=()) or old.notes() != new.notes():
             actions.append(SetBridge(old, new))
     for name, bridge in after.bridges.items():
         actions += _come(before.bridges.get(name, Bridge(name)), bridge)
@@ -151,7 +146,8 @@ def _kind(bridge: Bridge, interface: Interface) -> str:
 
 def _same(one: tuple[Port, Interface], other: tuple[Port, Interface]) -> bool:
     """Whether a port can stay open."""
-    return one[1] == other[1] and _refusal(*one) == _refusal(*other)
+    interfaces = (replace(each[1], unsupported=()) for each in (one, other))
+    return next(interfaces) == next(interfaces) and _refusal(*one) == _refusal(*other)
 
 
 def _gone(old: Bridge, new: Bridge) -> Iterator[Action]:

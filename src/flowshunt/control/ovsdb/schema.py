@@ -14,24 +14,39 @@ DATABASE = "Open_vSwitch"
 READ = {
     "Open_vSwitch": ("bridges", "datapaths", "next_cfg", "other_config"),
     "Bridge": (
-        "controller", "datapath_type", "fail_mode", "flood_vlans", "ipfix", "mcast_snooping_enable", "mirrors", "name",
-        "netflow", "other_config", "ports", "protocols", "rstp_enable", "sflow", "stp_enable",
+        "auto_attach", "controller", "datapath_type", "fail_mode", "flood_vlans", "flow_tables", "ipfix",
+        "mcast_snooping_enable", "mirrors", "name", "netflow", "other_config", "ports", "protocols", "rstp_enable",
+        "sflow", "stp_enable",
     ),
-    "Port": ("interfaces", "name", "qos", "tag", "trunks", "vlan_mode"),
+    "Port": ("cvlans", "interfaces", "lacp", "name", "other_config", "qos", "tag", "trunks", "vlan_mode"),
     "Interface": (
-        "ingress_policing_rate", "mac", "mtu_request", "name", "ofport", "ofport_request", "options", "type",
+        "bfd", "cfm_mpid", "ingress_policing_kpkts_rate", "ingress_policing_rate", "lldp", "mac", "mtu_request", "name",
+        "ofport", "ofport_request", "options", "type",
     ),
+    "Controller": (
+        "connection_mode", "controller_rate_limit", "inactivity_probe", "max_backoff", "target",
+    ),
+    "AutoAttach": ("system_name",),
+    "Flow_Table": ("name",),
+    "IPFIX": ("targets",),
+    "Mirror": ("name",),
+    "NetFlow": ("targets",),
+    "QoS": ("type",),
+    "sFlow": ("targets",),
     "Datapath": ("ct_zone_default_limit", "ct_zones"),
     "CT_Zone": ("limit", "timeout_policy"),
     "CT_Timeout_Policy": ("timeouts",),
 }  # fmt: skip
-"""What is read; a column that the server does not have is left out."""
+"""What is read; a column that the server does not have is left out. A row that another one refers to is there only if
+its table is among these.
+"""
 WRITTEN = {
     "Open_vSwitch": ("cur_cfg", "datapath_types", "db_version", "dpdk_initialized", "iface_types", "ovs_version"),
     "Bridge": ("datapath_id", "datapath_version", "status"),
     "Interface": (
         "admin_state", "error", "ifindex", "link_resets", "link_state", "mac_in_use", "mtu", "statistics", "status",
     ),
+    "Controller": ("is_connected", "role", "status"),
     "Datapath": ("capabilities", "datapath_version"),
 }  # fmt: skip
 """What is written and not read; changes of these do not wake anybody."""
@@ -39,6 +54,19 @@ WRITTEN = {
 _NEEDED = frozenset(("Open_vSwitch", "Bridge", "Port", "Interface"))
 _TIMEOUT_S = 10.0
 _READ_SIZE = 1 << 18
+
+
+def lacking(schema: dict[str, Any]) -> list[str]:
+    """Tables and columns that matter and are not there, as `Table` and `Table.column`."""
+    tables = schema["tables"]
+    found = []
+    for table in READ.keys() | WRITTEN.keys():
+        if table not in tables:
+            found.append(table)
+            continue
+        columns = {*READ.get(table, ()), *WRITTEN.get(table, ())} - tables[table]["columns"].keys()
+        found += [f"{table}.{column}" for column in columns]
+    return sorted(found)
 
 
 def helper(schema: dict[str, Any]) -> SchemaHelper:

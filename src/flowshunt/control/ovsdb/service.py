@@ -42,6 +42,7 @@ class Service:
         self._lock_state = ""
         self._was_heard = asyncio.Event()
         node.on_port_change(self._port_changed)
+        node.on_control_change(self._changed)
 
     async def heard(self) -> None:
         """Wait until the database has been heard of for the first time, and was acted on."""
@@ -49,7 +50,11 @@ class Service:
 
     async def run(self) -> None:
         """Follow the database; it may come, go and return."""
-        self._replica = Replica(self._remote, await self._schema())
+        found = await self._schema()
+        if missing := schema.lacking(found):
+            text = "the database has an older schema (%s), without %s: what they are for is not there"
+            _LOG.info(text, found.get("version", "no version"), ", ".join(missing))
+        self._replica = Replica(self._remote, found)
         try:
             while True:
                 await self._turn(self._replica)
@@ -76,7 +81,7 @@ class Service:
         self._watch_lock(replica)
         if replica.has_lock and replica.seqno != self._seqno and (root := replica.root()) is not None:
             self._seqno = replica.seqno
-            wanted, next_cfg = model.read(root), int(root.next_cfg)
+            wanted, next_cfg = model.read(root), int(getattr(root, "next_cfg", 0))
             await self._reconfigure(wanted)
             self._cur_cfg = next_cfg
             self._is_stale = True
@@ -114,7 +119,7 @@ class Service:
         self._applied = wanted
 
     async def _write(self, replica: Replica) -> None:
-        facts = await self._node.call(partial(writer.gather, self._node, self._applier.errors))
+        facts = await self._node.call(partial(writer.gather, self._node, self._applier.errors, self._applier.notes))
         self._is_stale = False
         self._written_s = time.monotonic()
         writer.write(replica, facts, self._iface_types, self._cur_cfg, self._written)
@@ -126,6 +131,9 @@ class Service:
 
     def _port_changed(self, bridge: str, port: Any, reason: int) -> None:
         """A port came, went or changed: the database is to know."""
+        self._changed()
+
+    def _changed(self) -> None:
         self._is_stale = True
         if self._replica is not None:
             self._replica.wake()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flowshunt.base.version import VERSION
+from flowshunt.control.openflow.controllers import ControllerStatus
 from flowshunt.control.ovsdb.idl import Replica
 from flowshunt.control.ovsdb.node import Node, PortInfo
 
@@ -56,13 +58,21 @@ class Facts:
     ports: dict[tuple[str, str], PortInfo] = field(default_factory=dict)
     errors: dict[tuple[str, str], str] = field(default_factory=dict)
     datapath_ids: dict[str, int] = field(default_factory=dict)
+    controllers: dict[tuple[str, str], ControllerStatus] = field(default_factory=dict)
+    """By bridge and target."""
+    notes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By bridge and interface, what it asks for and does not get although it works."""
 
 
-def gather(node: Node, errors: Mapping[tuple[str, str], str]) -> Facts:
+def gather(
+    node: Node, errors: Mapping[tuple[str, str], str], notes: Mapping[tuple[str, str], str] | None = None
+) -> Facts:
     """The facts; runs on the packet thread."""
-    facts = Facts(errors=dict(errors))
+    facts = Facts(errors=dict(errors), notes=dict(notes or {}))
     for name, bridge in node.bridges.items():
         facts.datapath_ids[name] = bridge.service.datapath_id
+        for target, status in bridge.controllers.statuses.copy().items():
+            facts.controllers[name, target] = status
         for port in bridge.ports:
             facts.ports[name, port] = bridge.port_info(port)
     return facts
@@ -84,10 +94,12 @@ def write(
     _root(replica, root, iface_types)
     for bridge in root.bridges:
         _bridge(bridge, facts)
+        for controller in getattr(bridge, "controller", ()):
+            _controller(controller, facts.controllers.get((bridge.name, controller.target)))
         for port in bridge.ports:
             for interface in port.interfaces:
                 _interface(bridge.name, interface, facts)
-    for row in dict(root.datapaths).values():
+    for row in dict(getattr(root, "datapaths", {})).values():
         _set(row, "capabilities", CAPABILITIES)
         _set(row, "datapath_version", DATAPATH_VERSION)
     if cur_cfg is not None:
@@ -96,8 +108,8 @@ def write(
 
 
 def _set(row: Any, column: str, value: Any) -> None:
-    """Write a column if it says something else."""
-    if _plain(getattr(row, column)) != _plain(value):
+    """Write a column if it is there and says something else."""
+    if hasattr(row, column) and _plain(getattr(row, column)) != _plain(value):
         setattr(row, column, value)
 
 
@@ -121,6 +133,20 @@ def _bridge(row: Any, facts: Facts) -> None:
     _set(row, "datapath_version", DATAPATH_VERSION if number is not None else "<unknown>")
 
 
+def _controller(row: Any, status: ControllerStatus | None) -> None:
+    if status is None:
+        status = ControllerStatus(False, None, "VOID")
+    _set(row, "is_connected", status.is_connected)
+    _set(row, "role", [] if status.role is None else [status.role])
+    told = {"state": status.state}
+    if status.last_error:
+        told["last_error"] = status.last_error
+    if status.changed_s:
+        name = "sec_since_connect" if status.is_connected else "sec_since_disconnect"
+        told[name] = str(int(max(time.monotonic() - status.changed_s, 0)))
+    _set(row, "status", told)
+
+
 def _interface(bridge: str, row: Any, facts: Facts) -> None:
     info = facts.ports.get((bridge, row.name))
     error = facts.errors.get((bridge, row.name)) or (info.error if info is not None else None)
@@ -131,8 +157,9 @@ def _interface(bridge: str, row: Any, facts: Facts) -> None:
             _set(row, column, [])
         _set(row, "statistics", {})
         return
+    note = facts.notes.get((bridge, row.name))
     _set(row, "ofport", [info.ofport])
-    _set(row, "error", [])
+    _set(row, "error", [] if note is None else [note])
     _set(row, "admin_state", ["up" if info.admin_up else "down"])
     _set(row, "link_state", ["up" if info.link_up else "down"])
     _set(row, "link_resets", [info.link_resets])

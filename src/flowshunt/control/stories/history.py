@@ -61,7 +61,7 @@ class History:
         self._paths: deque[tuple[int, np.ndarray]] = deque()
         self._n_steps = self._n_paths = 0
         self._samples: deque[tuple[int, dict[str, int]]] = deque()
-        switch.datapath.paths.observe(self._on_learned)
+        switch.offload.observe_paths(self._on_learned)
         switch.offload.keep_journal(self._note)
 
     def _note(

@@ -30,6 +30,12 @@ class Switch(Protocol):
     def ports(self) -> Mapping[str, int]:
         """OpenFlow port numbers by name."""
 
+    def switch_at(self, port: int) -> Switch | None:
+        """The switch that a port of paths belongs to."""
+
+    def device_at(self, port: int) -> str | None:
+        """The name of a port of paths."""
+
 
 @dataclass(frozen=True, slots=True)
 class PathText:
@@ -41,15 +47,20 @@ class PathText:
     rules: tuple[str, ...]
 
 
-def path_text(record: Any, switch: Switch, names: Mapping[int, str]) -> PathText:
+def path_text(record: Any, switch: Switch) -> PathText:
     """What a LEARNED record says."""
     path = record["path"]
+    here = switch.switch_at(int(path["in_port"])) or switch
     rules = tuple(
-        f"{'' if flow.table else 'table=0, '}{format_flow(flow, switch.ports)}"
-        for flow in switch.datapath.paths.chain_rules(int(record["chain"]))
+        f"{'' if flow.table else 'table=0, '}{format_flow(flow, here.ports)}"
+        for flow in here.datapath.paths.chain_rules(int(record["chain"]))
     )
-    in_port, out_port = (names.get(int(path[name]), str(int(path[name]))) for name in ("in_port", "out_port"))
+    in_port, out_port = (_port(int(path[name]), switch) for name in ("in_port", "out_port"))
     return PathText(in_port, out_port, _changes(path), rules)
+
+
+def _port(port: int, switch: Switch) -> str:
+    return switch.device_at(port) or str(port & (1 << P.HOME_BITS) - 1)
 
 
 def _changes(path: Any) -> tuple[tuple[str, str], ...]:

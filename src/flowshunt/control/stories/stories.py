@@ -79,7 +79,6 @@ class Stories:
         self._stories: dict[Identity, Story] = {}
         self._ended: list[Story] = []
         self._followers: dict[Identity, list[Identity]] = {}
-        self._names = {number: name for name, number in switch.ports.items()}
         if listens:
             switch.datapath.paths.observe(self.on_learned)
             switch.offload.keep_journal(self.note)
@@ -133,7 +132,7 @@ class Stories:
                     self._followers[members[0]].append(identity)
                 kind = _PATHS[int(record["turned"]) >> place & 1]
                 if not record["unfit"]:
-                    story.tell_path(int(record["time_ms"]), kind, path_text(record, self._switch, self._names))
+                    story.tell_path(int(record["time_ms"]), kind, path_text(record, self._switch))
 
     def _meant(self, rows: np.ndarray) -> np.ndarray:
         return self._selection.matches(self._switch.tracker.arrays.conns, rows)

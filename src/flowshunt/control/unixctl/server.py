@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from pathlib import Path
 
-from flowshunt.base.errors import InputError, UsageError
+from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import prepare_directory, private_socket
+from flowshunt.base.sockets import check_free, prepare_directory, private_socket
 from flowshunt.control.jsonrpc import Decoder, JsonRpcError, Reply, Request, encode
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import CommandError, Registry
@@ -48,8 +47,7 @@ class Server:
         others to write to, or when something else is at `path`, InputError when the system refuses.
         """
         prepare_directory(path.parent)
-        if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UsageError(f"{path} is there and no socket")
+        check_free(path)
         try:
             self._server = await asyncio.start_unix_server(self._serve, sock=private_socket(path))
         except OSError as problem:

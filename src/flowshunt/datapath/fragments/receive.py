@@ -159,8 +159,10 @@ def _is_complete(f: Any, row: Any) -> Any:
 
 @kernel
 def _is_too_long(f: Any, row: Any) -> Any:
-    """Whether a complete datagram with its headers is longer than a packet can be."""
+    """Whether a complete datagram with its headers is longer than a packet, or a frame, can be."""
     fragment = np.int64(f.datagrams["first"][row]) - 1
+    if np.int64(f.fragments["header"][fragment]) + np.int64(f.datagrams["total"][row]) > f.state["max_frame"][0]:
+        return True
     size = np.int64(f.fragments["header"][fragment]) - np.int64(f.fragments["l3"][fragment])
     if (f.datagrams["key"][row] >> 40) & 1:
         size -= IPV6_SIZE + FRAGMENT_HEADER_SIZE

@@ -132,6 +132,7 @@ STATE = np.dtype(
         ("on", np.int64, 2),
         ("min_size", np.int64, 2),
         ("timeout_ms", np.int64, 2),
+        ("max_frame", np.int64),
         ("max_fragments", np.int64),
         ("max_zone_fragments", np.int64),
         ("max_zone_blocks", np.int64),
@@ -220,6 +221,11 @@ class FragmentSettings:
     timeout_ipv4_ms: int = 30_000
     """How long a datagram may take, from the first fragment that comes."""
     timeout_ipv6_ms: int = 60_000
+    max_frame: int | None = 65_535
+    """Longest frame that fragments may make, headers of the link and of IPv6 fragments included; None: no limit.
+
+    What is longer is refused when it is complete.
+    """
 
     def check(self) -> None:
         """Raise UsageError for a value out of range."""
@@ -231,6 +237,7 @@ class FragmentSettings:
             "max_zone_size": (0, N_BLOCKS * BLOCK_SIZE),
             "timeout_ipv4_ms": (1, 1 << 31),
             "timeout_ipv6_ms": (1, 1 << 31),
+            "max_frame": (0, SCRATCH_SIZE),
         }
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
@@ -240,6 +247,6 @@ class FragmentSettings:
 
 PROFILES = {
     "default": FragmentSettings(),
-    "linux": FragmentSettings(min_size_ipv4=0, min_size_ipv6=0, max_fragments=4096),
+    "linux": FragmentSettings(min_size_ipv4=0, min_size_ipv6=0, max_fragments=4096, max_frame=None),
 }
 """Settings by profile: those of Open vSwitch's userspace, and about what Linux's 4 MiB per family amount to."""

@@ -111,6 +111,7 @@ class Fragments:
         state["on"][0] = settings.ipv4, settings.ipv6
         state["min_size"][0] = settings.min_size_ipv4, settings.min_size_ipv6
         state["timeout_ms"][0] = settings.timeout_ipv4_ms, settings.timeout_ipv6_ms
+        state["max_frame"] = _NO_LIMIT if settings.max_frame is None else settings.max_frame
         state["max_fragments"] = settings.max_fragments
         per_zone = settings.max_zone_fragments
         state["max_zone_fragments"] = _NO_LIMIT if per_zone is None else per_zone
@@ -159,6 +160,10 @@ class Fragments:
                     has_first=bool(record["first"]),
                     has_last=bool(record["total"]),
                 )
+
+    def too_long(self) -> tuple[int, int]:
+        """Fragments that were refused because their datagram would have been too long: IPv4 and IPv6."""
+        return int(self.arrays.counters[0, G.N_TOO_LONG]), int(self.arrays.counters[1, G.N_TOO_LONG])
 
     def statistics(self) -> dict[str, int]:
         """Fragments by family and what became of them, `held` among them: `ipv4.accepted`, `ipv6.too-small`, …"""

@@ -5,6 +5,7 @@
     verdicts     reads match and actions of a chain's rules, and of those that might match in their place
     chains       the chains, for Python; room for new ones
     accounting   what was forwarded elsewhere, added to rules, tables and stations
+    joined       several datapaths of one tracker as if they were one
 
 `table.Paths` is the facade (`Datapath.paths`): learning on and off, observers of records, epochs. `records` are the
 records of paths and flows, which packages above fill in and hand on; `schema` is the memory of it all.

@@ -10,8 +10,8 @@ from flowshunt.conntrack.arrays import example_arrays
 from flowshunt.datapath.fdb import find_station
 from flowshunt.datapath.paths.schema import CHAIN_BITS, E_GENERATION, E_RULE, MISS
 from flowshunt.datapath.schema import make_ports, make_tables, make_work
+from flowshunt.datapath.vlans import vid_of, vlan_behind
 from flowshunt.jit import by_reference, kernel
-from flowshunt.packet.schema import VLAN_PRESENT
 
 _PLACE = (1 << CHAIN_BITS) - 1
 
@@ -68,11 +68,13 @@ def _count(w: Any, c: Any, chain: Any, packets: Any, size: Any, used: Any) -> An
 @kernel
 def _refresh_station(w: Any, p: Any, chain: Any, in_port: Any, used: Any, eth_src: Any, tci: Any) -> Any:
     """The sender was heard, if it is still where it was."""
-    vlan = tci & 0xFFF if tci & VLAN_PRESENT else np.int64(0)
+    index = np.int64(p.index[in_port])
+    if index < 0:
+        return
     if w.chains["new_eth_src"][chain] >= 0:
         eth_src = w.chains["new_eth_src"][chain]
-    if w.chains["new_vid"][chain] >= 0:
-        vlan = np.int64(w.chains["new_vid"][chain])
+    vid = np.int64(w.chains["new_vid"][chain])
+    vlan = vlan_behind(p, index, vid if vid >= 0 else vid_of(tci))
     station = find_station(p, eth_src << 12 | vlan)
     if station >= 0 and np.int64(p.stations["port"][station]) == in_port:
         p.stations["used_ms"][station] = max(p.stations["used_ms"][station], used)

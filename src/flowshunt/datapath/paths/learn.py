@@ -41,6 +41,7 @@ from flowshunt.packet.schema import (
     VERDICT_OK,
     VLAN_PRESENT,
     W_ARP_SHA,
+    W_ETH_SRC,
     W_FLAGS,
     W_L4,
     W_PORT,
@@ -88,9 +89,11 @@ def note_output(w: Any, p: Any, index: Any, by_normal: Any) -> Any:
 
 
 @kernel
-def stop_noting(w: Any) -> Any:
-    """What becomes of the packet depends on more than a path can say."""
-    w.paths["noting"][0] = 0
+def note_normal(w: Any, vlan: Any) -> Any:
+    """`normal` has found the packet to be in a VLAN; a port's settings may still give its key another tag."""
+    if w.paths["noting"][0]:
+        w.paths["normal_tci"][0] = w.keys[0, W_ETH_SRC] & 0xFFFF
+        w.paths["normal_vlan"][0] = vlan
 
 
 @kernel

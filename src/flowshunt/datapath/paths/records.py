@@ -11,6 +11,12 @@ import numpy as np
 N_ZONES = 4
 """Connections (one per zone) that a path may pass."""
 
+HOME_BITS = 16
+"""Where the number of a datapath begins in ports of paths and events, above that of the port in OpenFlow.
+
+Several datapaths may share a tracker; the first one has the number 0.
+"""
+
 PATH = np.dtype(
     [
         # what must match
@@ -19,7 +25,7 @@ PATH = np.dtype(
         ("tuple", np.int64),  # ports 48 and 32, zone 0, protocol 8, kind 0 (bit 7: IPv6), as they come in
         ("eth_src", np.int64),  # 48 bits; as they come in, a packet with others is not of this path
         ("eth_dst", np.int64),
-        ("in_port", np.uint32),
+        ("in_port", np.uint32),  # with its home, see HOME_BITS
         ("vlan_tci", np.uint16),  # packet.schema.VLAN_PRESENT set when there is a tag; a second tag is never of a path
         ("tos", np.uint8),  # with MATCH_TOS
         # what becomes of it
@@ -88,11 +94,13 @@ UNFIT = (
     "rewrite",
     "long-chain",
     "group",
+    "several-bridges",
 )
 """Why a packet's way cannot be taken by others unseen; names are those of `offload.reasons`.
 
 `rewrite`: the packet was changed in a way that a path cannot say. `long-chain`: it met more rules than a chain holds.
-`group`: it went through one, which counts its packets and may choose among ports by what varies.
+`group`: it went through one, which counts its packets and may choose among ports by what varies. `several-bridges`:
+other datapaths track it, too.
 """
 
 FLOW = np.dtype(

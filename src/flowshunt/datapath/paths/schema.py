@@ -43,6 +43,7 @@ NOTED_FLOOD = 2
 PATH_STATE = np.dtype(
     [
         ("on", np.int64),
+        ("home", np.int64),  # of the datapath, see records.HOME_BITS
         ("epoch", np.int64),
         ("verdicts", np.int64),  # counts what makes verdicts on chains void: less than what begins epochs
         # of the packet that runs
@@ -55,6 +56,8 @@ PATH_STATE = np.dtype(
         ("outputs", np.int64),  # output actions that caused frames
         ("noted", np.int64),  # NOTED_*
         ("out_port", np.int64),
+        ("normal_tci", np.int64),  # the tag that `normal` met
+        ("normal_vlan", np.int64),  # the VLAN that it took the packet to be in
         # of what is kept
         ("n_learned", np.int64),
         ("stop", np.int64),  # tell.STOP_*: what Python must do before another packet runs
@@ -82,6 +85,8 @@ TOLD = np.dtype(
 
 CHAIN_TOS = 1
 """Rules on the way match, read or write TOS: the path holds for packets of one TOS only."""
+CHAIN_TAGS = 2
+"""A tag is pushed on the way: what leaves with the tag that it came with may have one of another type."""
 
 CHAIN = np.dtype(
     [
@@ -89,7 +94,7 @@ CHAIN = np.dtype(
         ("judged", np.int64),  # the value of `verdicts` when it was; 0: never
         ("used_ms", np.int64),
         ("new_eth_src", np.int64),  # what its rules make of the sender before `normal` learns it; -1: as it came
-        ("new_vid", np.int32),  # likewise the VLAN
+        ("new_vid", np.int32),  # likewise the VLAN of its tag
         ("entries", np.int32),  # first of its `chain_entries`
         ("candidates", np.int32),  # first word of what might match in place of its rules
         ("n_entries", np.uint16),

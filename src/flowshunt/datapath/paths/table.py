@@ -10,7 +10,7 @@ import numpy as np
 
 from flowshunt.datapath.paths.accounting import add_usage
 from flowshunt.datapath.paths.chains import Chains
-from flowshunt.datapath.paths.records import UNFIT
+from flowshunt.datapath.paths.records import HOME_BITS, UNFIT
 from flowshunt.datapath.paths.schema import NEVER_MS
 from flowshunt.datapath.paths.tell import STOP_CHAINS, STOP_JUDGE, settle_last
 from flowshunt.datapath.paths.verdicts import Judge
@@ -43,8 +43,14 @@ class Paths:
         self._unfit: Counter[str] = Counter()
         self._n_collected = 0
         self._n_forgotten = 0
+        self._latest: Callable[[int], int] = int
         self.watch("rules", lambda: rules.version)
         self.watch("ports", lambda: ports.version)
+
+    def settle_at(self, home: int, latest: Callable[[int], int]) -> None:
+        """Be one of several: ports of paths are those of `home`, and `latest(epoch)` is the epoch to go on with."""
+        self._state["home"] = home << HOME_BITS
+        self._latest = latest
 
     def enable(self, on: bool) -> None:
         """Begin to learn, or stop; what was learned before is learned anew then."""
@@ -93,6 +99,10 @@ class Paths:
             if now != self._seen[why]:
                 self._seen[why] = now
                 self.bump(why)
+        epoch = int(self._state["epoch"][0])
+        latest = self._latest(epoch)
+        if latest != epoch:
+            self._state["epoch"] = latest
 
     def expire_stations(self, now_ms: int, synchronise: Callable[[], None] | None) -> None:
         """Begin the next epoch if a station that paths lead to is forgotten by `now_ms`, since `normal` then floods.

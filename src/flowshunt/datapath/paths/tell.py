@@ -32,6 +32,7 @@ from flowshunt.datapath.paths.schema import (
     C_TOS_VALUE,
     C_TRIPLES,
     CHAIN_BITS,
+    CHAIN_TAGS,
     CHAIN_TOS,
     ENTRY_WORDS,
     N_WORDS,
@@ -47,6 +48,7 @@ from flowshunt.datapath.paths.schema import (
     UNFIT_VARYING,
 )
 from flowshunt.datapath.schema import STATION_ON_PATH, make_ports, make_work
+from flowshunt.datapath.vlans import vid_of
 from flowshunt.jit import by_reference, kernel, mix
 from flowshunt.packet.schema import (
     ETH_IPV6,
@@ -245,7 +247,7 @@ def _write_record(w: Any, chain: Any, ct_state: Any) -> Any:
     path["tuple"][n] = tuple_word(keys, 0, family, np.int64(0))
     path["eth_src"][n] = (keys[0, W_ETH_SRC] >> 16) & _MAC
     path["eth_dst"][n] = (keys[0, W_ETH_DST] >> 16) & _MAC
-    path["in_port"][n] = (keys[0, W_PORT] >> 32) & _U32
+    path["in_port"][n] = s["home"][0] | (keys[0, W_PORT] >> 32) & _U32
     path["vlan_tci"][n] = keys[0, W_ETH_SRC] & 0xFFFF
     path["tos"][n] = 0
     path["ttl_decrements"][n] = 0
@@ -277,6 +279,7 @@ def _settle(w: Any, p: Any) -> Any:
         parameter = (verdict >> 8) & 0xFF
         if unfit == 0:
             unfit = _write_path(w, n, np.int64(w.chains["decrements"][chain]), verdict >> 16)
+            w.learned["path"]["mtu"][n] = _mtu_of(p, w.paths["out_port"][0])
         if unfit == 0 and s["noted"][0] & NOTED_NORMAL:
             _mark_stations(w, p, chain)
     w.learned["unfit"][n] = unfit
@@ -292,15 +295,22 @@ def _settle(w: Any, p: Any) -> Any:
 
 
 @kernel
+def _mtu_of(p: Any, number: Any) -> Any:
+    """A port's MTU, as far as a path can say it."""
+    index = np.int64(p.index[number])
+    return min(np.int64(p.ports["mtu"][index]), 0xFFFF) if index >= 0 else np.int64(0)
+
+
+@kernel
 def _judge(w: Any, chain: Any) -> Any:
-    """What the chain says of this packet: UNFIT_* | parameter << 8 | whether TOS matters << 16."""
+    """What the chain says of this packet: UNFIT_* | parameter << 8 | CHAIN_* << 16."""
     unfit = np.int64(w.chains["unfit"][chain])
     if unfit != 0:
         return unfit | np.int64(w.chains["parameter"][chain]) << 8
     by_normal = np.int64(1 if w.paths["noted"][0] & NOTED_NORMAL else 0)
     if w.paths["outputs"][0] != 1 or np.int64(w.chains["normals"][chain]) != by_normal:
         return np.int64(UNFIT_OUTPUTS)
-    tos = np.int64(w.chains["flags"][chain]) & CHAIN_TOS
+    flags = np.int64(w.chains["flags"][chain])
     at = np.int64(w.chains["candidates"][chain])
     for _ in range(np.int64(w.chains["n_candidates"][chain])):
         if _fits(w, at):
@@ -308,9 +318,9 @@ def _judge(w: Any, chain: Any) -> Any:
             field = w.candidates[at + C_FIELD]
             if field != TOS_ALONE and differs & w.candidates[at + C_TOS_MASK] == 0:
                 return np.int64(UNFIT_VARYING) | field << 8
-            tos = np.int64(CHAIN_TOS)
+            flags |= CHAIN_TOS
         at += C_TRIPLES + N_WORDS * w.candidates[at + C_MATCH]
-    return tos << 16
+    return flags << 16
 
 
 @kernel
@@ -338,14 +348,14 @@ def _changed_beyond(w: Any, ttl_decrements: Any) -> Any:
 
 
 @kernel(inline=False)
-def _write_path(w: Any, n: Any, ttl_decrements: Any, tos_matters: Any) -> Any:
-    """The difference between the packet that came and the one that left; 0, or UNFIT_REWRITE."""
+def _write_path(w: Any, n: Any, ttl_decrements: Any, chain_flags: Any) -> Any:
+    """The difference between the packet that came and the one that left, given CHAIN_*; 0, or UNFIT_REWRITE."""
     if _changed_beyond(w, ttl_decrements):
         return np.int64(UNFIT_REWRITE)
     was, now = w.lookup_keys, w.final_key
     path = w.learned["path"]
     flags = np.int64(0)
-    path["out_port"][n] = w.paths["out_port"][0]
+    path["out_port"][n] = w.paths["home"][0] | w.paths["out_port"][0]
     path["ttl_decrements"][n] = ttl_decrements
     if (was[0, W_ETH_SRC] ^ now[0, W_ETH_SRC]) >> 16:
         flags |= REWRITE_ETH_SRC
@@ -353,7 +363,8 @@ def _write_path(w: Any, n: Any, ttl_decrements: Any, tos_matters: Any) -> Any:
     if (was[0, W_ETH_DST] ^ now[0, W_ETH_DST]) >> 16:
         flags |= REWRITE_ETH_DST
         path["new_eth_dst"][n] = (now[0, W_ETH_DST] >> 16) & _MAC
-    if ((was[0, W_ETH_SRC] ^ now[0, W_ETH_SRC]) | (was[0, W_FLAGS] ^ now[0, W_FLAGS])) & 0xFFFF:
+    tags = ((was[0, W_ETH_SRC] ^ now[0, W_ETH_SRC]) | (was[0, W_FLAGS] ^ now[0, W_FLAGS])) & 0xFFFF
+    if tags != 0 or chain_flags & CHAIN_TAGS:
         flags |= REWRITE_VLAN
         if now[0, W_ETH_SRC] & VLAN_PRESENT:
             path["new_vlan_tci"][n] = now[0, W_ETH_SRC] & 0xFFFF
@@ -370,11 +381,11 @@ def _write_path(w: Any, n: Any, ttl_decrements: Any, tos_matters: Any) -> Any:
         flags |= REWRITE_PORTS
         path["new_source_port"][n] = (now[0, W_L4] >> 48) & 0xFFFF
         path["new_destination_port"][n] = (now[0, W_L4] >> 32) & 0xFFFF
-    if tos_matters:
+    if chain_flags & CHAIN_TOS:
         flags |= MATCH_TOS
         path["tos"][n] = (was[0, W_L4] >> 16) & 0xFF
     if (was[0, W_L4] ^ now[0, W_L4]) & 0xFF0000:
-        if not tos_matters:
+        if chain_flags & CHAIN_TOS == 0:
             return np.int64(UNFIT_REWRITE)
         flags |= REWRITE_TOS
         path["new_tos"][n] = (now[0, W_L4] >> 16) & 0xFF
@@ -386,12 +397,13 @@ def _write_path(w: Any, n: Any, ttl_decrements: Any, tos_matters: Any) -> Any:
 def _mark_stations(w: Any, p: Any, chain: Any) -> Any:
     """The path depends on where `normal` found the destination, and on nobody else claiming to be its source."""
     was, now = w.lookup_keys, w.final_key
-    vlan = now[0, W_ETH_SRC] & 0xFFF if now[0, W_ETH_SRC] & VLAN_PRESENT else np.int64(0)
+    vlan = w.paths["normal_vlan"][0]
+    tci = w.paths["normal_tci"][0]
     sender = (now[0, W_ETH_SRC] >> 16) & _MAC
     if sender != (was[0, W_ETH_SRC] >> 16) & _MAC:
         w.chains["new_eth_src"][chain] = sender
-    if (now[0, W_ETH_SRC] ^ was[0, W_ETH_SRC]) & 0xFFFF:
-        w.chains["new_vid"][chain] = vlan
+    if (tci ^ was[0, W_ETH_SRC]) & 0xFFFF:
+        w.chains["new_vid"][chain] = vid_of(tci)
     source = find_station(p, sender << 12 | vlan)
     if source >= 0:
         p.stations["flags"][source] = STATION_ON_PATH

@@ -20,10 +20,18 @@ import numpy as np
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import program as P
 from flowshunt.datapath.paths.records import UNFIT
-from flowshunt.datapath.paths.schema import CHAIN_TOS, TOS_ALONE, UNFIT_OUTPUTS, UNFIT_REWRITE, UNFIT_VARYING
+from flowshunt.datapath.paths.schema import (
+    CHAIN_TAGS,
+    CHAIN_TOS,
+    TOS_ALONE,
+    UNFIT_OUTPUTS,
+    UNFIT_REWRITE,
+    UNFIT_VARYING,
+)
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import Rules
-from flowshunt.datapath.schema import PORT_ALL, PORT_FLOOD, PORT_NORMAL, PORT_RESERVED_32
+from flowshunt.datapath.schema import CLAUSES, PORT_ALL, PORT_FLOOD, PORT_NORMAL, PORT_RESERVED_32
+from flowshunt.datapath.spreading import after_link
 from flowshunt.packet.schema import FIELDS, W_FLAGS, W_L4
 
 MAX_CANDIDATES = 1024
@@ -99,6 +107,8 @@ def _instructions(program: Sequence[int], pc: int, end: int) -> Iterator[tuple[i
             start = pc + P.CT_WORDS + (NAT_WORDS if (instruction >> 8) & P.CT_NAT else 0)
             yield from _instructions(program, start, after)
             pc = after
+        elif op == P.OP_LINK:
+            pc = after_link(program, pc)
         else:
             pc += _WORDS.get(op, 1)
 
@@ -108,13 +118,13 @@ _HARMLESS = frozenset(
     (
         P.OP_END,
         P.OP_FIX_VLAN,
-        P.OP_PUSH_VLAN,
         P.OP_POP_VLAN,
         P.OP_RESUBMIT,
         P.OP_GOTO,
         P.OP_CT_CLEAR,
         P.OP_CLONE,
         P.OP_EXIT,
+        P.OP_LINK,  # chooses by what packets of a path have in common; a port that goes up or down begins an epoch
     )
 )
 _REFUSED = {
@@ -141,6 +151,8 @@ def _add_effect(found: Effects, program: Sequence[int], op: int, pc: int) -> Eff
         return found
     if op == P.OP_OUTPUT:
         number = (instruction >> 8) & _U32
+        if instruction >> P.OUTPUT_LIMIT:
+            return found._replace(unfit=UNFIT_REWRITE)
         return _output(found, number & 0xFFFF if number >= PORT_RESERVED_32 else number)
     if op == P.OP_OUTPUT_FIELD:
         return _read(found, instruction >> 8)
@@ -152,6 +164,8 @@ def _add_effect(found: Effects, program: Sequence[int], op: int, pc: int) -> Eff
         return _write(found, (instruction >> 24) & 0xFF, _bits((instruction >> 32) & 0xFF, width))
     if op == P.OP_CT:
         return _read(found, program[pc + 1]) if (instruction >> 8) & P.CT_ZONE_FIELD else found
+    if op == P.OP_PUSH_VLAN:
+        return found._replace(flags=found.flags | CHAIN_TAGS)
     if op == P.OP_DEC_TTL:
         return found._replace(decrements=found.decrements + 1)
     return found._replace(unfit=_REFUSED.get(op, UNFIT_REWRITE))
@@ -198,6 +212,7 @@ class Judge:
         self._version = -1
         self._readers: dict[int, list[int]] = {}
         self._rivals: dict[tuple[int, int | None], list[_Rival] | None] = {}
+        self._beside_clauses: dict[int, int | None] = {}
 
     def judge(self, entries: Sequence[tuple[int, int | None]]) -> Verdict:
         """The verdict of a chain: tables and rules (None: no rule matched) that a packet met, in order.
@@ -216,6 +231,9 @@ class Judge:
                 return verdict
         words: list[int] = []
         for position, (table, number) in enumerate(entries):
+            varying = self._varying_beside_clauses(table)
+            if varying is not None:
+                return Verdict(UNFIT_VARYING, varying)
             rivals = self._rivals_of(table, number)
             if rivals is None:
                 return refusal(TOS_ALONE)
@@ -235,6 +253,24 @@ class Judge:
             self._version = self._rules.version
             self._readers = self._rules.looking_at(_READ)
             self._rivals = {}
+            self._beside_clauses = {}
+
+    def _varying_beside_clauses(self, table: int) -> int | None:
+        """What some rule of a table with conjunctions matches on that varies; None: nothing, or there are none.
+
+        Which rule is met depends there on more than the rules that might match in its place.
+        """
+        if not self._rules.arrays.tables["has_clauses"][table]:
+            return None
+        if table not in self._beside_clauses:
+            self._beside_clauses[table] = self._first_varying(table)
+        return self._beside_clauses[table]
+
+    def _first_varying(self, table: int) -> int | None:
+        readers = [*self._readers.get(table, ()), *self._readers.get(table + CLAUSES, ())]
+        matched = [(word, mask) for reader in readers for word, mask, _ in self._rules.rule(reader).match]
+        found = (_NUMBERS["nw_tos"] if _has_tos(*pair) else _varying_in(*pair) for pair in matched)
+        return next((field for field in found if field is not None), None)
 
     def _rivals_of(self, table: int, number: int | None) -> list[_Rival] | None:
         """Rules that might match in place of a rule, or where none did. None: there are too many to say."""

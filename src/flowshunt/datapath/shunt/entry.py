@@ -80,8 +80,8 @@ def _why_wrong(t: Any, s: Any, flows: Any, i: Any) -> Any:
         proto = (word >> 8) & 0xFF
         if proto != PROTO_TCP and proto != PROTO_UDP:
             return np.int64(_WRONG)
-        if np.int64(flows["paths"]["out_port"][i, d]) >= PORT_NUMBERS:
-            return np.int64(_WRONG)
+        if np.int64(flows["paths"]["out_port"][i, d] ^ flows["paths"]["in_port"][i, d]) >= PORT_NUMBERS:
+            return np.int64(_WRONG)  # the ports are of two homes
     for z in range(n_zones):
         row = np.int64(flows["rows"][i, z])
         if row >= len(s.flow_of) or not lives(t, row, np.int64(flows["generations"][i, z])):
@@ -237,7 +237,7 @@ def _write_entry(t: Any, s: Any, flows: Any, i: Any, d: Any, entry: Any, owner: 
         flags |= 0 if t.conns["flags"][row] & S.F_ASSURED else E_UNASSURED
     e["row"][entry] = row
     e["generation"][entry] = flows["generations"][i, 0]
-    e["out_port"][entry] = paths["out_port"][i, d]
+    e["out_port"][entry] = np.int64(paths["out_port"][i, d]) & (PORT_NUMBERS - 1)
     e["max_size"][entry] = paths["mtu"][i, d]
     e["ct_state"][entry] = flows["ct_state"][i, d]
     e["flags"][entry] = flags

@@ -121,7 +121,7 @@ def _is_line(s: Any, entry: Any, keys: Any, i: Any, word: Any, port_epoch: Any) 
 @kernel
 def port_epoch(s: Any, packets: Any, i: Any) -> Any:
     """What the first line of an entry ends with if packet i may be a hit of it now."""
-    return np.int64(packets["in_port"][i]) << 32 | s.state["epoch"][0] & _U32
+    return (s.state["home"][0] | np.int64(packets["in_port"][i])) << 32 | s.state["epoch"][0] & _U32
 
 
 @kernel
@@ -256,7 +256,7 @@ def pass_by(w: Any, p: Any, o: Any, t: Any, s: Any, b: Any, i: Any, packet: Any)
         why = _why_not_now(s, p, t, b, i, entry, now)
         if why == CAUSE_NONE:
             t.state["now_ms"][0] = now
-            _leave(w, p, o, s, b, i, packet, entry, now)
+            _leave(w, o, s, b, i, packet, entry, now)
             return True
         s.why[i] = why
     s.causes[why] += 1
@@ -314,10 +314,8 @@ def _meet_others(s: Any, t: Any, b: Any, i: Any) -> Any:
 
 
 @kernel
-def _leave(
-    w: Any, p: Any, o: Any, s: Any, b: Any, i: Any, packet: Any, entry: Any, now: Any
-) -> Any:  # fmt: skip
-    """Send packet i as its entry says, and count it; there is room."""
+def _leave(w: Any, o: Any, s: Any, b: Any, i: Any, packet: Any, entry: Any, now: Any) -> Any:
+    """Send packet i as its entry says; there is room. `count_hits` counts it for all but its flow."""
     e = s.entries
     size = max(np.int64(b.packets["wire_length"][i]), np.int64(b.packets["length"][i]))
     e["used_ms"][entry] = now
@@ -327,10 +325,6 @@ def _leave(
     flags = np.int64(e["flags"][entry])
     if flags & E_UNSETTLED == 0:
         e["flags"][entry] = flags | E_UNSETTLED
-    owner = np.int64(e["owner"][entry])
-    s.owners["hits"][owner] += 1
-    s.owners["hit_bytes"][owner] += size
-    s.owners["unchecked"][owner] += 0 if flags & E_CHECKED else 1
     at = b.packets["data"][i]
     length = np.int64(b.packets["length"][i])
     source = np.int64(SOURCE_BATCH)
@@ -348,15 +342,50 @@ def _leave(
     o.tx["port"][n] = port
     o.tx["packet"][n] = packet
     o.tx["source"][n] = source
+    o.tx["cut"][n] = 0
     o.sent[0] = n + 1
-    index = np.int64(p.index[port])
-    p.ports["tx_packets"][index] += 1
-    p.ports["tx_bytes"][index] += length
-    o.counters[N_SENT] += 1
-    o.counters[N_SHUNTED] += 1
     o.fate[packet] = FATE_OUTPUT
-    o.fates[FATE_OUTPUT] += 1
     o.ct_state[packet] = e["ct_state"][entry]
+    s.left[i] = length
+
+
+@kernel
+def count_hits(p: Any, o: Any, s: Any, packets: Any, start: Any, stop: Any) -> Any:
+    """Count those of packets `[start, stop)` of a chunk that left by their entries, for ports, owners and all."""
+    e = s.entries
+    total = np.int64(0)
+    port = owner = np.int64(-1)
+    n = unchecked = came = left = np.int64(0)
+    for i in range(start, stop):
+        if s.why[i] != CAUSE_NONE:
+            continue
+        entry = s.found[i]
+        if e["out_port"][entry] != port or e["owner"][entry] != owner:
+            _count_run(p, s, port, owner, n, unchecked, came, left)
+            port, owner = np.int64(e["out_port"][entry]), np.int64(e["owner"][entry])
+            n = unchecked = came = left = np.int64(0)
+        total += 1
+        n += 1
+        unchecked += 0 if e["flags"][entry] & E_CHECKED else 1
+        came += max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
+        left += s.left[i]
+    _count_run(p, s, port, owner, n, unchecked, came, left)
+    o.counters[N_SENT] += total
+    o.counters[N_SHUNTED] += total
+    o.fates[FATE_OUTPUT] += total
+
+
+@kernel
+def _count_run(p: Any, s: Any, port: Any, owner: Any, n: Any, unchecked: Any, came: Any, left: Any) -> Any:
+    """Count n hits of one owner that left by one port."""
+    if n == 0:
+        return
+    index = np.int64(p.index[port])
+    p.ports["tx_packets"][index] += n
+    p.ports["tx_bytes"][index] += left
+    s.owners["hits"][owner] += n
+    s.owners["hit_bytes"][owner] += came
+    s.owners["unchecked"][owner] += unchecked
 
 
 @kernel(inline=False)

@@ -90,6 +90,7 @@ MAX_OWNERS = 16
 SHUNT_STATE = np.dtype(
     [
         ("epoch", np.int64),  # the present one, of the datapath's paths
+        ("home", np.int64),  # of the datapath whose packets run, see paths.records.HOME_BITS
         ("n_flows", np.int64),
         ("n_fresh", np.int64),  # flow records ever used
         ("n_free", np.int64),  # length of the free stack
@@ -161,9 +162,9 @@ class ShuntArrays(NamedTuple):
     `entries`: ENTRY (2 * capacity,), `changes`: CHANGE, as long. `followers`: uint32 (capacity, N_ZONES - 1, 2), row
     and generation of a flow's connections beyond the first. `buckets`: int64 (2 * max buckets, 8), as the tracker's.
     `flow_of`: uint32 (rows of the tracker,), flow + 1 of each connection. `free`: int32 (capacity,), a stack. `owners`:
-    OWNER (MAX_OWNERS,). `causes`: int64 (len(CAUSES),), totals. `found`, `why`: int64 (BATCH_MAX,), per packet of a
-    chunk its entry (-1: none) and CAUSE_*. `met`: int64 (MAX_MET,), scratch. `saved`: CONNECTION (1,), scratch.
-    `state`: SHUNT_STATE (1,).
+    OWNER (MAX_OWNERS,). `causes`: int64 (len(CAUSES),), totals. `found`, `why`, `left`: int64 (BATCH_MAX,), per packet
+    of a chunk its entry (-1: none), CAUSE_*, and the bytes that left if that is CAUSE_NONE. `met`: int64 (MAX_MET,),
+    scratch. `saved`: CONNECTION (1,), scratch. `state`: SHUNT_STATE (1,).
     """
 
     entries: np.ndarray
@@ -176,6 +177,7 @@ class ShuntArrays(NamedTuple):
     causes: np.ndarray
     found: np.ndarray
     why: np.ndarray
+    left: np.ndarray
     met: np.ndarray
     saved: np.ndarray
     state: np.ndarray
@@ -203,6 +205,7 @@ def make_shunt(capacity: int, n_rows: int) -> ShuntArrays:
         causes=np.zeros(len(CAUSES), np.int64),
         found=np.full(BATCH_MAX, -1, np.int64),
         why=np.zeros(BATCH_MAX, np.int64),
+        left=np.zeros(BATCH_MAX, np.int64),
         met=np.zeros(MAX_MET, np.int64),
         saved=np.zeros(1, CONNECTION),
         state=state,

@@ -17,11 +17,12 @@ from flowshunt.offload.sharing import Shares
 _BUILT_IN = {
     "flowtable": "flowshunt.offload.providers.flowtable:Flowtable",
     "eswitch": "flowshunt.offload.eswitch.provider:Eswitch",
+    "kernel": "flowshunt.offload.providers.kernel.provider:Kernel",
     "dummy": "flowshunt.offload.providers.dummy:Dummy",
     "dummy-array": "flowshunt.offload.providers.dummy:ArrayDummy",
 }
 _FOR_TESTS = frozenset({"dummy", "dummy-array"})
-_WHEN_NAMED = _FOR_TESTS | {"eswitch"}
+_WHEN_NAMED = _FOR_TESTS | {"eswitch", "kernel"}
 _SHARING = frozenset({"flowtable", "eswitch"})
 """Made with the datapath's table of entries, if there is one."""
 _log = logger(__name__)
@@ -92,10 +93,13 @@ def _made(name: str, factory: Callable[[], Provider]) -> Provider:
 def factory_of(name: str) -> Callable[[], Provider]:
     """What makes a provider: of a name in `available`, or of `module:class`. Raises UsageError when there is none.
 
-    Without a datapath, one that forwards through its table of entries gets a table that no packet passes.
+    Without a datapath, one that forwards through its table of entries gets a table that no packet passes, and one that
+    forwards between devices has one by the number of every port.
     """
     if name in _SHARING:
         return lambda: _class(_BUILT_IN[name])(_class("flowshunt.offload.conformance.entries:Entries")())
+    if name == "kernel":
+        return lambda: _class(_BUILT_IN[name])(_class("flowshunt.offload.providers.kernel.devices:EveryPort")())
     for entry in available():
         if entry.name == name:
             return entry.load

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 import numpy as np
 
-from flowshunt.base.errors import UsageError
 from flowshunt.offload import reasons as R
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
 from flowshunt.offload.installing import USAGE
+from flowshunt.offload.providers.values import check_names, number_of, truth_of
 from flowshunt.offload.sharing import Share, Shares
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
@@ -69,12 +68,12 @@ class Flowtable(ArrayProvider):
 
         Raises UsageError for others, and for values that they cannot have.
         """
-        _check_names(options)
+        check_names("flowtable", options, _OPTIONS)
         return cls(
             shares,
-            timeout_ms=1000 * _number(options, "timeout", TIMEOUT_MS // 1000),
-            limit=_number(options, "limit", 0) or None,
-            check=_is_true(options, "check"),
+            timeout_ms=1000 * number_of("flowtable", options, "timeout", TIMEOUT_MS // 1000),
+            limit=number_of("flowtable", options, "limit", 0) or None,
+            check=truth_of("flowtable", options, "check"),
         )
 
     def set_options(self, options: Mapping[str, str]) -> None:
@@ -82,10 +81,10 @@ class Flowtable(ArrayProvider):
 
         Raises UsageError, with nothing changed, for an unknown option or a value that it cannot have.
         """
-        _check_names(options)
-        timeout_s = _number(options, "timeout", TIMEOUT_MS // 1000)
-        limit = _number(options, "limit", 0) or self._room
-        check = _is_true(options, "check")
+        check_names("flowtable", options, _OPTIONS)
+        timeout_s = number_of("flowtable", options, "timeout", TIMEOUT_MS // 1000)
+        limit = number_of("flowtable", options, "limit", 0) or self._room
+        check = truth_of("flowtable", options, "check")
         self.timeout_ms = 1000 * timeout_s
         self.limit = limit
         self.check = check
@@ -193,32 +192,6 @@ class Flowtable(ArrayProvider):
     def counters(self) -> dict[str, int]:
         """What the table says of its use, by name: flows, their limit, hits, what passed unchecked."""
         return {} if self._share is None else self._share.statistics()
-
-
-def _check_names(options: Mapping[str, str]) -> None:
-    for name in options:
-        if name not in _OPTIONS:
-            near = get_close_matches(name, _OPTIONS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_OPTIONS)}"
-            raise UsageError(f"flowtable has no option {name!r}", hint=hint)
-
-
-def _number(options: Mapping[str, str], name: str, default: int) -> int:
-    text = options.get(name)
-    if text is None:
-        return default
-    scale = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
-    digits = text[:-1] if scale > 1 else text
-    if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and 0 < int(digits) * scale < 1 << 31):
-        raise UsageError(f"flowtable: {name} is {text!r}", hint="use a number from 1 on, such as 30, 800k or 4M")
-    return int(digits) * scale
-
-
-def _is_true(options: Mapping[str, str], name: str) -> bool:
-    text = options.get(name, "false")
-    if text not in ("true", "false"):
-        raise UsageError(f"flowtable: {name} is {text!r}", hint="use true or false")
-    return text == "true"
 
 
 def _nothing(rows: np.ndarray) -> np.ndarray:

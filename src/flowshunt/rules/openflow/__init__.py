@@ -8,7 +8,7 @@ control channel decodes to, and what `compile` takes. Parts, in the order in whi
 - `errors`, `values`: messages; numbers, addresses, flags and ports as they are written.
 - `fields`: every name of a field, its place in the flow key, its prerequisites.
 - `scanner`: keys and values of a text.
-- `match`, `setters`, `elsewhere`, `learning`, `actions`, `parse`: the reader.
+- `match`, `setters`, `elsewhere`, `learning`, `links`, `actions`, `parse`: the reader.
 - `format`: the printer.
 
 `compile` makes programs of flows, `buckets` of groups; `executor` carries out what programs leave to Python.

@@ -19,6 +19,7 @@ from flowshunt.rules.openflow.elsewhere import (
 from flowshunt.rules.openflow.errors import BadValueError, quote
 from flowshunt.rules.openflow.flow import Action, Move, SetField
 from flowshunt.rules.openflow.learning import read_fin_timeout, read_learn
+from flowshunt.rules.openflow.links import check_conjunctions, read_bundle, read_conjunction, read_multipath
 from flowshunt.rules.openflow.match import Facts
 from flowshunt.rules.openflow.nat import read_nat
 from flowshunt.rules.openflow.scanner import Context, Item, items
@@ -30,8 +31,8 @@ MAX_NESTING = 16
 
 _NOT_YET = frozenset(
     (
-        "bundle", "bundle_load", "clear_actions", "conjunction", "dec_mpls_ttl", "dec_nsh_ttl", "decap",
-        "delete_field", "encap", "multipath", "pop_mpls", "push_mpls", "sample", "set_mpls_label", "set_mpls_tc",
+        "clear_actions", "dec_mpls_ttl", "dec_nsh_ttl", "decap",
+        "delete_field", "encap", "pop_mpls", "push_mpls", "sample", "set_mpls_label", "set_mpls_tc",
         "set_mpls_ttl", "set_tunnel", "set_tunnel64", "write_actions",
     )
 )  # fmt: skip
@@ -42,6 +43,7 @@ _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
         values.PORT_FLOOD: flow.Flood(),
         values.PORT_ALL: flow.All(),
         values.PORT_LOCAL: flow.Local(),
+        values.PORT_TABLE: flow.ToTable(),
     }
 )
 _INSTRUCTIONS = ("write_metadata", "goto_table")
@@ -66,8 +68,6 @@ def _to_port(port: int) -> Action:
         return action
     if port == values.PORT_CONTROLLER:
         return flow.Controller()
-    if port == values.PORT_TABLE:
-        raise BadValueError(f"not supported yet: output to {values.write_port(port)}")
     if port > values.PORT_MAX:
         raise BadValueError(f"{values.write_port(port)} is not a port to output to", f"0 to {values.PORT_MAX}")
     return flow.Output(port)
@@ -111,6 +111,9 @@ class ActionReader:
                 raise self.context.blame(item, problem) from None
         if drop is not None and n:
             self.context.fail(drop.key_at, drop.key, "drop can't be combined with other actions", "write it alone")
+        mixture = "" if inside else check_conjunctions(tuple(found))
+        if mixture:
+            self.context.fail(start, "", mixture, "match conj_id=ID in another flow, with the actions")
         return tuple(found)
 
     def _one(self, name: str, item: Item, inside: str) -> Actions:
@@ -152,8 +155,8 @@ class ActionReader:
         except BadValueError as problem:
             if text[:1].isdigit() or not text:
                 raise
-            if "max_len" in text:
-                raise BadValueError("not supported yet: output(port=N,max_len=N)") from None
+            if text.startswith(("port", "max_len")) and "=" in text:
+                return self._output_truncated(item)
             if "[" not in text and "XM_" not in text and text not in values.RESERVED_PORTS:
                 try:
                     read_part(text)
@@ -162,6 +165,28 @@ class ActionReader:
         else:
             return _to_port(port)
         return self._output_field(text)
+
+    def _output_truncated(self, item: Item) -> Action:
+        """`output(port=PORT,max_len=SIZE)`."""
+        said: dict[str, int] = {}
+        for argument in items(self.context.text, item.value_at, item.value_at + len(item.value)):
+            try:
+                if argument.key == "port":
+                    said["port"] = read_port(argument.value, self.context.ports)
+                elif argument.key == "max_len":
+                    said["max_len"] = read_int(argument.value, 32)
+                else:
+                    raise BadValueError(f"unknown argument {quote(argument.key)} of output", "port, max_len")
+            except BadValueError as problem:
+                raise self.context.blame(argument, problem) from None
+        if len(said) < 2:
+            raise BadValueError(f"{quote(item.value)} lacks a port or a length", "write output(port=PORT,max_len=SIZE)")
+        port, max_len = said["port"], said["max_len"]
+        if not flow.can_truncate(port):
+            raise BadValueError(f"output to {values.write_port(port)} can't be truncated", "name a port")
+        if max_len < flow.MIN_TRUNCATED:
+            raise BadValueError(f"{max_len} bytes are less than a header", f"at least {flow.MIN_TRUNCATED}")
+        return flow.OutputTruncated(port, max_len)
 
     def output_reg(self, item: Item) -> Action:
         """`output_reg:FIELD`, the old name of output to a field."""
@@ -403,5 +428,9 @@ _HANDLERS: MappingProxyType[str, Callable[[ActionReader, Item], Action]] = Mappi
         "push": ActionReader.push,
         "pop": ActionReader.pop,
         "check_pkt_larger": ActionReader.check_larger,
+        "conjunction": read_conjunction,
+        "multipath": read_multipath,
+        "bundle": read_bundle,
+        "bundle_load": read_bundle,
     }
 )

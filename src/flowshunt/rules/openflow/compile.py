@@ -10,11 +10,13 @@ from typing import Any
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.datapath import program as P
-from flowshunt.datapath.program import Assembler, CompiledRule, Handled, Late, Place, as_int64
+from flowshunt.datapath import spreading
+from flowshunt.datapath.program import Assembler, CompiledRule, ConjunctionCell, Handled, Late, Place, as_int64
 from flowshunt.datapath.schema import (
     N_TABLES,
     OUTSIDE_TABLE,
     PORT_ALL,
+    PORT_CONTROLLER,
     PORT_FLOOD,
     PORT_IN_PORT,
     PORT_LOCAL,
@@ -33,6 +35,7 @@ from flowshunt.packet.schema import (
     W_PORT,
 )
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.links import ALGORITHMS, HASH_FIELDS, MAX_CLAUSES, MEMBER_ALGORITHMS, MIN_CLAUSES
 
 _IN_PORT = "in_port"
 _WORD = (1 << 64) - 1
@@ -59,7 +62,8 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
     if not 0 <= flow.table < N_TABLES:
         raise UsageError(f"table {flow.table} is out of range", hint=f"0 to {N_TABLES - 1}")
     match = compile_match(flow.match)
-    program, late = _Actions(flow).list_of(flow.actions)
+    clauses = [action for action in flow.actions if isinstance(action, F.Conjunction)]
+    program, late = _clause(flow, clauses) if clauses else _Actions(flow).list_of(flow.actions)
     return CompiledRule(
         flow.table,
         flow.priority,
@@ -70,7 +74,21 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
         1000 * flow.hard_timeout,
         checks_overlap="check_overlap" in flow.flags,
         late=late,
+        is_clause=bool(clauses),
     )
+
+
+def _clause(flow: F.Flow, clauses: list[F.Conjunction]) -> tuple[tuple[int, ...], tuple[Late, ...]]:
+    """The program of a flow that is a clause, see `datapath.conjunctions`."""
+    if any(not isinstance(action, F.Conjunction | F.Note) for action in flow.actions):
+        raise UsageError("conjunction goes with no other action than note")
+    words, late = [len(clauses)], []
+    for action in clauses:
+        if not 1 <= action.clause <= action.n_clauses <= MAX_CLAUSES or action.n_clauses < MIN_CLAUSES:
+            raise UsageError(f"there is no clause {action.clause} of {action.n_clauses}")
+        late.append(Late(len(words), 0, ConjunctionCell(flow.table, flow.priority, action.id)))
+        words += (0, action.id << 8 | action.clause - 1, as_int64((1 << action.n_clauses) - 1))
+    return tuple(words), tuple(late)
 
 
 def compile_actions(
@@ -118,15 +136,24 @@ class FlowCompiler:
 
 
 _RESERVED = {F.Normal: PORT_NORMAL, F.Flood: PORT_FLOOD, F.All: PORT_ALL, F.InPort: PORT_IN_PORT, F.Local: PORT_LOCAL}
+_RESERVED_PORTS = {**_RESERVED, F.Controller: PORT_CONTROLLER}
 
 
 def _outputs_to(actions: Iterable[F.Action], port: int) -> bool:
-    """Whether a list itself names the port, be it a reserved one; fields and nested lists don't count."""
-    return any(
-        _RESERVED.get(type(action)) == _port(port)
-        or (isinstance(action, F.Output) and isinstance(action.port, int) and _port(action.port) == _port(port))
-        for action in actions
-    )
+    """Whether a list names the port, be it a reserved one or in a clone.
+
+    As in Open vSwitch, fields that hold a number, bundles and truncated outputs don't count.
+    """
+    for action in actions:
+        if isinstance(action, F.Clone):
+            named = _outputs_to(action.actions, port)
+        elif isinstance(action, F.Output | F.Enqueue):
+            named = isinstance(action.port, int) and _port(action.port) == _port(port)
+        else:
+            named = _RESERVED_PORTS.get(type(action)) == _port(port)
+        if named:
+            return True
+    return False
 
 
 def leads_to_group(actions: Iterable[F.Action], group: int) -> bool:
@@ -301,6 +328,34 @@ class _Actions:
         else:
             out.output_field(self._single(out, action.port))
 
+    def output_truncated(self, out: Assembler, action: F.OutputTruncated) -> None:
+        out.output(_port(action.port), action.max_len)
+
+    def multipath(self, out: Assembler, action: F.Multipath) -> None:
+        number = ALGORITHMS.index(action.algorithm)
+        parts = spreading.PARTS[HASH_FIELDS.index(action.fields)]
+        self._take_link(out, out.link(number, action.n_links, action.basis, action.argument, parts), action.dest)
+
+    def bundle(self, out: Assembler, action: F.Bundle) -> None:
+        number = spreading.ACTIVE_BACKUP + MEMBER_ALGORITHMS.index(action.algorithm)
+        ports = [_port(member) for member in action.members]
+        parts = spreading.PARTS[HASH_FIELDS.index(action.fields)]
+        chosen = out.link(number, len(ports), action.basis, 0, parts, ports)
+        if action.dest is None:
+            out.output_field(chosen)
+        else:
+            self._take_link(out, chosen, action.dest)
+
+    def _take_link(self, out: Assembler, chosen: Place, dest: F.Subfield) -> None:
+        """Put the number of a link into a field, of which the bits above it become zero."""
+        guard = self.guard(dest, (1 << dest.width) - 1)
+        for place, at in _pieces(dest):
+            if at + place.width > 64:
+                raise UsageError(f"{dest.width} bits are too many for a number", hint="name a part of the field")
+            out.move(Place(chosen.word, chosen.shift + at, place.width), place, P.GUARD_NONE, guard)
+        if dest.field == "vlan_tci":
+            out.fix_vlan()
+
     def _single(self, out: Assembler, subfield: F.Subfield) -> Place:
         """A place that holds the value of a subfield of up to 64 bits, put together where it lies across words."""
         pieces = _pieces(subfield)
@@ -383,6 +438,7 @@ def _handler(action: F.Action) -> Callable[[_Actions, Assembler, Any], None]:
 _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Output: _Actions.output,
     **dict.fromkeys(_RESERVED, lambda _, out, action: out.output(_RESERVED[type(action)])),
+    F.ToTable: lambda _, out, action: out.resubmit(None, 0),
     F.Resubmit: _Actions.resubmit,
     F.SetField: _Actions.set,
     F.Move: _Actions.move,
@@ -403,5 +459,9 @@ _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.FinTimeout: _Actions.fin_timeout,
     F.Push: lambda _, out, action: out.push(*_stack_places(action.source)),
     F.Pop: lambda _, out, action: out.pop(*_stack_places(action.dest)),
+    F.OutputTruncated: _Actions.output_truncated,
+    F.Conjunction: lambda _, out, action: None,
+    F.Multipath: _Actions.multipath,
+    F.Bundle: _Actions.bundle,
     F.CheckLarger: lambda _, out, action: out.larger(_pieces(action.dest)[0][0], action.size),
 }

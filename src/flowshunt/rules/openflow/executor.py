@@ -32,7 +32,7 @@ MAX_PAUSED = 256
 MAX_PAUSE_MS = 60_000
 """How long one may. While a packet waits, what its flow refers to stays, although the flow may be gone long since."""
 
-REASON_MISS, REASON_ACTION, REASON_GROUP, REASON_PACKET_OUT = 0, 1, 4, 5
+REASON_MISS, REASON_ACTION, REASON_INVALID_TTL, REASON_GROUP, REASON_PACKET_OUT = 0, 1, 2, 4, 5
 
 _WORD = (1 << 64) - 1
 _PIPELINE = ("ct_state", "ct_zone", "ct_mark", "ct_label", *(f"reg{n}" for n in range(16)), "metadata")
@@ -65,10 +65,15 @@ def read_field(key: Any, name: str) -> int:
 
 
 def metadata_of(key: Any) -> Triples:
-    """The fields of the pipeline that say something, and the port, in order of name as matches are."""
+    """The fields of the pipeline that say something, and the port, in order of name as matches are.
+
+    Where the state says something, so does the type of the packet, by which the rest of it is read.
+    """
     names = [name for name in _PIPELINE if read_field(key, name)]
+    if read_field(key, "ct_state"):
+        names.append("eth_type")
     if read_field(key, "ct_nw_proto"):
-        names += ("eth_type", *(_TUPLE_6 if read_field(key, "eth_type") == ETH_IPV6 else _TUPLE_4))
+        names += _TUPLE_6 if read_field(key, "eth_type") == ETH_IPV6 else _TUPLE_4
     triples = [(name, read_field(key, name), (1 << FIELDS[name].width) - 1) for name in (*names, "in_port")]
     return tuple(sorted(triples))
 
@@ -83,7 +88,7 @@ class Executor:
         self.n_given_up = 0
         self._paused: dict[bytes, tuple[int, Frozen]] = {}
         self._next_token = secrets.randbits(62)
-        self._miss_program: int | None = None
+        self._programs: dict[int, int] = {}
         self._pending: dict[tuple[int, int], int] = {}
         self._doomed: set[tuple[int, int]] = set()
         datapath.rules.linker.on_released = self._released
@@ -103,17 +108,18 @@ class Executor:
             )
             if action.reason == REASON_ACTION and (outside or in_group):
                 action = replace(action, reason=REASON_PACKET_OUT if outside else REASON_GROUP)
-            self.to_controllers(
-                ToController(
-                    action,
-                    punt.frame_now,
-                    0 if outside else punt.table,
-                    NO_COOKIE if outside or in_group else flow.cookie,
-                    metadata_of(punt.key),
-                    is_miss,
-                    self._pause(_now_ms(punt)) if action.pause else b"",
+            for frame in punt.finished_frames:
+                self.to_controllers(
+                    ToController(
+                        action,
+                        frame,
+                        0 if outside else punt.table,
+                        NO_COOKIE if outside or in_group else flow.cookie,
+                        metadata_of(punt.key),
+                        is_miss,
+                        self._pause(_now_ms(punt)) if action.pause else b"",
+                    )
                 )
-            )
         if action.pause:
             punt.halt()
 
@@ -144,17 +150,29 @@ class Executor:
 
     def send_misses(self, wanted: bool) -> None:
         """Let packets that the first table has no flow for go to controllers, or be dropped."""
+        self._send("miss", REASON_MISS, wanted)
+
+    def send_ttl_over(self, wanted: bool) -> None:
+        """Let packets whose TTL cannot be decremented go to controllers, or be dropped."""
+        self._send("ttl_over", REASON_INVALID_TTL, wanted)
+
+    def _send(self, place: str, reason: int, wanted: bool) -> None:
+        """Put a program that tells controllers in a place of the tables' state, or take it away."""
         rules = self._datapath.rules
-        if wanted and self._miss_program is None:
-            out = Assembler()
-            out.handled(Handled(F.Controller(reason=REASON_MISS), F.Flow()))
-            words, _ = rules.linker.link(out.finish(), out.late)
-            self._miss_program = rules.store(words)
         state = rules.arrays.state
-        before = bool(state["miss"][0])
-        if before != wanted:
-            state["miss"] = self._miss_program if wanted else 0
+        if bool(state[place][0]) != wanted:
+            state[place] = self._program(reason) if wanted else 0
             rules.version += 1
+
+    def _program(self, reason: int) -> int:
+        """The pool offset of a program that tells controllers and ends; made once."""
+        rules = self._datapath.rules
+        if reason not in self._programs:
+            out = Assembler()
+            out.handled(Handled(F.Controller(reason=reason), F.Flow()))
+            words, _ = rules.linker.link(out.finish(), out.late)
+            self._programs[reason] = rules.store(words)
+        return self._programs[reason]
 
     # --- learning --------------------------------------------------------------------------------------------------
 

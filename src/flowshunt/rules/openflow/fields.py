@@ -148,6 +148,7 @@ def _add_pipeline() -> None:
         _add(f"xreg{n}", f"OXM_OF_PKT_REG{n}", number)
     for n in range(4):
         _add(f"xxreg{n}", f"NXM_NX_XXREG{n}", number)
+    _add("conj_id", "NXM_NX_CONJ_ID", number, mask=False, set=False)
     _add("metadata", "OXM_OF_METADATA", number)
     _add("ct_state", "NXM_NX_CT_STATE", values.read_ct_state, width=32, high=16, exact=0xFF, set=False)
     _add("ct_zone", "NXM_NX_CT_ZONE", number, mask=False, set=False)
@@ -226,7 +227,7 @@ PLAIN_NAMES = frozenset(name for name in _NAMES if "XM_" not in name)
 
 UNSUPPORTED = frozenset(
     (
-        "conj_id", "tun_id", "tunnel_id", "tun_src", "tun_dst", "tun_ipv6_src", "tun_ipv6_dst", "tun_gbp_id",
+        "tun_id", "tunnel_id", "tun_src", "tun_dst", "tun_ipv6_src", "tun_ipv6_dst", "tun_gbp_id",
         "tun_gbp_flags", "tun_erspan_ver", "tun_erspan_idx", "tun_erspan_dir", "tun_erspan_hwid", "tun_gtpu_flags",
         "tun_gtpu_msgtype", "tun_flags", "in_port_oxm", "skb_priority", "pkt_mark", "actset_output", "packet_type",
         "mpls_label", "mpls_tc", "mpls_bos", "mpls_ttl", "nsh_flags", "nsh_ttl", "nsh_mdtype", "nsh_np", "nsh_spi",

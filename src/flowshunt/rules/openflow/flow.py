@@ -33,6 +33,23 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputTruncated:
+    """Send the first `max_len` bytes to a port."""
+
+    port: int
+    max_len: int
+
+
+MIN_TRUNCATED = 14
+"""An Ethernet header has to be left."""
+
+
+def can_truncate(port: int) -> bool:
+    """Whether a port number can be that of an OutputTruncated: one port, be it the input port."""
+    return port <= 0xFEFF or port in (0xFFF8, 0xFFFE)
+
+
+@dataclass(frozen=True, slots=True)
 class Normal:
     """Forward as a learning switch."""
 
@@ -55,6 +72,11 @@ class InPort:
 @dataclass(frozen=True, slots=True)
 class Local:
     """Send to the bridge's own port."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToTable:
+    """Look up in the first table, as OpenFlow's port TABLE says; then go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +284,46 @@ class CheckLarger:
     dest: Subfield
 
 
+@dataclass(frozen=True, slots=True)
+class Conjunction:
+    """The flow is one of the ways in which clause `clause` of `n_clauses`, counted from 1, of a conjunction is met."""
+
+    id: int
+    clause: int
+    n_clauses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Multipath:
+    """Put the number of one of `n_links` links into a field, chosen by a hash of packet fields.
+
+    `fields` is one of `links.HASH_FIELDS`, `algorithm` of `links.ALGORITHMS`; `argument` is for some of those.
+    """
+
+    fields: str
+    basis: int
+    algorithm: str
+    n_links: int
+    argument: int
+    dest: Subfield
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Choose one of the `members` (ports) that are up: send there, or put its number into `dest`, where it is given."""
+
+    fields: str
+    basis: int
+    algorithm: str
+    members: tuple[int, ...]
+    dest: Subfield | None = None
+
+
 Action = (
     Output | Normal | Flood | All | InPort | Local | Resubmit | GotoTable | SetField | Move | PushVlan | PopVlan
     | DecTtl | Ct | CtClear | Clone | Note | Controller | Group | Meter | Enqueue | SetQueue | Exit
     | Learn | FinTimeout | Push | Pop | CheckLarger
+    | ToTable | OutputTruncated | Conjunction | Multipath | Bundle
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from flowshunt.rules.openflow import values
 from flowshunt.rules.openflow.fields import PROTOCOLS, USER_FIELDS, UserField
 from flowshunt.rules.openflow.flow import Action, Flow, SetField, Subfield
 from flowshunt.rules.openflow.learning import write_learn
+from flowshunt.rules.openflow.links import write_bundle, write_multipath
 from flowshunt.rules.openflow.match import Facts, facts_of
 from flowshunt.rules.openflow.nat import write_nat
 from flowshunt.rules.openflow.parse import FLAGS, Command
@@ -106,6 +107,7 @@ class _MatchWriter:
 
     def write(self) -> str:
         """All of them, with commas between."""
+        self._decimal("conj_id", "conj_id", 0xFFFFFFFF)
         self._tracking()
         self._protocol()
         for n in range(16):
@@ -269,6 +271,14 @@ class _ActionWriter:
                 return f"pop:{self.part(dest)}"
             case flows.CheckLarger(size, dest):
                 return f"check_pkt_larger({size})->{self.part(dest)}"
+            case flows.OutputTruncated(port, max_len):
+                return f"output(port={write_port(port, self.names)},max_len={max_len})"
+            case flows.Conjunction(number, clause, n_clauses):
+                return f"conjunction({number},{clause}/{n_clauses})"
+            case flows.Multipath():
+                return write_multipath(action, self.part)
+            case flows.Bundle():
+                return write_bundle(action, self.part, lambda port: write_port(port, self.names))
         return _FIXED[type(action)]
 
     def resubmit(self, action: flows.Resubmit) -> str:
@@ -404,6 +414,7 @@ _FIXED: Mapping[type, str] = {
     flows.All: "ALL",
     flows.InPort: "IN_PORT",
     flows.Local: "LOCAL",
+    flows.ToTable: "TABLE",
     flows.PopVlan: "strip_vlan",
     flows.DecTtl: "dec_ttl",
     flows.CtClear: "ct_clear",

@@ -1,18 +1,20 @@
 """`dpctl/dump-flows`, `dpif/dump-flows`: the flows of the datapath.
 
 There is no cache of flows: packets walk the rules themselves. So the rules that packets have met lately are listed, in
-the notation of a datapath: what a rule matches, its counters since `revalidator/purge`, its actions.
+the notation of a datapath: what a rule matches, its counters since `revalidator/purge`, its actions. A zone that an
+action takes from a field is part of a datapath flow's match; here it is that of the last packet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from flowshunt.control.unixctl.commands.dpctl import refusal, split, without_datapath
 from flowshunt.control.unixctl.node import Bridge, Node
 from flowshunt.control.unixctl.registry import CommandError, command, on_worker
 from flowshunt.datapath.rules import FlowStatistics
+from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.format import format_actions
 from flowshunt.rules.openflow.values import write_ipv4, write_ipv6, write_mac, write_port
 
@@ -23,8 +25,8 @@ IDLE_MS = 10_000
 _WALKED = ("ovs", "non-offloaded", "all")
 _CT_STATES = ("new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat")
 _TRANSPORTS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmpv6"}
-_PURGED_MS: dict[str, int] = {}
-"""When flows were last purged, by bridge; a rule that no packet has met since is not listed."""
+_PURGED_MS: WeakKeyDictionary[Node, dict[str, int]] = WeakKeyDictionary()
+"""When flows were last purged, by node and bridge; a rule that no packet has met since is not listed."""
 
 Match = Mapping[str, tuple[int, int]]
 
@@ -84,25 +86,48 @@ def _network(match: Match) -> Iterator[str]:
             yield f"{transport}({','.join(ports)})"
 
 
-def _line(one: FlowStatistics, names: Mapping[int, str], more: bool, now_ms: int) -> str:
-    match = {name: (value, mask) for name, value, mask in one.flow.match}
+class Lately(NamedTuple):
+    """A rule that packets have met lately. `zones`: those that its actions read, see `Rules.zones_read`."""
+
+    rule: FlowStatistics
+    zones: list[int | None]
+
+
+def _match(flow: F.Flow, zones: Iterable[int | None]) -> Match:
+    """What a rule matches, and as if it did, what its actions go by: the fields that zones were taken from."""
+    match = {name: (value, mask) for name, value, mask in flow.match}
+    fields = (
+        action.zone for action in flow.actions if isinstance(action, F.Ct) and isinstance(action.zone, F.Subfield)
+    )
+    for field, zone in zip(fields, zones, strict=False):
+        if zone is not None:
+            value, mask = match.get(field.field, (0, 0))
+            read = ((1 << field.width) - 1) << field.start
+            match[field.field] = value & ~read | zone << field.start, mask | read
+    return match
+
+
+def _line(lately: Lately, names: Mapping[int, str], more: bool, now_ms: int) -> str:
+    one = lately.rule
     used = f"{max(now_ms - one.used_ms, 0) / 1000:.3f}s"
     extra = ", dp:ovs" if more else ""
-    key = _key(match, one.flow.table, names)
+    key = _key(_match(one.flow, lately.zones), one.flow.table, names)
     actions = format_actions(one.flow, names)
     return f"{key}, packets:{one.packets}, bytes:{one.bytes}, used:{used}{extra}, actions:{actions}\n"
 
 
-def _lately(node: Node, bridge: Bridge, in_port: int | None = None) -> Iterator[FlowStatistics]:
+def _lately(node: Node, bridge: Bridge, in_port: int | None = None) -> Iterator[Lately]:
     """Rules that packets have met lately, those of port `in_port` or of any."""
     now_ms = node.now_ms()
-    since_ms = max(now_ms - IDLE_MS, _PURGED_MS.get(bridge.name, 0) + 1)
-    for one in bridge.switch.datapath.rules.statistics():
+    since_ms = max(now_ms - IDLE_MS, _PURGED_MS.get(node, {}).get(bridge.name, 0) + 1)
+    rules = bridge.switch.datapath.rules
+    numbers = rules.numbers()
+    for number, one in zip(numbers, rules.statistics_of_all(numbers), strict=True):
         if not one.packets or one.used_ms < since_ms:
             continue
         asked = next((value for name, value, _ in one.flow.match if name == "in_port"), None)
         if in_port is None or asked in (None, in_port):
-            yield one
+            yield Lately(one, rules.zones_read(number))
 
 
 def _names(bridge: Bridge) -> dict[int, str]:
@@ -163,7 +188,7 @@ def dump_bridge(node: Node, arguments: list[str]) -> str:
 def purge(node: Node, arguments: list[str]) -> str:
     """List no flow until a packet meets it again."""
     for bridge in node.bridges.values():
-        _PURGED_MS[bridge.name] = node.now_ms()
+        _PURGED_MS.setdefault(node, {})[bridge.name] = node.now_ms()
     return ""
 
 

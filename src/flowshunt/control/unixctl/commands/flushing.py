@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from flowshunt.conntrack.connection import Connection, Tuple
+from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.connection import Connection
+from flowshunt.conntrack.flushing import Wanted, Way
 from flowshunt.conntrack.schema import N_ZONES
 from flowshunt.control.unixctl.commands.dpctl import in_slices, refusal
 from flowshunt.control.unixctl.node import DATAPATH_NAME, Node
@@ -31,61 +32,6 @@ _NUMBERS = {
 _ZONE = re.compile(r"zone=\s*([0-9]{1,9})")
 _AT_ONCE = 256
 """Connections that are forgotten between two batches of packets."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """What a tuple must have; None: anything."""
-
-    source: IPv4Address | IPv6Address | None = None
-    destination: IPv4Address | IPv6Address | None = None
-    source_port: int | None = None
-    destination_port: int | None = None
-    icmp_type: int | None = None
-    icmp_code: int | None = None
-    icmp_id: int | None = None
-
-    def fits(self, found: Tuple) -> bool:
-        """Whether a tuple has it all."""
-        return all(getattr(self, name) in (None, getattr(found, name)) for name in self.__slots__)
-
-    def is_whole(self, protocol: int) -> bool:
-        """Whether it describes one connection only."""
-        rest = (
-            (self.icmp_id, self.icmp_type, self.icmp_code)
-            if protocol in _ICMP
-            else (self.source_port, self.destination_port)
-        )
-        return bool(protocol) and None not in (self.source, self.destination, *rest)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which connections are to be forgotten."""
-
-    zone: int | None = None
-    mark: tuple[int, int] = (0, 0)
-    """Value and mask."""
-    labels: tuple[int, int] = (0, 0)
-    protocol: int = 0
-    """0: any."""
-    original: Way = Way()
-    reply: Way = Way()
-
-    @property
-    def is_selective(self) -> bool:
-        """Whether it asks for more than a zone."""
-        return (self.mark, self.labels, self.protocol, self.original, self.reply) != ((0, 0), (0, 0), 0, Way(), Way())
-
-    def fits(self, one: Connection) -> bool:
-        """Whether a connection is meant."""
-        return (
-            self.protocol in (0, one.protocol)
-            and one.mark & self.mark[1] == self.mark[0]
-            and one.label & self.labels[1] == self.labels[0]
-            and self.original.fits(one.original)
-            and self.reply.fits(one.reply)
-        )
 
 
 def read(arguments: list[str]) -> Wanted:
@@ -185,11 +131,15 @@ async def carry_out(node: Node, wanted: Wanted) -> None:
     if not wanted.is_selective:
         await node.call(lambda: tracker.flush(wanted.zone))
         return
-    listed = await in_slices(node, lambda: tracker.connections(node.now_ms(), wanted.zone))
-    found = [one for one in listed if wanted.fits(one)]
-    tuple_alone = wanted == Wanted(wanted.zone, protocol=wanted.protocol, original=wanted.original)
-    if not found and tuple_alone and wanted.original.is_whole(wanted.protocol):
-        raise refusal("failed to flush conntrack", errno.ENOENT)
+    if (named := wanted.named) is not None:
+        try:
+            n = await node.call(lambda: tracker.flush(wanted.zone or 0, wanted=named, protocol=wanted.protocol))
+        except UsageError:  # a type of ICMP that no connection begins with
+            n = 0
+        if not n:
+            raise refusal("failed to flush conntrack", errno.ENOENT)
+        return
+    found = wanted.among(await in_slices(node, lambda: tracker.connections(node.now_ms(), wanted.zone)))
     for first in range(0, len(found), _AT_ONCE):
         part = found[first : first + _AT_ONCE]
         await node.call(partial(_forget, node, part))

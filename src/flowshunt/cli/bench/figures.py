@@ -42,19 +42,24 @@ class Record:
         """One more value of a figure."""
         self.figures.setdefault(name, Figure(name, unit)).values.append(float(value))
 
+    def json(self) -> str:
+        """The figures as JSON, with the commit and the machine that they were measured on."""
+        figures = [figure.as_dict() for figure in self.figures.values()]
+        return json.dumps({"commit": commit(), "machine": machine(), "figures": figures}, indent=1) + "\n"
+
     def write(self, path: Path) -> None:
         """Write the JSON file; figures of an earlier run that this one did not measure are dropped."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        figures = [figure.as_dict() for figure in self.figures.values()]
-        path.write_text(json.dumps({"commit": commit(), "machine": machine(), "figures": figures}, indent=1) + "\n")
+        path.write_text(self.json())
 
     def table(self) -> str:
         """Aligned text, one line a figure."""
-        lines = [f"{'figure':34} {'unit':10} {'n':>4} {'median':>12} {'min':>12} {'max':>12}"]
+        width = max(34, *map(len, self.figures)) if self.figures else 34
+        lines = [f"{'figure':{width}} {'unit':10} {'n':>4} {'median':>12} {'min':>12} {'max':>12}"]
         for figure in self.figures.values():
             row = figure.as_dict()
             values = " ".join(f"{row[column]:12.3f}" for column in ("median", "min", "max"))
-            lines.append(f"{figure.name:34} {figure.unit:10} {row['n']:4d} {values}")
+            lines.append(f"{figure.name:{width}} {figure.unit:10} {row['n']:4d} {values}")
         return "\n".join(lines)
 
 

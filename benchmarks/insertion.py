@@ -1,6 +1,7 @@
-"""Insertion into the e-switch with the shunt below it, one thread (its CPU seconds).
+"""Insertion into the providers that come with the switch, the shunt below them, one thread (its CPU seconds).
 
-`insert.eswitch`: connections a second, offered in the numbers in which a batch of packets may show them.
+`insert.flowtable`, `insert.eswitch`: connections a second, offered in the numbers in which a batch of packets may show
+them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import time
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.figures import Record
+from flowshunt.cli.bench.figures import Record
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath.paths.records import FLOW
 from flowshunt.datapath.shunt.table import Shunt
 from flowshunt.jit import warm_up
 from flowshunt.offload.eswitch.provider import Eswitch
+from flowshunt.offload.providers.flowtable import Flowtable
 from flowshunt.packet.schema import PROTO_UDP, Batch
 
 N = 300_000
@@ -45,25 +47,28 @@ def _flows(tracker: Tracker) -> np.ndarray:
     return flows
 
 
-def _insert(flows: np.ndarray, eswitch: Eswitch) -> float:
+def _insert(flows: np.ndarray, provider: Flowtable | Eswitch) -> float:
     """Seconds for all of them."""
     began = time.thread_time()
     for start in range(0, len(flows), _TOGETHER):
-        eswitch.install(flows[start : start + _TOGETHER])
+        provider.install(flows[start : start + _TOGETHER])
     seconds = time.thread_time() - began
-    if flows["error"].any() or eswitch.counters()["entries"] != 2 * N:
+    if flows["error"].any():
         raise AssertionError("not all connections were taken")
     return seconds
 
 
 def measure(record: Record, rounds: int) -> None:
-    """Add the figure."""
+    """Add the figures."""
     warm_up()
     tracker = Tracker(max_connections=N + 1024, seed=1)
     flows = _flows(tracker)
-    eswitch = Eswitch(Shunt(tracker))
-    for turn in range(rounds + 1):
-        seconds = _insert(flows, eswitch)
-        eswitch.flush()
-        if turn:  # the first one touches memory for the first time
-            record.add("insert.eswitch", "connections/s", N / seconds)
+    shunt = Shunt(tracker)
+    for provider in (Flowtable(shunt), Eswitch(shunt)):
+        for turn in range(rounds + 1):
+            seconds = _insert(flows, provider)
+            if len(shunt) != N:
+                raise AssertionError("the table does not have all connections")
+            provider.flush()
+            if turn:  # the first one touches memory for the first time
+                record.add(f"insert.{provider.name}", "connections/s", N / seconds)

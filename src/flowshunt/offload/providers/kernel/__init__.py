@@ -1,0 +1,18 @@
+"""The provider `kernel`: established connections are forwarded by BPF programs in the Linux kernel.
+
+A program at the ingress of every port (`bpf/forward.c`, shipped compiled) looks each packet up in a map of flows. What
+a flow covers is rewritten and redirected to its port without coming up; everything else is redirected to one device,
+where the switch receives for all its ports.
+
+    port ──> forward ──hit──> rewrite, count ──> port
+                │ miss
+                ▼
+             tap device, behind a tag with the port's number ──> the switch's packet socket
+
+- `syscall`: bpf(2) by way of ctypes. `elf`: programs out of the object.
+- `records`: the structures that the programs share with us, and what a path becomes in them.
+- `objects`: the maps and programs of one provider. `devices`: attaching them to ports, and the device for misses.
+- `provider`: the provider, on the contract of `flowshunt.offload`.
+
+The daemon says which ports are devices (`Kernel.attach`, `detach`) and receives what goes up.
+"""

@@ -1,0 +1,183 @@
+"""Programs on devices: at the ingress of ports, and the device where what goes up is received."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from flowshunt.offload.providers.kernel import syscall
+from flowshunt.ports.devices import look_up, set_up
+
+# linux/if_tun.h
+_SET_INTERFACE = 0x400454CA
+_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+_NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_CLSACT = 0xFFFF0000
+_INGRESS = 0xFFFFFFF2
+_PREFERENCE = 0xC000
+_LARGEST = 0xFFFF
+"""MTU that a flow can say."""
+
+
+class Ingress:
+    """A program at a device's ingress, until `close` or the end of the process, by a tcx link.
+
+    Where the kernel has no tcx it is a filter of a clsact qdisc, which only `close` removes.
+    """
+
+    def __init__(self, program_fd: int, ifindex: int) -> None:
+        """Raises OSError."""
+        self.ifindex = ifindex
+        self._link = -1
+        try:
+            self._link = syscall.link_ingress(program_fd, ifindex)
+        except OSError as problem:
+            if problem.errno not in _NO_TCX:
+                raise
+            _add_filter(program_fd, ifindex)
+
+    @property
+    def is_tcx(self) -> bool:
+        """Whether it is a tcx link."""
+        return self._link >= 0
+
+    def replace(self, program_fd: int) -> None:
+        """Another program from the next packet on. Raises OSError."""
+        if self._link >= 0:
+            syscall.update_link(self._link, program_fd)
+        else:
+            _add_filter(program_fd, self.ifindex)
+
+    def close(self) -> None:
+        """Take the program off the device, if it is still there."""
+        if self._link >= 0:
+            os.close(self._link)
+            self._link = -1
+        elif self.ifindex:
+            _remove_filter(self.ifindex)
+        self.ifindex = 0
+
+
+class Attached(NamedTuple):
+    """A port that the program is attached to. `number`: as what goes up is marked."""
+
+    number: int
+    ifindex: int
+    mtu: int
+    ingress: Ingress
+    up: UpDevice
+
+
+class Ports:
+    """The ports that are attached, by their numbers in paths."""
+
+    def __init__(self) -> None:
+        self.attached: dict[int, Attached] = {}
+        self._sort()
+
+    def _sort(self) -> None:
+        order = sorted(self.attached)
+        self._numbers = np.array(order, np.int64)
+        self._ifindexes = np.array([self.attached[port].ifindex for port in order] + [0], np.int64)
+        self._mtus = np.array([min(self.attached[port].mtu, _LARGEST) for port in order] + [0], np.int64)
+
+    def add(self, port: int, attached: Attached) -> None:
+        """One more."""
+        self.attached[port] = attached
+        self._sort()
+
+    def remove(self, port: int) -> Attached | None:
+        """One less, if it is there."""
+        found = self.attached.pop(port, None)
+        self._sort()
+        return found
+
+    def set_mtu(self, port: int, mtu: int) -> bool:
+        """Note the MTU of a port that is there; whether it was another one."""
+        was = self.attached[port]
+        self.attached[port] = was._replace(mtu=mtu)
+        self._sort()
+        return was.mtu != mtu
+
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indexes and MTUs of the devices of ports, both as `numbers`; 0: it is not attached."""
+        places = np.searchsorted(self._numbers, numbers)
+        known = np.append(self._numbers, -1)[places] == numbers
+        places = np.where(known, places, len(self._numbers))
+        return self._ifindexes[places], self._mtus[places]
+
+
+class EveryPort(Ports):
+    """Every number is a port, and its device is the one of the same index, if there is one: for checks without any."""
+
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See Ports."""
+        return numbers, np.zeros_like(numbers)
+
+
+def _add_filter(program_fd: int, ifindex: int) -> None:
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as route:
+        with contextlib.suppress(NetlinkError):  # there is one
+            route.tc("add", "clsact", ifindex)
+        try:
+            route.tc(
+                "replace-filter", "bpf", ifindex, handle=1, fd=program_fd, name="flowshunt", parent=_INGRESS,
+                prio=_PREFERENCE, direct_action=True,
+            )  # fmt: skip
+        except NetlinkError as problem:
+            raise OSError(problem.code, f"clsact: {problem}") from None
+
+
+def _remove_filter(ifindex: int) -> None:
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as route, contextlib.suppress(NetlinkError):  # the device may be gone
+        route.tc("del-filter", "bpf", ifindex, handle=1, parent=_INGRESS, prio=_PREFERENCE)
+
+
+class UpDevice:
+    """A tap device without anyone at its other end: what is redirected to it is received by a packet socket.
+
+    The machine's own stack gets nothing of it. It lives as long as this object, or its process. `name`, `ifindex`.
+    """
+
+    def __init__(self, discard_fd: int) -> None:
+        """`discard_fd`: the program that keeps packets from the stack. Raises OSError."""
+        self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            request = struct.pack("@16sH22x", b"fsup%d", _IFF_TAP | _IFF_NO_PI)
+            answer: bytes = fcntl.ioctl(self._fd, _SET_INTERFACE, request)
+            self.name = answer[:16].rstrip(b"\0").decode()
+            self.ifindex = look_up(self.name).ifindex
+            with contextlib.suppress(OSError), open(_ipv6_of(self.name), "w", encoding="ascii") as setting:
+                setting.write("1")
+            self._discard = Ingress(discard_fd, self.ifindex)
+            set_up(self.name)
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def replace(self, discard_fd: int) -> None:
+        """The program comes from other objects."""
+        self._discard.replace(discard_fd)
+
+    def close(self) -> None:
+        """Remove the device."""
+        if self._fd >= 0:
+            self._discard.close()
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _ipv6_of(device: str) -> str:
+    return f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6"

@@ -1,0 +1,170 @@
+"""The maps and programs of one provider."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import sys
+import weakref
+from importlib.resources import files
+
+import numpy as np
+
+from flowshunt.offload.providers.kernel import syscall
+from flowshunt.offload.providers.kernel.elf import ObjectFile
+from flowshunt.offload.providers.kernel.records import CONTROL, KEY, PORT, REASONS, STATE, VALUE
+
+MAX_PORTS = 4096
+
+_CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 39: "CAP_BPF"}
+_SYS_ADMIN = 21
+_KEY_WORDS = KEY.itemsize // 4
+_PLACES = 16
+"""For every flow, so that most keys are alone in theirs."""
+_NOT_THERE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def missing_privileges() -> list[str]:
+    """Capabilities that the provider needs and this thread does not have."""
+    with open("/proc/thread-self/status", encoding="ascii") as status:
+        held = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    if held >> _SYS_ADMIN & 1:
+        held |= 1 << 39
+    return [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
+
+
+class Objects:
+    """Maps for `limit` flows, and the programs that use them. Nothing passes before a program is attached.
+
+    `states`: STATE (limit, 2), `control`: CONTROL (1,), both shared with the programs.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Raises OSError: EPERM with the privileges that are missing, EOPNOTSUPP for a kernel that is too old."""
+        if lacking := missing_privileges():
+            raise OSError(errno.EPERM, f"needs {', '.join(lacking)}")
+        self.limit = limit
+        bits = (_PLACES * limit).bit_length()
+        self._uses = np.zeros(1 << bits, np.int32)  # entries by the hash of their keys
+        self._shift = 64 - bits
+        random = np.frombuffer(os.urandom(8 * _KEY_WORDS), np.uint64)
+        self._factors = random | np.uint64(1)
+        self._fds: list[int] = []
+        weakref.finalize(self, _close, self._fds)
+        try:
+            self._make(limit)
+        except OSError as problem:
+            self.close()
+            if problem.errno in _NOT_THERE:
+                text = f"needs BPF as in Linux 5.11 or later: {problem.strerror}"
+                raise OSError(errno.EOPNOTSUPP, text) from None
+            raise
+
+    def _make(self, limit: int) -> None:
+        array, hash_ = syscall.ARRAY, syscall.HASH
+        self._flows = self._map("flows", hash_, KEY.itemsize, VALUE.itemsize, 2 * limit)
+        states = self._map("states", array, 4, STATE.itemsize, 2 * limit, syscall.MMAPABLE)
+        control = self._map("control", array, 4, CONTROL.itemsize, 1, syscall.MMAPABLE)
+        self._ports = self._map("ports", hash_, 4, PORT.itemsize, MAX_PORTS)
+        self.states = _mapped(states, STATE, 2 * limit).reshape(limit, 2)
+        self.control = _mapped(control, CONTROL, 1)
+        maps = {"flows": self._flows, "states": states, "control": control, "ports": self._ports}
+        self.forward = self._program("forward", maps)
+        self.discard = self._program("discard", maps)
+
+    def _map(self, name: str, type_: int, key_size: int, value_size: int, length: int, flags: int = 0) -> int:
+        self._fds.append(syscall.create_map(type_, key_size, value_size, length, flags=flags, name=name))
+        return self._fds[-1]
+
+    def _program(self, name: str, maps: dict[str, int]) -> int:
+        self._fds.append(syscall.load_program(object_file().program(name, maps), object_file().license, name))
+        return self._fds[-1]
+
+    def close(self) -> None:
+        """Give them up; they go when nothing else has them."""
+        _close(self._fds)
+
+    # --- flows -------------------------------------------------------------------------------------------------------
+
+    def insert(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Add entries, KEY and VALUE (n,); returns an errno for each, int32 (n,): EEXIST, ENOSPC, …; 0: it is there.
+
+        A batch would replace what is there, so keys that may be there already are added one by one.
+        """
+        errors = np.zeros(len(keys), np.int32)
+        places = self._places(keys)
+        np.add.at(self._uses, places, 1)
+        alone = self._uses[places] == 1
+        errors[alone] = self._insert_all(keys[alone], values[alone])
+        for n in np.flatnonzero(~alone):
+            errors[n] = self._insert_one(keys[n].tobytes(), values[n].tobytes())
+        np.subtract.at(self._uses, places[errors != 0], 1)
+        return errors
+
+    def _insert_all(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        errors = np.zeros(len(keys), np.int32)
+        done = 0
+        while done < len(keys):
+            n, problem = syscall.update_batch(self._flows, keys[done:], values[done:])
+            done += n
+            if problem != 0:
+                errors[done : done + 1] = _of_room(problem)
+                done += 1
+        return errors
+
+    def _insert_one(self, key: bytes, value: bytes) -> int:
+        try:
+            syscall.update(self._flows, key, value, syscall.NOEXIST)
+        except OSError as problem:
+            return _of_room(problem.errno or errno.EIO)
+        return 0
+
+    def _places(self, keys: np.ndarray) -> np.ndarray:
+        words = keys.view("=u4").reshape(len(keys), _KEY_WORDS).astype(np.uint64)
+        places: np.ndarray = (words * self._factors).sum(axis=1, dtype=np.uint64) >> np.uint64(self._shift)
+        return places
+
+    def remove(self, keys: np.ndarray) -> None:
+        """Remove entries that are there, KEY (n,)."""
+        np.subtract.at(self._uses, self._places(keys), 1)
+        done = 0
+        while done < len(keys):
+            n, problem = syscall.delete_batch(self._flows, keys[done:])
+            if problem not in (0, errno.ENOENT):
+                raise OSError(problem, os.strerror(problem))
+            done += n + (problem != 0)
+
+    def set_port(self, ifindex: int, number: int, up_ifindex: int) -> None:
+        """What comes in on a device goes up to another one, as that port's. Raises OSError (E2BIG) beyond MAX_PORTS."""
+        port = np.array([(number, up_ifindex)], PORT)
+        syscall.update(self._ports, ifindex.to_bytes(4, sys.byteorder), port.tobytes())
+
+    def clear_port(self, ifindex: int) -> None:
+        """The device is no port any more."""
+        with contextlib.suppress(OSError):
+            syscall.delete(self._ports, ifindex.to_bytes(4, sys.byteorder))
+
+    def reasons(self) -> dict[str, int]:
+        """How many packets went up, by why."""
+        return dict(zip(REASONS, self.control["reasons"][0].tolist(), strict=False))
+
+
+def object_file() -> ObjectFile:
+    """The programs as they came with the package."""
+    return ObjectFile(files(__package__).joinpath("bpf", "forward.o").read_bytes())
+
+
+def _of_room(problem: int) -> int:
+    return errno.ENOSPC if problem in (errno.E2BIG, errno.ENOMEM) else problem
+
+
+def _close(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
+
+
+def _mapped(fd: int, dtype: np.dtype, length: int) -> np.ndarray:
+    size = -(-dtype.itemsize * length // mmap.PAGESIZE) * mmap.PAGESIZE
+    return np.frombuffer(mmap.mmap(fd, size), dtype, length)

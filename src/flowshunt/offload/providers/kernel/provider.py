@@ -1,0 +1,439 @@
+"""The provider: paths become entries of the map, what passed becomes usage. All of it on arrays."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from flowshunt.base.errors import UsageError
+from flowshunt.datapath.paths.records import REWRITE_VLAN
+from flowshunt.offload import reasons as R
+from flowshunt.offload.api import ArrayProvider
+from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
+from flowshunt.offload.installing import USAGE
+from flowshunt.offload.providers.kernel.devices import Attached, Ingress, Ports, UpDevice
+from flowshunt.offload.providers.kernel.objects import Objects
+from flowshunt.offload.providers.kernel.records import KEY, can_say, keys_of, values_of
+from flowshunt.offload.providers.values import check_names, number_of
+from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, VLAN_PRESENT
+
+TIMEOUT_MS = 30_000
+LIMIT = 131_072
+"""Connections; the kernel takes the memory for all of them at once, some 400 bytes each."""
+MAX_LIMIT = 4_000_000
+
+_SWEEP_EVERY_MS = 50
+_SWEEP_LEAST = 1024
+_TURNS = 8
+"""Turns through the flows within a timeout."""
+_NS_PER_MS = 1_000_000
+_MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
+_ETHERNET_SIZE, _TAG_SIZE = 14, 4
+_OPTIONS = ("timeout", "limit", "mode")
+_PROTOCOL = R.number_of("protocol")
+_NO_DEVICE = R.number_of("no-device")
+_REWRITE = R.number_of("rewrite")
+_COUNTERS = ("packets", "bytes", "extra_bytes")
+
+
+CountPorts = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+
+
+class Kernel(ArrayProvider):
+    """Forwards between ports that `attach` names; without any it is told of connections and forwards none.
+
+    `timeout_ms`: a connection silent for so long is handed back; may be changed at any time. Runs on the packet thread.
+    """
+
+    name = "kernel"
+    mark = "OFFLOAD"
+    queue_limit = 0
+    packet_thread_only = True
+
+    def __init__(self, ports: Ports | None = None, *, limit: int = LIMIT) -> None:
+        """`ports`: what stands for those that are attached, in tests.
+
+        `count_ports(ports, packets, bytes_in, bytes_out)`, where it is set, hears of everything that is told: by path
+        its input and output port, uint32 (n, 2), packets and frame bytes as they came in and as they left, int64 (n,).
+        """
+        self.count_ports: CountPorts | None = None
+        self.timeout_ms = TIMEOUT_MS
+        self._limit = limit
+        self.objects: Objects | None = None
+        self._ports = Ports() if ports is None else ports
+        self._epoch = 0
+        self._offset_ms = 0
+        self._swept_ms = 0
+        self._hand = 0
+        self._slot_of = np.zeros(0, np.int32)
+        self._given_up: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        limit = self._limit
+        self._rows = np.zeros(limit, np.uint32)
+        self._generations = np.zeros(limit, np.uint32)
+        self._is_used = np.zeros(limit, bool)
+        self._keys = np.zeros((limit, 2), KEY)
+        self._path_ports = np.zeros((limit, 2, 2), np.uint32)  # by path: input, output
+        self._link_sizes = np.zeros((limit, 2, 2), np.uint8)  # likewise, of frames
+        self._told = np.zeros((limit, 2, len(_COUNTERS)), np.uint64)
+        self._free = np.arange(limit - 1, -1, -1, dtype=np.int32)
+        self._n_free = limit
+        self._slot_of[:] = 0
+
+    def init(self) -> None:
+        """Load the programs. Raises OSError with the privilege that is missing, or what the kernel lacks."""
+        self._load()
+
+    def _load(self) -> Objects:
+        if self.objects is None:
+            self.objects = Objects(self._limit)
+            self.objects.control["epoch"] = self._epoch
+        return self.objects
+
+    def close(self) -> None:
+        """Detach everything, and give up maps and programs."""
+        for port in list(self._ports.attached):
+            self.detach(port)
+        self._give_up(np.flatnonzero(self._is_used))
+        if self.objects is not None:
+            self.objects.close()
+            self.objects = None
+        self._forget()
+
+    # --- options -----------------------------------------------------------------------------------------------------
+
+    def set_options(self, options: Mapping[str, str]) -> None:
+        """`timeout` in seconds, `limit` in connections, `mode` tc; those left out are at their defaults.
+
+        With another limit flows begin anew. Raises UsageError, with nothing changed, for others, and OSError when the
+        kernel refuses.
+        """
+        check_names(self.name, options, _OPTIONS)
+        mode = options.get("mode", "tc")
+        if mode != "tc":
+            hint = "use tc; a program at XDP would be faster for small packets, and lose segmentation offloads on veth"
+            raise UsageError(f"kernel: mode {mode!r} is not supported", hint=hint)
+        timeout_s = number_of(self.name, options, "timeout", TIMEOUT_MS // 1000)
+        limit = number_of(self.name, options, "limit", LIMIT)
+        if limit > MAX_LIMIT:
+            raise UsageError(f"kernel: limit is {limit}", hint=f"at most {MAX_LIMIT}")
+        self.timeout_ms = 1000 * timeout_s
+        if limit != self._limit:
+            self._resize(limit)
+
+    def _resize(self, limit: int) -> None:
+        """New maps and programs, in the places of the old ones; flows are handed back."""
+        former = self.objects
+        made = Objects(limit) if former is not None else None
+        if made is not None and former is not None:
+            made.control["epoch"] = self._epoch
+            for port in self._ports.attached.values():
+                made.set_port(port.ifindex, port.number, port.up.ifindex)
+                port.ingress.replace(made.forward)
+                port.up.replace(made.discard)
+            self._give_up(np.flatnonzero(self._is_used))
+            former.close()
+        self.objects, self._limit = made, limit
+        self._forget()
+
+    # --- ports -------------------------------------------------------------------------------------------------------
+
+    def make_up_device(self) -> UpDevice:
+        """A device for what goes up from ports. Raises OSError."""
+        return UpDevice(self._load().discard)
+
+    def attach(self, port: int, ifindex: int, mtu: int, up: UpDevice) -> None:
+        """A port of paths is this device: from now on its packets pass here, or go up to `up`.
+
+        There they have the low 16 bits of the port's number in a tag. Again for a port that is there: flows through it
+        are handed back if its device or MTU is another one. Raises OSError; then it is not attached.
+        """
+        known = self._ports.attached.get(port)
+        if known is not None and known.ifindex == ifindex:
+            if self._ports.set_mtu(port, mtu):
+                self._give_up_port(port)
+            return
+        self.detach(port)
+        objects = self._load()
+        number = port & 0xFFFF
+        objects.set_port(ifindex, number, up.ifindex)
+        try:
+            ingress = Ingress(objects.forward, ifindex)
+        except OSError:
+            objects.clear_port(ifindex)
+            raise
+        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up))
+
+    def detach(self, port: int) -> None:
+        """The port is none any more, or its packets are received otherwise; an unknown one is no error."""
+        known = self._ports.remove(port)
+        if known is None:
+            return
+        self._give_up_port(port)
+        known.ingress.close()
+        if self.objects is not None:
+            self.objects.clear_port(known.ifindex)
+
+    def _give_up_port(self, port: int) -> None:
+        self._give_up(np.flatnonzero(self._is_used & (self._path_ports == port).any(axis=(1, 2))))
+
+    def _give_up(self, slots: np.ndarray) -> None:
+        """Flows stop passing, and are told by `handed_back`."""
+        if len(slots):
+            rows, generations = self._rows[slots].copy(), self._generations[slots].copy()
+            self._given_up.append((rows, generations, self._remove(slots)))
+
+    # --- notifications -----------------------------------------------------------------------------------------------
+
+    def batch_submit(self, batch: Batch, /) -> None:
+        """Other protocols than TCP and UDP are declined; nothing is kept before install.
+
+        UPD has no answer: last uses are told by `statistics`.
+        """
+        records = batch.records
+        kinds = records["type"]
+        records["error"] = np.where(np.isin(kinds, (ADD, DEL, EST, FLUSH, POLICY)), 0, errno.EINVAL)
+        records["error"][kinds == UPD] = errno.ENODATA
+        asked = (kinds == POLICY) | (kinds == ADD)
+        if asked.any():
+            others = asked & ~np.isin((records["tuple"] >> 8) & 0xFF, (PROTO_TCP, PROTO_UDP))
+            records["error"][others] = np.where(kinds[others] == POLICY, errno.EPERM, errno.EOPNOTSUPP)
+            records["reason"][others] = _PROTOCOL
+        if (kinds == FLUSH).any():
+            self._remove(np.flatnonzero(self._is_used))
+            self._given_up.clear()
+        ended = records[kinds == DEL]
+        if len(ended):
+            self._remove(self._find(ended["row"], ended["generation"])[1])
+
+    # --- forwarding --------------------------------------------------------------------------------------------------
+
+    def install(self, flows: np.ndarray, /) -> None:
+        """See Forwarder."""
+        rows = flows["rows"][:, 0]
+        if len(np.unique(rows)) < len(rows):
+            for place in range(len(flows)):
+                self._install(flows[place : place + 1])
+        else:
+            self._install(flows)
+
+    def _install(self, flows: np.ndarray) -> None:
+        """The same for connections in rows that differ."""
+        self._set_clock(int(flows["now_ms"].max()))
+        flows["error"], flows["reason"] = 0, R.NONE
+        self._judge(flows)
+        slots = self._take_slots(flows)
+        taken = np.flatnonzero(flows["error"] == 0)
+        if len(taken):
+            self._insert(flows, taken, slots[taken])
+
+    def _judge(self, flows: np.ndarray) -> None:
+        """Write why flows cannot be taken, apart from want of room."""
+        paths = flows["paths"]
+        protocol = (paths["tuple"] >> 8) & 0xFF
+        _refuse(flows, ~np.isin(protocol, (PROTO_TCP, PROTO_UDP)), errno.EOPNOTSUPP, _PROTOCOL)
+        for end in ("in_port", "out_port"):
+            _refuse(flows, self._ports.find(paths[end])[0] == 0, errno.ENODEV, _NO_DEVICE)
+        _refuse(flows, ~can_say(paths.reshape(-1)).reshape(-1, 2), errno.EOPNOTSUPP, _REWRITE)
+
+    def _take_slots(self, flows: np.ndarray) -> np.ndarray:
+        """Slots, int32 (n,), for flows without an error: those that their connections have, else free ones.
+
+        Nothing passes by what was in the rows before.
+        """
+        rows, generations = flows["rows"][:, 0], flows["generations"][:, 0]
+        self._make_room(rows)
+        slots: np.ndarray = self._slot_of[rows] - 1
+        there = slots >= 0
+        stays = there & (self._generations[slots] == generations) & (flows["error"] == 0)
+        self._load().remove(np.ascontiguousarray(self._keys[slots[stays]]).reshape(-1))
+        self._remove(slots[there & ~stays])
+        new = np.flatnonzero(~stays & (flows["error"] == 0))
+        _refuse(flows, np.isin(np.arange(len(flows)), new[self._n_free :]), errno.ENOSPC, R.TABLE_FULL)
+        new = new[: self._n_free]
+        fresh = self._free[self._n_free - len(new) : self._n_free][::-1]
+        self._n_free -= len(new)
+        slots[new] = fresh
+        self._rows[fresh], self._generations[fresh], self._is_used[fresh] = rows[new], generations[new], True
+        self._slot_of[rows[new]] = fresh + 1
+        self._told[fresh] = self._counters(fresh)
+        return slots
+
+    def _insert(self, flows: np.ndarray, taken: np.ndarray, slots: np.ndarray) -> None:
+        """Write entries for flows in their slots; what the map refuses is gone again."""
+        objects = self._load()
+        paths = flows["paths"][taken].reshape(-1)
+        keys = keys_of(paths, self._ports.find(paths["in_port"])[0])
+        values = values_of(paths, keys, *self._ports.find(paths["out_port"]))
+        values["index"] = (2 * slots[:, None] + np.arange(2)).reshape(-1)
+        self._keys[slots] = keys.reshape(-1, 2)
+        self._path_ports[slots] = np.stack([paths["in_port"], paths["out_port"]], axis=1).reshape(-1, 2, 2)
+        retagged = paths["flags"] & REWRITE_VLAN != 0
+        tags = paths["vlan_tci"], np.where(retagged, paths["new_vlan_tci"], paths["vlan_tci"])
+        tagged = np.stack(tags, axis=1) & VLAN_PRESENT != 0
+        self._link_sizes[slots] = (_ETHERNET_SIZE + _TAG_SIZE * tagged).reshape(-1, 2, 2)
+        states = objects.states
+        states["last_used_ns"][slots] = _now_ns()
+        states["max_idle_ns"][slots] = (flows["max_idle_ms"][taken].astype(np.int64) * _NS_PER_MS)[:, None]
+        states["epoch"][slots] = (flows["epoch"][taken] & 0xFFFFFFFF)[:, None]
+        errors = objects.insert(keys, values).reshape(-1, 2)
+        failed = np.flatnonzero((errors != 0).any(axis=1))
+        if len(failed):
+            inserted = errors[failed] == 0
+            objects.remove(np.ascontiguousarray(keys.reshape(-1, 2)[failed][inserted]))
+            first = errors[failed].max(axis=1)
+            flows["error"][taken[failed]] = first
+            other = R.PROVIDER_REFUSED | first << R.PARAMETER_SHIFT
+            full = np.where(first == errno.ENOSPC, R.TABLE_FULL, other)
+            reasons = np.where(first == errno.EEXIST, R.HELD_ELSEWHERE, full)
+            flows["reason"][taken[failed]] = reasons
+            self._release(slots[failed])
+
+    def renew(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> None:
+        """See Forwarder. A packet that took the long way has shown it, so the flow is not idle."""
+        slots = self._find(rows, generations)[1]
+        if len(slots) and self.objects is not None:
+            self.objects.states["epoch"][slots] = epoch & 0xFFFFFFFF
+            self.objects.states["last_used_ns"][slots] = _now_ns()
+
+    def begin_epoch(self, epoch: int, /) -> None:
+        """See Forwarder."""
+        self._epoch = epoch & 0xFFFFFFFF
+        if self.objects is not None:
+            self.objects.control["epoch"] = self._epoch
+
+    def withdraw(self, rows: np.ndarray, generations: np.ndarray, /) -> np.ndarray:
+        """See Forwarder."""
+        usage = np.zeros(len(rows), USAGE)
+        _, firsts = np.unique(rows, return_index=True)
+        which, slots = self._find(rows[firsts], generations[firsts])
+        usage[firsts[which]] = self._remove(slots)
+        return usage
+
+    def statistics(self, rows: np.ndarray, generations: np.ndarray, now_ms: int, /) -> np.ndarray:
+        """See Forwarder."""
+        usage = np.zeros(len(rows), USAGE)
+        which, slots = self._find(rows, generations)
+        self._set_clock(now_ms)
+        usage[which] = self._read(slots)
+        usage["counted_ms"] = now_ms
+        return usage
+
+    def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Connections that were silent for the timeout, and those whose ports or maps are others."""
+        self._set_clock(now_ms)
+        self._give_up_idle(now_ms)
+        parts, self._given_up = self._given_up, []
+        if not parts:
+            none = np.zeros(0, np.uint32)
+            return none, none, np.zeros(0, np.uint16), np.zeros(0, USAGE)
+        rows, generations, usage = (np.concatenate([part[n] for part in parts]) for n in range(3))
+        return rows, generations, np.full(len(rows), R.IDLE, np.uint16), usage
+
+    def _give_up_idle(self, now_ms: int) -> None:
+        n_used = self._limit - self._n_free
+        elapsed = now_ms - self._swept_ms
+        if self.objects is None or 0 <= elapsed < _SWEEP_EVERY_MS:
+            return
+        self._swept_ms = now_ms
+        if n_used == 0:
+            return
+        budget = max(self._limit * _TURNS * min(abs(elapsed), 1000) // self.timeout_ms, _SWEEP_LEAST)
+        first, last = self._hand, min(self._hand + budget, self._limit)
+        self._hand = 0 if last == self._limit else last
+        used_ns = self.objects.states["last_used_ns"][first:last].max(axis=1).astype(np.int64)
+        idle = self._is_used[first:last] & (_now_ns() - used_ns >= self.timeout_ms * _NS_PER_MS)
+        self._give_up(first + np.flatnonzero(idle))
+
+    def is_forwarding(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> np.ndarray:
+        """See Inspectable."""
+        passes = np.zeros(len(rows), bool)
+        which, slots = self._find(rows, generations)
+        if self.objects is not None:
+            passes[which] = (self.objects.states["epoch"][slots] == epoch & 0xFFFFFFFF).all(axis=1)
+        return passes
+
+    def _set_clock(self, now_ms: int) -> None:
+        """Note how far the clock of connections is ahead of that of the programs."""
+        self._offset_ms = now_ms - _now_ns() // _NS_PER_MS
+
+    # --- slots -------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, rows: np.ndarray) -> None:
+        missing = int(rows.max(initial=0)) + 1 - len(self._slot_of)
+        if missing > 0:
+            grown = np.zeros(max(len(self._slot_of) + missing, 2 * len(self._slot_of), 1024), np.int32)
+            grown[: len(self._slot_of)] = self._slot_of
+            self._slot_of = grown
+
+    def _find(self, rows: np.ndarray, generations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the connections are here, and their slots."""
+        self._make_room(rows)
+        slots = self._slot_of[rows] - 1
+        which = np.flatnonzero((slots >= 0) & (self._generations[slots] == generations))
+        return which, slots[which]
+
+    def _counters(self, slots: np.ndarray) -> np.ndarray:
+        states = self._load().states[slots]
+        return np.stack([states[name] for name in _COUNTERS], axis=2)
+
+    def _read(self, slots: np.ndarray) -> np.ndarray:
+        """USAGE (n,) since it was told last."""
+        usage = np.zeros(len(slots), USAGE)
+        if len(slots) == 0:
+            return usage
+        counted = self._counters(slots)
+        news = (counted - self._told[slots]).astype(np.int64)
+        self._told[slots] = counted
+        usage["packets"], usage["bytes"] = news[:, :, 0], news[:, :, 1]
+        link_sizes = self._link_sizes[slots].astype(np.int64)
+        payload = news[:, :, 1] + news[:, :, 2]
+        usage["frame_bytes"] = payload + news[:, :, 0] * link_sizes[:, :, 0]
+        if self.count_ports is not None and (n := usage["packets"] != 0).any():
+            sent = payload + news[:, :, 0] * link_sizes[:, :, 1]
+            self.count_ports(self._path_ports[slots][n], usage["packets"][n], usage["frame_bytes"][n], sent[n])
+        used_ms = self._load().states["last_used_ns"][slots].astype(np.int64) // _NS_PER_MS
+        usage["last_used_ms"] = np.maximum(used_ms + self._offset_ms, 0)
+        return usage
+
+    def _remove(self, slots: np.ndarray) -> np.ndarray:
+        """Flows stop passing; their last USAGE (n,)."""
+        if len(slots) == 0 or self.objects is None:
+            return np.zeros(len(slots), USAGE)
+        self.objects.states["epoch"][slots] = ~np.uint32(self._epoch)
+        self.objects.remove(self._keys[slots].reshape(-1))
+        usage = self._read(slots)
+        self._release(slots)
+        return usage
+
+    def _release(self, slots: np.ndarray) -> None:
+        self._slot_of[self._rows[slots]] = 0
+        self._is_used[slots] = False
+        self._free[self._n_free : self._n_free + len(slots)] = slots
+        self._n_free += len(slots)
+
+    # --- inspection --------------------------------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, int]:
+        """Flows and their limit, segments beyond the packets that they came in, and why packets went up, by name."""
+        flows = {"n_flows": self._limit - self._n_free, "limit": self._limit}
+        if self.objects is None:
+            return flows
+        segments = int(self.objects.states["extra_segments"].sum())
+        return flows | {"extra_segments": segments} | {f"up.{k}": n for k, n in self.objects.reasons().items()}
+
+
+def _now_ns() -> int:
+    """The programs' clock."""
+    return time.clock_gettime_ns(_MONOTONIC_COARSE)
+
+
+def _refuse(flows: np.ndarray, which: np.ndarray, error: int, reason: int) -> None:
+    """Give an error to flows, bool (n,) or by path (n, m), that have none yet."""
+    which = which.reshape(len(flows), -1).any(axis=1) & (flows["error"] == 0)
+    flows["error"][which], flows["reason"][which] = error, reason
