@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from flowshunt.control.unixctl.commands.dpctl import refusal, split, without_datapath
 from flowshunt.control.unixctl.node import Bridge, Node
