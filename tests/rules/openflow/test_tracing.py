@@ -39,6 +39,8 @@ ACTIONS = (
     "resubmit(,3)", "resubmit(2,3)", "mod_dl_dst:00:00:00:00:00:09", "mod_nw_src:10.0.0.7", "dec_ttl",
     "mod_vlan_vid:7", "strip_vlan", "load:1->NXM_NX_REG0[]", "move:NXM_OF_IP_DST[0..7]->NXM_NX_REG1[8..15]", "exit",
     "clone(mod_nw_src:10.9.9.9,output:2)", "clone(resubmit(,2),output:1)", "output:NXM_NX_REG0[0..15]",
+    "output(port=2,max_len=60)", "bundle(eth_src,50,hrw,ofport,members:2,3)",
+    "multipath(symmetric_l4,1024,modulo_n,4,0,NXM_NX_REG1[0..3])",
     "push:NXM_NX_REG0[],pop:NXM_NX_REG2[]", "check_pkt_larger(80)->NXM_NX_REG3[0]", "note:01.02",
 )  # fmt: skip
 TRACKING = (
@@ -46,6 +48,14 @@ TRACKING = (
     "ct(commit,nat(src=10.0.0.100),table=2)", "ct(nat,table=3)", "ct_clear", "controller",
     "learn(table=3,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[])",
 )  # fmt: skip
+
+
+CONJUNCTIONS = (
+    "table=1,priority=9,ip,nw_src=10.0.0.1,actions=conjunction(7,1/2)",
+    "table=1,priority=9,ip,nw_src=10.0.0.2,actions=conjunction(7,1/2)",
+    "table=1,priority=9,udp,tp_dst=5,actions=conjunction(7,2/2)",
+    "table=1,priority=9,conj_id=7,ip,actions=output:3,resubmit(,2)",
+)
 
 
 def rules(matches: tuple[str, ...], actions: tuple[str, ...]) -> st.SearchStrategy[str]:
@@ -141,9 +151,9 @@ def digest(one: Switch) -> str:
 
 
 @settings(max_examples=60)
-@given(rules(MATCHES + TRACKED, ACTIONS + TRACKING), st.lists(packets(), min_size=1, max_size=6))
-def test_what_is_told_is_what_happens(flows: str, sequence: list[tuple[int, Packet]]) -> None:
-    one = switch(flows)
+@given(rules(MATCHES + TRACKED, ACTIONS + TRACKING), st.lists(packets(), min_size=1, max_size=6), st.booleans())
+def test_what_is_told_is_what_happens(flows: str, sequence: list[tuple[int, Packet]], conjunctions: bool) -> None:
+    one = switch("\n".join((flows, *CONJUNCTIONS)) if conjunctions else flows)
     for n, (in_port, packet) in enumerate(sequence):
         now_ns = (START_MS + 10 * n) * 1_000_000
         batch = batch_of([packet], in_port=in_port, time_ns=now_ns)
