@@ -14,7 +14,7 @@ from flowshunt.daemon.worker import Worker
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    made = Worker(SystemClock(), lambda now_ms: None)
+    made = Worker(SystemClock(), lambda now_ms: None, lambda: None)
     made.start()
     yield made
     made.stop()
@@ -33,6 +33,19 @@ def test_a_sleeping_thread_lets_another_one_take_its_place(worker: Worker) -> No
     assert done == ["now"]
     assert not worker.is_current()
     assert worker.submit(worker.is_current).result(20)
+
+
+def test_what_follows_every_command_follows_those_in_its_place_too() -> None:
+    followed: list[bool] = []
+    worker = Worker(SystemClock(), lambda now_ms: None, lambda: followed.append(worker.is_current()))
+    worker.start()
+    try:
+        run_now(worker, [])
+        assert followed == [True]
+        worker.submit(lambda: None).result(20)
+        assert followed == [True, True]
+    finally:
+        worker.stop()
 
 
 def test_a_busy_thread_keeps_its_place_and_what_waits_comes_first(worker: Worker) -> None:

@@ -66,8 +66,9 @@ class Worker:
         if self._thread.is_alive():
             os.eventfd_write(self._wake, 1)
             self._thread.join()
-        self._holder = threading.get_ident()
-        self._run_commands(len(self._commands))
+        with self._place:
+            self._holder = threading.get_ident()
+            self._run_commands(len(self._commands))
         self._epoll.close()
         os.close(self._wake)
 
@@ -89,13 +90,14 @@ class Worker:
 
         Raises RuntimeError once the thread has stopped, and what the function raises.
         """
-        if self._stopping:
-            raise RuntimeError("the packet thread has ended")
         if self._commands or not self._place.acquire(blocking=False):
             return False
         try:
+            if self._stopping:
+                raise RuntimeError("the packet thread has ended")
             self._holder = threading.get_ident()
             function()
+            self._guarded(self._done)
         finally:
             self._holder = 0
             self._place.release()
