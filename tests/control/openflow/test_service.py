@@ -14,7 +14,7 @@ from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import MAX_PACKET_INS, Event, Events
 from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.feed import Feed, feeds_of
-from flowshunt.datapath.rules import TablesFullError
+from flowshunt.datapath.rules import MAX_PRIORITY, TablesFullError
 from flowshunt.rules.openflow import Flow, format_flow, parse_flow
 from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.flow import ALL_TABLES
@@ -280,7 +280,8 @@ def test_a_bundle_that_fails_on_its_way_is_undone(
 
     def full(feed: Feed, *rest: Any) -> int:
         if any(rule.priority == 9 for rule in feed.rules):
-            insert(next(feeds_of(feed.rules[:-1])), *rest)
+            for those_before in feeds_of(feed.rules[:-1]):
+                insert(those_before, *rest)
             raise TablesFullError("the flow tables are full")
         return insert(feed, *rest)
 
@@ -296,8 +297,52 @@ def test_a_bundle_that_fails_on_its_way_is_undone(
             ("add", "priority=9,actions=1"),
         )
     )
-    assert [code[1:] for code in talk.errors()] == [(5, 1), (17, 13)]
+    assert talk.errors() == [(15, 5, 1), (9, 17, 13)]
     assert texts(switch) == before
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+def test_the_message_that_a_bundle_fails_for_is_named(service: Service, switch: Switch, prepares: bool) -> None:
+    talk = Talk(service, 5)
+    talk.prepares = prepares
+    talk.flow("priority=1,actions=1")
+    good = [("add", f"priority={n},actions=2") for n in range(1, 9)]
+    talk.say(bundle(5, *good, ("add", "priority=9,actions=group:7"), *good))
+    assert [code[0] for code in talk.errors()] == [18, 9]
+    assert texts(switch) == ["priority=1 actions=output:1"]
+
+
+def test_flows_of_the_switch_itself_are_its_own(service: Service, switch: Switch) -> None:
+    hidden = F.Flow((), (F.Normal(),), 0, MAX_PRIORITY + 1)
+    switch.datapath.add_flow(hidden)
+    service.hides_flows = True
+    talk = Talk(service, 5)
+    talk.flow("table=0,actions=drop", "mod")
+    talk.flow("table=0", "del")
+    talk.flow("", "del")
+    talk.say(bundle(5, ("mod", "table=0,actions=drop"), ("del", "")))
+    assert not talk.errors()
+    assert [line.flow for line in switch.flows()] == [hidden]
+    switch.datapath.delete_flows(hidden, strict=True)
+    assert not switch.flows()
+
+
+def test_what_cannot_be_prepared_is_answered_when_it_is_carried_out(
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(switch.datapath, "compile", fail)
+    talk = Talk(service, 5)
+    talk.connection.receive_data(
+        flow_mod(parse_flow("actions=1"), 5, xid=4) + bundle(5, ("add", "actions=1"), ("add", "tcp,actions=1"))
+    )
+    while (event := talk.connection.next_event()) is not None:
+        assert isinstance(event, Request | Commit)
+        assert not list(service.prepare(event))
+        service.carry_out(talk.connection, event, NOW)
+    assert [code[0] for code in talk.errors()] == [4, 9]
 
 
 @pytest.mark.parametrize(
