@@ -267,7 +267,8 @@ changes = st.one_of(
     st.tuples(st.just("add"), flows),
     st.tuples(st.sampled_from(("mod", "mod_strict")), flows),
     st.tuples(st.just("del"), st.sampled_from(("table=1", "table=2,tcp", "ip", "udp", "table=1,reg0=1"))),
-    st.tuples(st.sampled_from(("congest", "read", "fail")), st.just("")),
+    st.tuples(st.sampled_from(("congest", "read")), st.just("")),
+    st.tuples(st.sampled_from(("bundle", "failing bundle")), st.lists(flows, max_size=4).map("\n".join)),
 )
 
 
@@ -289,14 +290,13 @@ def test_what_a_monitor_is_told_adds_up_to_the_table(steps: list[tuple[str, str]
         elif what == "read":
             watch.connection.congested = False
             service.resume_monitors(watch.connection)
-        elif what == "fail":
-            mods = [
-                *(flow_mod(parse_flow(each), 5) for each in ("table=1,actions=1", "table=1,tcp,actions=1")),
-                flow_mod(parse_flow("table=2", command="del"), 5, "del"),
-                flow_mod(parse_flow("table=2,actions=group:7"), 5),
-            ]
+        elif what.endswith("bundle"):
+            mods = [flow_mod(parse_flow(each), 5) for each in text.splitlines()]
+            mods.append(flow_mod(parse_flow("table=1,tcp", command="del_strict"), 5, "del_strict"))
+            if what.startswith("failing"):
+                mods.append(flow_mod(parse_flow("table=2,actions=group:7"), 5))
             for data in (control(5, 0), *(add(5, mod) for mod in mods), control(5, 4)):
-                other.carry_out(data)
+                (watch if alone else other).carry_out(data)
         else:
             (watch if alone else other).flow(text, what)
     watch.connection.congested = False

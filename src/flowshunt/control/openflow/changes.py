@@ -86,7 +86,8 @@ class FlowChanges:
         for index, mod in enumerate(mods):
             try:
                 rules.append(self._checked(mod, version))
-            except (UsageError, OpenFlowError):
+            except (UsageError, OpenFlowError) as problem:
+                self._plans[id(mods[0])] = _Plan(mods[0], rules, {}, problem)
                 return
             if index % _SLICE == _SLICE - 1:
                 yield
@@ -176,6 +177,8 @@ class FlowChanges:
             if plan is None:
                 for mod in mods:
                     rules.append(self._checked(mod, version))
+            elif plan.problem is not None:
+                raise plan.problem
             while done < len(mods):
                 mod = mods[done]
                 run = None
@@ -358,11 +361,15 @@ class _Run(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What was prepared of a bundle: its first message, what each became, and the runs by the place of their first."""
+    """What was prepared of a bundle: its first message, what each became, and the runs by the place of their first.
+
+    With a `problem` it is refused, for the message behind those in `rules`.
+    """
 
     first: FlowMod | GroupMod
     rules: list[CompiledRule | None]
     runs: Mapping[int, _Run]
+    problem: UsageError | OpenFlowError | None = None
 
 
 def refusal(problem: UsageError) -> OpenFlowError:
