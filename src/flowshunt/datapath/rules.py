@@ -76,6 +76,14 @@ class Listing(NamedTuple):
         ]
         return lines if self.is_wanted is None else [line for line in lines if self.is_wanted(line.flow)]
 
+    def totals(self) -> tuple[int, int, int]:
+        """Packets and bytes of the rules that are wanted, and how many they are."""
+        packets, size = self.counted[:2]
+        if self.is_wanted is not None:
+            wanted = np.fromiter((self.is_wanted(rule.source) for rule in self.rules), np.bool_, len(self.rules))
+            packets, size = packets[wanted], size[wanted]
+        return int(packets.sum()), int(size.sum()), len(packets)
+
 
 EXPIRED_IDLE, EXPIRED_HARD = "idle", "hard"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -407,6 +408,8 @@ def test_listings_count_what_packets_did(service: Service, switch: Switch) -> No
     talk.flow("in_port=1,actions=2")
     frame = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
     switch.process(batch_of([frame]))
+    switch.datapath.add_flow(replace(parse_flow("in_port=9,actions=2"), priority=MAX_PRIORITY + 1))
+    service.hides_flows = True
     talk.say(
         message(
             4,

@@ -263,7 +263,7 @@ class Service:
         connection.reply(request, self.description)
 
     def _role(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, self._roles.change(self.connections, connection, request.message))
+        connection.reply(request, self._roles.change(list(self.connections), connection, request.message))
 
     # --- flows -----------------------------------------------------------------------------------------------------
 
@@ -285,9 +285,8 @@ class Service:
         connection.reply(request, flow_stats.FlowReply(entries, request.message.nicira))
 
     def _aggregate(self, connection: Connection, request: Request) -> None:
-        lines = self._listing(request.message).lines()
-        packets, size = sum(line.packets for line in lines), sum(line.bytes for line in lines)
-        connection.reply(request, flow_stats.AggregateReply(packets, size, len(lines), request.message.nicira))
+        reply = flow_stats.AggregateReply(*self._listing(request.message).totals(), request.message.nicira)
+        connection.reply(request, reply)
 
     def _flow_removed(self, line: FlowStatistics, reason: int = REASON_DELETE) -> None:
         self.tell("flow_removed", reason, FlowRemoved(self._entry(line), reason))
