@@ -35,15 +35,24 @@ def test_a_sleeping_thread_lets_another_one_take_its_place(worker: Worker) -> No
     assert worker.submit(worker.is_current).result(20)
 
 
-def test_what_follows_every_command_follows_those_in_its_place_too() -> None:
-    followed: list[bool] = []
-    worker = Worker(SystemClock(), lambda now_ms: None, lambda: followed.append(worker.is_current()))
+def test_what_follows_every_command_follows_ticks_and_what_is_done_in_its_place_too() -> None:
+    followed: list[tuple[int, bool]] = []
+    ticked = threading.Event()
+
+    def follow() -> None:
+        followed.append((threading.get_ident(), worker.is_current()))
+        ticked.set()
+
+    worker = Worker(SystemClock(), lambda now_ms: None, follow)
     worker.start()
     try:
+        assert ticked.wait(20)
         run_now(worker, [])
-        assert followed == [True]
+        assert (threading.get_ident(), True) in followed
+        n = len(followed)
         worker.submit(lambda: None).result(20)
-        assert followed == [True, True]
+        assert len(followed) > n
+        assert all(is_current for _, is_current in followed)
     finally:
         worker.stop()
 

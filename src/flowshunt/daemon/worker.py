@@ -36,7 +36,7 @@ class Worker:
     def __init__(
         self, clock: Clock, tick: Callable[[int], None], done: Callable[[], None], *, busy_poll: bool = False
     ) -> None:
-        """`tick(now_ms)` is called every TICK_MS, busy or not, `done()` after each command, before anyone hears of it.
+        """`tick(now_ms)` is called every TICK_MS, busy or not, `done()` after it and each command, before anyone hears.
 
         `busy_poll`: never sleep.
         """
@@ -125,6 +125,7 @@ class Worker:
                 now_ns = self._clock.now_ns()
                 if now_ns >= next_tick_ns:
                     self._guarded(lambda: self._tick(self._clock.now_ns() // 1_000_000))
+                    self._guarded(self._done)
                     next_tick_ns = now_ns + TICK_MS * 1_000_000
                 timeout = 0.0 if self._busy_poll or self._commands else max(next_tick_ns - now_ns, 0) / 1e9
                 self._holder = 0
