@@ -199,13 +199,19 @@ class Datapath:
         """Give the actions of `request` to what it selects (see `delete_flows`); counters stay, or begin at zero.
 
         Returns how many were changed. When there is none, the flow is added if `add` is set (as OpenFlow 1.0 does), and
-        counts as one. All are compiled before the first is changed.
+        counts as one. All are compiled before the first is changed. Raises UsageError; then flows are as before, but
+        those that were changed in between count from zero.
         """
         numbers = self._select(request, strict)
         merged = [self._compiler.merge(self.rules.rule(number).source, request) for number in numbers]
         rules = [self._compiler.compile(flow) for flow in merged]
-        for number, rule in zip(numbers, rules, strict=True):
-            self.rules.change(number, rule, now_ms, resets_counters=resets_counters)
+        before = [self.rules.rule(number) for number in numbers]
+        for n_changed, (number, rule) in enumerate(zip(numbers, rules, strict=True)):
+            try:
+                self.rules.change(number, rule, now_ms, resets_counters=resets_counters)
+            except UsageError:
+                self.rules.add(before[:n_changed], now_ms, refuses_overlaps=False)
+                raise
         if not numbers and add:
             return self.add_flows([request], now_ms)
         return len(numbers)

@@ -17,6 +17,7 @@ from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import MAX_PACKET_INS, Event, Events
 from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.feed import Feed, feeds_of
+from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import MAX_PRIORITY, TablesFullError
 from flowshunt.rules.openflow import Flow, format_flow, parse_flow
 from flowshunt.rules.openflow import flow as F
@@ -92,6 +93,26 @@ def test_flows_are_added_changed_and_deleted(service: Service, switch: Switch) -
     talk.flow("", "del")
     assert texts(switch) == []
     assert talk.errors() == []
+
+
+def test_a_modification_that_fails_on_its_way_is_undone(
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(service)
+    for n in range(4):
+        talk.flow(f"priority={n},actions=1")
+    before = texts(switch)
+    change = switch.datapath.rules.change
+
+    def full(number: int, rule: CompiledRule, *rest: Any, **more: Any) -> None:
+        if rule.priority == 2:
+            raise TablesFullError("the flow tables are full")
+        change(number, rule, *rest, **more)
+
+    monkeypatch.setattr(switch.datapath.rules, "change", full)
+    talk.flow("table=0,actions=2", "mod")
+    assert [code[1:] for code in talk.errors()] == [(5, 1)]
+    assert texts(switch) == before
 
 
 def test_a_modification_adds_what_it_does_not_find_in_the_old_versions_only(service: Service, switch: Switch) -> None:
