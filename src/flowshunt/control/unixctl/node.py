@@ -81,6 +81,8 @@ class Node(Protocol):
     tracker: Tracker
     offload: Offload
     fragments: Fragments
+    limits_are_of_database: bool
+    """Whether nobody else may limit zones."""
 
     @property
     def bridges(self) -> Mapping[str, Bridge]:
