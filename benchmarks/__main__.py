@@ -9,7 +9,9 @@ from pathlib import Path
 
 from flowshunt.cli.bench.figures import Record
 
-PARTS = ("tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "replay", "start", "live")
+PARTS = (
+    "tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "replay", "start", "control", "live",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Fill the README's tour with what the program really prints: `python docs/tour.py`, or `--check` to compare only.
 
-A part of the tour stands between `<!-- tour:NAME -->` and `<!-- /tour:NAME -->`.
+A part of the tour stands between `<!-- tour:NAME -->` and `<!-- /tour:NAME -->`. What is live is never twice the same:
+those parts are recorded by `--live`, as root, and left as they are otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +60,15 @@ PARTS = {
     "python": ["python examples/states.py"],
 }
 
+LIVE = {
+    "live": (
+        "sudo make live-demo",
+        "python demo/live.py",
+        "awk '/^switch# ovs-vsctl/ { began = 1 } /-p icmp$/ { ended = 1 } began && !ended'",
+    )
+}
+"""What is typed, what stands behind it, and what of it is shown."""
+
 
 def output_of(command: str) -> str:
     """What a shell prints for a command, its errors included."""
@@ -78,21 +89,29 @@ def part(commands: list[str]) -> str:
     return "\n" + "\n".join("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()) for text in texts)
 
 
-def filled(text: str) -> str:
-    """The README with every part of the tour as it is now."""
-    for name, commands in PARTS.items():
+def recorded(typed: str, program: str, selection: str) -> str:
+    """A part that is recorded."""
+    lines = [f"$ {typed}", "...", *output_of(f"{program} | {selection}").rstrip().splitlines(), "..."]
+    return "\n" + "".join(f"    {line}".rstrip() + "\n" for line in lines)
+
+
+def filled(text: str, parts: Iterator[tuple[str, str]]) -> str:
+    """The README with these parts of the tour, by name, as they are now."""
+    for name, new in parts:
         pattern = re.compile(f"(<!-- tour:{name} -->\n).*?(\n<!-- /tour:{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md has no part tour:{name}")
-        replacement = part(commands)
-        text = pattern.sub(lambda found, new=replacement: found[1] + new + found[2], text)
+        text = pattern.sub(lambda found, new=new: found[1] + new + found[2], text)
     return text
 
 
 def main() -> int:
     """Entry point."""
     old = README.read_text()
-    new = filled(old)
+    if "--live" in sys.argv[1:]:
+        new = filled(old, ((name, recorded(*how)) for name, how in LIVE.items()))
+    else:
+        new = filled(old, ((name, part(commands)) for name, commands in PARTS.items()))
     if "--check" in sys.argv[1:]:
         if new != old:
             print("the README's tour is not what the program prints: run `make tour`", file=sys.stderr)

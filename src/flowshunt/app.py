@@ -29,6 +29,7 @@ from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.fragments.schema import PROFILES, FragmentSettings
 from flowshunt.datapath.paths.joined import JoinedPaths
 from flowshunt.datapath.paths.records import HOME_BITS
+from flowshunt.datapath.paths.table import Observer
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.schema import OUTSIDE_TABLE
@@ -225,13 +226,17 @@ class Switch:
             del self._homes[self.home]
             self._joined.remove(self.home)
 
-    def switch_at(self, port: int) -> Switch | None:
-        """The switch that a port of paths and events belongs to, this one or one beside it; None: it is gone."""
+    def observe_paths(self, observer: Observer) -> None:
+        """Have `observer` get what packets show of their paths, here and in switches beside this one, LEARNED (n,)."""
+        self._joined.observe(observer)
+
+    def at_home(self, port: int) -> Switch | None:
+        """The switch that a port of a path or event belongs to, this one or one beside it; None: it is gone."""
         return self._homes.get(port >> HOME_BITS)
 
     def device_at(self, port: int) -> str | None:
         """Name of a port by its number in paths and events, of this switch or of one beside it; None: it is gone."""
-        switch = self._homes.get(port >> HOME_BITS)
+        switch = self.at_home(port)
         return None if switch is None else switch._port_names.get(port & (1 << HOME_BITS) - 1)
 
     def add_flows(

@@ -76,6 +76,17 @@ def test_the_default_limit_holds_for_each_zone_without_its_own() -> None:
     assert tracker.zone_count(1) == 4
 
 
+@pytest.mark.parametrize("profile", REFUSED)
+def test_a_closed_zone_takes_no_connection_and_keeps_those_that_it_has(profile: str) -> None:
+    tracker = make_tracker(profile=profile)
+    assert send(tracker, udp(port=1), zone=2) == ["new|trk"]
+    tracker.close_zone(2)
+    assert send(tracker, udp(port=2), udp(port=1, reply=True), zone=2) == [REFUSED[profile], "est|rpl|trk"]
+    assert (tracker.zone_limits()[2], tracker.zone_count(2)) == (0, 1)
+    assert tracker.del_zone_limit(2)
+    assert send(tracker, udp(port=2), zone=2) == ["new|trk"]
+
+
 def test_a_lower_limit_leaves_what_is_there_and_refuses_what_comes() -> None:
     tracker = make_tracker()
     send(tracker, *(udp(port=port) for port in range(1, 6)))

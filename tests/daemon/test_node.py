@@ -198,6 +198,11 @@ def test_a_connection_through_two_bridges(tmp_path: Path, zones: tuple[int, int 
             assert reasons == {"several-bridges"} and await hits(node) == 0
         else:
             assert reasons == {"none"} and await hits(node) >= 6 * len(connections)
+            stories = await node.call(lambda: list(node.history.tell(connections)))
+            paths = [[step.path for step in story.steps if step.path is not None] for story in stories]
+            ways = {frozenset((path.in_port, path.out_port) for path in of_one) for of_one in paths}
+            assert ways <= {frozenset({("p0", "to1"), ("to1", "p0")}), frozenset({("to0", "p1"), ("p1", "to0")})}
+            assert len(ways) == len(connections) and all(path.rules for of_one in paths for path in of_one)
 
     run(work, tmp_path)
 
@@ -365,7 +370,7 @@ def test_a_controller_that_leaves_is_forgotten_where_packets_are(tmp_path: Path)
 
         def observed(connection: Any) -> None:
             detach(connection)
-            threads.append(threading.current_thread().name == "packets")
+            threads.append(node.is_packet_thread())
 
         bridge.service.detach = observed  # type: ignore[method-assign]
         await ofctl(bridge, "show")

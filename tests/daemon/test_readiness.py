@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -24,6 +25,11 @@ def test_vswitchd_loads_the_kernels_before_it_serves(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(main.os, "_exit", end)
     assert main.run(["unix:/nowhere"]) is None
     assert done == ["compiled", "loaded", "serving", "exit 0"]
+
+
+def test_what_numpy_loads_late_is_loaded_before_packets_come(run_python: Callable[..., object]) -> None:
+    code = "import sys, flowshunt.daemon.vswitchd, numpy; before = set(sys.modules); numpy.unique([1, 2]); "
+    run_python("-c", code + "assert set(sys.modules) == before, set(sys.modules) - before")
 
 
 @pytest.mark.parametrize("follow_only", [False, True])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from flowshunt.daemon.privileges import NAMES, PURPOSES
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 TOOLS = ("ovsdb-tool", "ovsdb-server", "ovs-vsctl", "ovs-ofctl", "ovs-appctl")
@@ -220,6 +224,36 @@ def test_a_user_that_is_not_there_is_named(host: Host) -> None:
     assert error == "ovs-vswitchd: --user=no-such-user: user no-such-user not found\n"
 
 
+def test_systemd_is_told_and_all_forms_of_v_are_taken(host: Host) -> None:
+    verbosity = (
+        "-vANY:syslog:off", "--verbose=console:off", "-vfile:info", "-vPATTERN:file:%N|%p|%m", "-vFACILITY:daemon",
+        "-vunheard_of:dbg", "-voff:console", "--log-file",
+    )  # fmt: skip
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(host.directory / "notify"))
+        told.settimeout(240)
+        process = subprocess.Popen(
+            ["ovs-vswitchd", "--enable-dummy", "--pidfile", "--no-chdir", *verbosity],
+            env=host.environment | {"NOTIFY_SOCKET": str(host.directory / "notify")},
+        )
+        host.pids.append(process.pid)
+        assert told.recv(100).split(b"\n")[0] == b"READY=1"
+        assert (host.directory / "ovs-vswitchd.pid").read_text() == f"{process.pid}\n"
+        host.run("ovs-vsctl", *ADD_BRIDGE)
+        process.terminate()
+        assert told.recv(100) == b"STOPPING=1"
+    assert process.wait(30) == 0
+    assert "|INFO|bridge br0: added interface p1 on port 1" in host.log
+
+
+@pytest.mark.parametrize("name", ["flowshunt.service", "flowshunt-vswitchd.service"])
+def test_units_keep_what_the_switch_keeps(name: str) -> None:
+    unit = (Path(__file__).resolve().parents[2] / "packaging" / name).read_text()
+    (bounded,) = [line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=")]
+    assert set(bounded.partition("=")[2].split()) == {NAMES[number] for number in PURPOSES}
+    assert "Type=notify" in unit and "NoNewPrivileges=yes" in unit
+
+
 @pytest.mark.skipif(shutil.which("ovs-pcap") is None, reason="needs ovs-pcap (Debian: openvswitch-common)")
 def test_dummy_ports_write_what_passes_them_to_pcap_files(host: Host) -> None:
     host.run("ovs-vswitchd", *FLAGS.split())
@@ -238,3 +272,23 @@ def test_dummy_ports_write_what_passes_them_to_pcap_files(host: Host) -> None:
     host.run("ovs-appctl", "netdev-dummy/receive", "p1", UDP.format(a=1, b=2))
     assert "p1: failed to open pcap file for appending: no/p1.pcap cannot be written" in host.log
     host.run("ovs-appctl", "-t", "ovs-vswitchd", "exit", "--cleanup")
+
+
+def test_names_of_sockets_may_be_longer_than_an_address(tmp_path: Path) -> None:
+    place = tmp_path / ("long" * 30)
+    place.mkdir()
+    host = Host(place)
+    try:
+        host.start_database()
+        host.run("ovs-vswitchd", *FLAGS.split())
+        pid = host.pid("ovs-vswitchd")
+        host.run("ovs-vsctl", *ADD_BRIDGE)
+        assert "OFPT_FEATURES_REPLY" in host.run("ovs-ofctl", "show", "br0")
+        said = host.run(sys.executable, "-m", "flowshunt", "conntrack", "-C", "--socket", str(place))
+        assert said == "0\n"
+        host.run("ovs-appctl", "exit")
+        host.wait_for_end(pid)
+    finally:
+        for pid in host.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from flowshunt.packet.schema import VLAN_PRESENT
@@ -11,6 +13,7 @@ from tests.datapath.switches import (
     IP,
     IPV6,
     NEW,
+    RPL,
     TCP,
     TRK,
     UDP,
@@ -273,6 +276,38 @@ def test_note_does_nothing() -> None:
     assert ports_of(send(switch(flow(F.Note(b"hi"), F.Output(2))), udp())) == [2]
 
 
+def test_a_packet_that_actions_gave_another_tuple_is_tracked_anew_in_the_same_zone() -> None:
+    datapath = switch(
+        flow(F.Ct(table=1, commit=True, exec=(set_field("ct_mark", 1, 32),))),
+        flow(set_field("nw_dst", 0x0A000009, 32), F.Ct(table=2), table=1, match=[IP]),
+        flow(
+            F.Ct(commit=True, exec=(set_field("ct_mark", 2, 32),)),
+            F.Output(2),
+            table=2,
+            match=[ct_state(NEW | TRK, NEW | TRK), ("ct_mark", 0, 0xFFFFFFFF)],
+        ),
+        flow(F.Output(3), table=2, match=[ct_state(EST | TRK, EST | TRK), ("ct_mark", 2, 0xFFFFFFFF)]),
+    )
+    assert ports_of(send(datapath, udp())) == [2]
+    found = {(str(c.original.destination), c.mark) for c in datapath.tracker.connections()}
+    assert found == {("10.0.0.2", 1), ("10.0.0.9", 2)}
+    answer = udp("10.0.0.9", "10.0.0.1", 2000, 1000)
+    datapath.add_flows([flow(F.Ct(), match=[("in_port", 2, 0xFFFFFFFF)], priority=200)])
+    send(datapath, answer, in_port=2)
+    assert ports_of(send(datapath, udp())) == [3]
+
+
+def test_a_packet_whose_other_fields_were_changed_comes_back_as_it_was() -> None:
+    datapath = switch(
+        flow(F.Ct(table=1, commit=True)),
+        flow(set_field("nw_tos", 8, 8), set_field("eth_dst", 5, 48), F.Ct(table=2), table=1, match=[IP]),
+        flow(F.Output(2), table=2, match=[ct_state(NEW | TRK, NEW | TRK)]),
+    )
+    assert ports_of(send(datapath, udp())) == [2]
+    (connection,) = datapath.tracker.connections()
+    assert connection.packets == (1, 0)
+
+
 # --- resubmit, goto, clone -------------------------------------------------------------------------------------------
 
 
@@ -297,6 +332,42 @@ def test_resubmit_to_the_input_port_keeps_it() -> None:
         flow(F.Resubmit(port=0xFFF8, table=4)), flow(F.Output(2), match=[("in_port", 1, 0xFFFFFFFF)], table=4)
     )
     assert ports_of(send(datapath, udp())) == [2]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_resubmit_with_ct_looks_up_with_the_tuple_that_the_connection_began_with(family: int) -> None:
+    client, server = ("10.0.0.1", "10.0.0.2") if family == 4 else ("2001:db8::1", "2001:db8::2")
+    ip, prefix, width = (IP, "nw", 32) if family == 4 else (IPV6, "ipv6", 128)
+    source = int(ip_address(client))
+    kind = [ip, UDP]
+    began = [*kind, (f"{prefix}_src", source, (1 << width) - 1), ("tp_dst", 53, 0xFFFF)]
+    answered = [*kind, (f"ct_{prefix}_src", int(ip_address(server)), (1 << width) - 1), ct_state(RPL, RPL)]
+    datapath = switch(
+        flow(F.Ct(commit=True, table=1)),
+        flow(F.Resubmit(table=2, ct=True), F.Output(3), table=1),
+        flow(set_field("reg0", 1, 32), F.Resubmit(table=3), table=2, match=began),
+        flow(F.Output(1), table=3, match=answered),
+        flow(F.Output(2), table=3, match=began, priority=1),
+        flow(F.Output(1), table=3, priority=0, match=[("reg0", 1, 1)]),
+    )
+
+    def ports(packet: Packet, in_port: int) -> list[Sent]:
+        return send(datapath, packet, in_port=in_port)
+
+    def packet(source: str, destination: str, *transport: int) -> Packet:
+        head = Packet().eth()
+        head = head.ipv4(source, destination) if family == 4 else head.ipv6(source, destination)
+        return head.udp(*transport)
+
+    there, back = packet(client, server, 1000, 53), packet(server, client, 53, 1000)
+    assert ports(there, 1) == [Sent(2, there.bytes()), Sent(3, there.bytes())]
+    assert ports(back, 2) == [Sent(1, back.bytes()), Sent(3, back.bytes())]  # seen as it is behind that lookup
+
+
+def test_resubmit_with_ct_passes_over_what_has_no_connection() -> None:
+    datapath = switch(flow(F.Resubmit(table=1, ct=True), F.Output(3)), flow(F.Output(2), table=1))
+    assert ports_of(send(datapath, udp())) == [3]
+    assert datapath.statistics()["resubmits"] == 1
 
 
 def test_resubmit_that_misses_goes_on() -> None:

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowshunt.base.errors import UsageError
-from flowshunt.datapath.program import CompiledRule
+from flowshunt.datapath.changes import find_match
+from flowshunt.datapath.feed import feeds_of
+from flowshunt.datapath.program import CompiledRule, as_int64
 from flowshunt.datapath.tables import Datapath
+from flowshunt.packet.schema import FIELDS, KEY_WORDS
 from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.compile import compile_flow, compile_match
 from tests.builders import Packet
 from tests.datapath.switches import ARP, IP, TCP, UDP, Sent, fate, field, flow, ports_of, send, set_field, switch, udp
 
 ALL_BITS = 0xFFFFFFFF
+WORD = (1 << 64) - 1
 TO_2 = flow(F.Output(2), match=[IP, UDP, ("nw_dst", 0x0A000002, ALL_BITS)], priority=7)
 
 
@@ -186,3 +195,86 @@ def test_what_cannot_be_compiled_is_refused_and_nothing_is_added(wrong: F.Flow, 
 
 def test_compiling_keeps_the_flow() -> None:
     assert compile_flow(TO_2).source is TO_2
+
+
+def _key_of_a_match() -> Any:
+    """A key that TO_2's match covers."""
+    keys = np.zeros((1, KEY_WORDS), np.int64)
+    for word, mask, value in compile_match(TO_2.match):
+        keys[0, word] |= mask & value
+    return keys
+
+
+ORDERS = st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=80)
+
+
+@given(ORDERS)
+def test_priorities_of_one_match_come_and_go_in_any_order(steps: list[tuple[int, bool]]) -> None:
+    datapath = switch()
+    there: set[int] = set()
+    for priority, comes in steps:
+        one = flow(F.Output(priority), match=TO_2.match, priority=priority)
+        if comes:
+            datapath.add_flow(one)
+            there.add(priority)
+        else:
+            assert len(datapath.delete_flows(one, strict=True)) == (priority in there)
+            there.discard(priority)
+        assert [line.flow.priority for line in datapath.flows()] == sorted(there, reverse=True)
+        compiled = [compile_flow(flow(match=TO_2.match, priority=number)) for number in range(1, 41)]
+        found = datapath.rules.find_all(next(feeds_of(compiled)))
+        assert {number for number, place in zip(range(1, 41), found, strict=True) if place is not None} == there
+        assert [datapath.rules.find(rule) for rule in compiled] == found
+        best = find_match(datapath.rules.arrays, 0, _key_of_a_match(), 0)
+        assert best == (found[max(there) - 1] if there else -1)
+
+
+def test_rules_that_were_made_ready_go_to_the_masks_there_are_then() -> None:
+    datapath = switch(flow(match=[IP, TCP], priority=3))
+    feed = next(feeds_of([compile_flow(flow(match=[IP, UDP], priority=7)), compile_flow(flow(table=2, priority=1))]))
+    datapath.delete_flows(flow())
+    datapath.add_flow(flow(match=[ARP], priority=3))
+    assert datapath.rules.find_all(feed) == [None, None]
+    assert datapath.rules.add_feed(feed) == 2
+    assert None not in datapath.rules.find_all(feed)
+    assert {number: table.rules for number, table in datapath.tables().items()} == {0: 2, 2: 1}
+    datapath.rules.take_back(feed.rules)
+    assert datapath.rules.find_all(feed) == [None, None]
+    assert len(datapath.rules) == 1
+
+
+FIELDS_AND_MASKS = st.lists(
+    st.sampled_from(sorted(FIELDS)).flatmap(
+        lambda name: st.tuples(
+            st.just(name), st.integers(0, (1 << FIELDS[name].width) - 1), st.integers(0, (1 << FIELDS[name].width) - 1)
+        )
+    ),
+    max_size=6,
+)
+
+
+@given(FIELDS_AND_MASKS)
+def test_a_match_is_compiled_to_the_bits_that_it_names(match: list[tuple[str, int, int]]) -> None:
+    wanted: dict[int, tuple[int, int]] = {}
+    contradicts = False
+    for name, value, mask in match:
+        if value & ~mask:
+            contradicts = True
+            continue
+        if name == "in_port" and value >= 0xFFFFFF00:
+            value &= 0xFFFF
+        place = FIELDS[name]
+        for word, right in ((place.word, 64), (place.word + 1, 0)) if place.width > 64 else ((place.word, 0),):
+            part_mask = (mask >> right & WORD) << place.shift
+            part = (value >> right & WORD) << place.shift
+            old_mask, old = wanted.get(word, (0, 0))
+            contradicts |= bool((old ^ part) & old_mask & part_mask)
+            if part_mask:
+                wanted[word] = old_mask | part_mask, old | part
+    if contradicts:
+        with pytest.raises(UsageError):
+            compile_match(tuple(match))
+    else:
+        assert compile_match(tuple(match)) == tuple(
+            (word, as_int64(mask), as_int64(value)) for word, (mask, value) in sorted(wanted.items())
+        )

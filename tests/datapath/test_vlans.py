@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flowshunt import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.datapath.vlan_modes import MODES
@@ -182,3 +183,61 @@ def test_a_limit_of_one_tag_makes_the_second_one_payload() -> None:
     assert send(datapath, frame(5), in_port=1) == []
     datapath.ports.configure(vlan_limit=2)
     assert send(datapath, double(5, 6), in_port=1) == []
+
+
+def test_the_limit_holds_for_what_a_controller_sends_out() -> None:
+    switch = Switch(max_connections=10)
+    switch.add_port("p1")
+    switch.add_port("p2")
+    switch.add_flows("dl_type=0x8100,actions=p2")
+    through = (F.Resubmit(None, 0),)
+    for limit, n_sent in ((1, 1), (2, 0)):
+        switch.datapath.ports.configure(vlan_limit=limit)
+        result = switch.packet_out(double(5, 6), 1, through, 1_000_000)
+        assert len(result.tx) == n_sent, limit
+
+
+def single(vlan: int, tpid: int = 0x8100) -> bytes:
+    packet = Packet().eth("02:00:00:00:00:01", "02:00:00:00:00:09").vlan(vlan, tpid=tpid)
+    return packet.ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).bytes()
+
+
+@pytest.mark.parametrize(
+    ("in_port", "packet", "untouched", "tagged"),
+    [
+        (1, frame(), (3, 5), single(100, 0x88A8)),
+        (1, frame(7), (4, 5), double(100, 7)),
+        (1, frame(5), (5,), double(100, 5)),
+        (4, frame(7), (1, 5), double(100, 7)),
+        (3, frame(), (1, 5), single(100)),
+        (5, frame(), (1, 3), single(100)),
+    ],
+)
+def test_tunnel_ports_do_what_those_of_open_vswitch_do(
+    in_port: int, packet: bytes, untouched: tuple[int, ...], tagged: bytes
+) -> None:
+    """Recorded with `ofproto/trace` of its release 3.1: ports 2 and 6 get a tag, those in `untouched` what came in."""
+    sent = by_port(send(five_ports(), packet, in_port=in_port))
+    assert sent == {2: tagged, 6: tagged} | dict.fromkeys(untouched, packet)
+
+
+@pytest.mark.parametrize(("limit", "served"), [(1, (1, 3, 5)), (2, (1, 4, 5))])
+def test_a_service_tag_is_taken_off_as_by_open_vswitch(limit: int, served: tuple[int, ...]) -> None:
+    """Recorded likewise, with `vlan-limit` 1 and 0: a customer's tag that is not read is nobody's."""
+    datapath = five_ports()
+    datapath.ports.configure(vlan_limit=limit)
+    both = double(100, 7)
+    assert by_port(send(datapath, both, in_port=2)) == {6: both} | dict.fromkeys(served, frame(7))
+    assert by_port(send(datapath, single(100), in_port=2)) == {6: single(100)} | dict.fromkeys((1, 3, 5), frame())
+    assert fate(datapath, frame(5), in_port=4) == "drop.vlan"
+
+
+def five_ports() -> Datapath:
+    """Of service VLAN 100: a tunnel port, a trunk, an access port, a tunnel port for one customer, a native one."""
+    datapath = switch(flow(F.Normal()), ports=range(1, 7))
+    datapath.ports.set_vlans(1, "dot1q-tunnel", 100)
+    datapath.ports.set_vlans(2, "trunk", trunks=(100, 101))
+    datapath.ports.set_vlans(3, "access", 100)
+    datapath.ports.set_vlans(4, "dot1q-tunnel", 100, (7,))
+    datapath.ports.set_vlans(5, "native-untagged", 100)
+    return datapath

@@ -104,7 +104,7 @@ def test_preparing_twice_gives_the_same_callable():
 def test_other_types_are_refused_instead_of_compiled(arguments):
     run.prepare()
     compiled = len(run._dispatcher.signatures)
-    with pytest.raises(TypeError, match=r"takes|expected"):
+    with pytest.raises(TypeError, match=r"takes|missing"):
         run(*arguments)
     assert len(run._dispatcher.signatures) == compiled
 

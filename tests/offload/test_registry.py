@@ -195,6 +195,7 @@ def test_reason_codes_are_stable() -> None:
         "policer", "tunnel", "zone-excluded", "provider-refused", "provider-declined", "provider-not-ready",
         "queue-full", "provider-pending", "offload-off", "not-told", "no-provider", "idle",
         "rewrite", "long-chain", "held-elsewhere", "path-changed", "group", "several-bridges",
+        "no-device",
     ]  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from tests.system.lab import Lab, labs
 
 
 @pytest.fixture(scope="module")
-def _lab() -> Iterator[Lab]:
-    with labs() as made:
+def _lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """`FLAGS` of the module are the daemon's."""
+    with labs(*getattr(request.module, "FLAGS", ())) as made:
         yield made
 
 

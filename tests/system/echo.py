@@ -14,9 +14,10 @@ def serve(address: str, port: int) -> None:
             service.sendto(*service.recvfrom(2048))
 
 
-def ask(address: str, port: int, times: int) -> None:
+def ask(address: str, port: int, times: int, source_port: int = 0) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(20)
+        client.bind(("", source_port))
         client.connect((address, port))
         for n in range(times):
             client.send(b"%d" % n)

@@ -37,6 +37,11 @@ def mac(number: int) -> str:
     return f"02:00:00:00:00:{number:02x}"
 
 
+def _acquaintance(address: str, number: int) -> str:
+    """Arguments of ip that tell a host where an address is."""
+    return f"neigh replace {address} lladdr {mac(number)} dev eth0 nud permanent"
+
+
 def family_of(address: str) -> socket.AddressFamily:
     """By the look of it."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -57,31 +62,27 @@ class Lab:
 
     # --- the switch ---
 
-    def start(self) -> None:
-        """Database, daemon, bridge, hosts."""
+    def start(self, *flags: str) -> None:
+        """Database, daemon with these flags, bridge, hosts."""
         for number in HOSTS:
             name = f"h{number}"
             self.network.host(name, f"10.1.1.{number}/24", f"fc00::{number}/64", port=f"p{number}")
-            self.network.run(name, "ip", "link", "set", "eth0", "address", mac(number))
-        for number in HOSTS:
-            for other in HOSTS:
-                self.know(number, f"10.1.1.{other}", other)
-                self.know(number, f"fc00::{other}", other)
+            acquaintances = [_acquaintance(f"{net}{other}", other) for net in ("10.1.1.", "fc00::") for other in HOSTS]
+            lines = (f"link set eth0 address {mac(number)}", *acquaintances)
+            self.network.run(name, "ip", "-batch", "-", input="\n".join(lines))
         database, remote = self.directory / "conf.db", f"punix:{self.directory}/db.sock"
         self.system("ovsdb-tool", "create", str(database), SCHEMA)
         self._server_words = ("ovsdb-server", "-vconsole:off", str(database), f"--remote={remote}", "--pidfile")
         self.start_database()
         self.system("ovs-vsctl", "--no-wait", "init")
         self.process = self._launch(
-            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off"
+            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off", *flags
         )
         words = ["add-br", "br0", "--", "set", "bridge", "br0", "fail-mode=secure", "datapath_type=netdev"]
         for number in HOSTS:
             words += ["--", "add-port", "br0", f"p{number}", "--", "set", "interface", f"p{number}"]
             words += [f"ofport_request={number}"]
         self.system("ovs-vsctl", f"--timeout={START_S}", *words)
-        for _ in range(2):  # veth needs a moment for its first packets
-            poll(lambda: "state:" in self.ofctl("show", "br0"))
 
     def start_database(self) -> None:
         """Start ovsdb-server."""
@@ -132,6 +133,10 @@ class Lab:
         """What ovs-appctl prints."""
         return self.system("ovs-appctl", *words, status=status)
 
+    def flowshunt(self, *words: str) -> str:
+        """What flowshunt prints."""
+        return self.system(sys.executable, "-m", "flowshunt", *words)
+
     def vsctl(self, *words: str) -> str:
         """What ovs-vsctl prints."""
         return self.system("ovs-vsctl", *words)
@@ -158,6 +163,21 @@ class Lab:
             time.sleep(0.02)
         assert listed == sorted(lines), "\n".join(listed)
 
+    def monitor(self, log: Path) -> None:
+        """Have ovs-ofctl write what controllers are told into a file, from now on."""
+        with log.open("w") as heard:
+            self.network.start(
+                "switch", "ovs-ofctl", "-P", "nxt_packet_in2", "monitor", "br0", "65534",
+                env=self.environment, stdout=heard, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        poll(lambda: self._is_heard(log))
+
+    def _is_heard(self, log: Path) -> bool:
+        """Whether a packet for controllers is heard of."""
+        frame = f"{mac(9).replace(':', '')}{mac(8).replace(':', '')}88b5".ljust(120, "0")
+        self.ofctl("-O", "OpenFlow13", "packet-out", "br0", f"in_port=local packet={frame} actions=controller")
+        return "88b5" in log.read_text()
+
     def packets(self, match: str, bridge: str = "br0") -> int:
         """How many packets the rules of a match have counted."""
         return int(self.ofctl("dump-aggregate", bridge, match).split("packet_count=")[1].split()[0])
@@ -170,8 +190,7 @@ class Lab:
 
     def know(self, number: int, address: str, other: int) -> None:
         """Tell host `number` that `address` is at host `other`."""
-        words = ("ip", "neigh", "replace", address, "lladdr", mac(other), "dev", "eth0", "nud", "permanent")
-        self.network.run(f"h{number}", *words)
+        self.network.run(f"h{number}", "ip", *_acquaintance(address, other).split())
 
     def ping(self, number: int, address: str, *options: str) -> str:
         """Three pings, which must not lose anything."""
@@ -258,13 +277,13 @@ def exchange(client: socket.socket, server: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def labs() -> Iterator[Lab]:
+def labs(*flags: str) -> Iterator[Lab]:
     """A lab that is cleaned up."""
     directory = Path(tempfile.mkdtemp())
     try:
         with networks() as network:
             lab = Lab(network, directory)
-            lab.start()
+            lab.start(*flags)
             yield lab
             lab.stop()
     finally:

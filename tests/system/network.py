@@ -91,9 +91,8 @@ class Network:
 
     def start(self, name: str, *words: str, **options: Any) -> subprocess.Popen[str]:
         """A command that goes on in a namespace."""
-        process = subprocess.Popen(
-            self.command(name, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(self.command(name, *words), text=True, **(pipes | options))
         self._processes.append(process)
         return process
 

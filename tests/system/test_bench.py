@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 
+from tests.offload.kernel.rights import needs_bpf
 from tests.system.network import START_S, needs
 
-pytestmark = needs("ping", "iperf3", "nft", "sysctl", "ss")
-ROWS = ("bridge", "route_ct_nat", "slow", "slow_nat", "flowtable_nat")
+pytestmark = [needs("ping", "iperf3", "nft", "sysctl", "ss"), needs_bpf]
+ROWS = ("bridge", "route_ct_nat", "slow", "kernel_tc")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +33,9 @@ def test_rows_are_measured_in_turns_and_compared() -> None:
     for row in ROWS:
         for name in ("tcp", "tcp_cpu", "ping", "ping_p999", "udp64", "udp64_offered", "udp64_100k"):
             assert figures[f"live.{row}.{name}"]["median"] > 0
-        assert (f"live.{row}.tcp_switch_cpu" in figures) == row.startswith(("slow", "flowtable"))
+        is_ours = not row.startswith(("bridge", "route"))
+        assert (f"live.{row}.tcp_switch_cpu" in figures) == (f"live.{row}.tcp_seen" in figures) == is_ours
+    assert figures["live.slow.udp64_seen"]["median"] > figures["live.kernel_tc.udp64_seen"]["median"]
     assert figures["live.slow.to_bridge.tcp"]["unit"] == "ratio"
-    assert figures["live.slow_nat.to_route_ct_nat.udp64"]["n"] == 1
+    assert figures["live.kernel_tc.to_route_ct_nat.udp64"]["n"] == 1
     assert not {name for name in namespaces() - before if name.startswith("fsb")}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Offloading(Running):
 
     def appctl(self, *words: str) -> str:
         """What the real ovs-appctl prints."""
-        (control,) = self.rundir.glob("flowshunt.*.ctl")
+        control = self.rundir / f"flowshunt.{self.process.pid}.ctl"
         return self._network.system("ovs-appctl", "-t", str(control), *words)
 
     def seen(self) -> int:
@@ -161,6 +162,17 @@ def test_udp_is_counted_as_iperf3_counts_it(network: Network, tmp_path: Path) ->
         "dump-aggregate", own
     )
     assert switch.seen() < moved["packets"] / 2
+    switch.stop()
+
+
+@pytest.mark.parametrize("straight", [True, False])
+def test_packets_may_skip_the_near_end_of_a_veth_pair(network: Network, tmp_path: Path, straight: bool) -> None:
+    two_hosts(network)
+    switch = Offloading(network, tmp_path, bridge(*C1), f"kernel-peer={str(straight).lower()}")
+    network.ping("h1", "10.1.0.2")
+    iperf(network, "h1", "h2", "10.1.0.2", "-n", "50M")
+    sent = int(network.run("switch", "cat", "/sys/class/net/p2/statistics/tx_bytes"))
+    assert sent < 25_000_000 if straight else sent > 50_000_000
     switch.stop()
 
 
@@ -363,3 +375,71 @@ def test_without_the_provider_ports_receive_again(network: Network, tmp_path: Pa
     switch = Running(network, tmp_path, config + bridge(*C1))
     network.ping("h1", "10.1.0.2")
     assert "mode 'xdp' is not supported" in switch.stop()[1]
+
+
+# --- restart ---------------------------------------------------------------------------------------------------------
+
+
+class Unshared(Network):
+    """Its switch keeps the mounts of everybody else: `ip netns exec` would give it others, which end with it."""
+
+    def command(self, name: str, *words: str) -> list[str]:
+        usual = super().command(name, *words)
+        if name != "switch" or words[0] != sys.executable:
+            return usual
+        return ["nsenter", f"--net=/run/netns/{usual[3]}", *words]
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Iterator[Path]:
+    """A BPF file system."""
+    folder = tmp_path / "bpf"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "bpf", "bpf", str(folder)], check=False).returncode:
+        pytest.skip("needs to mount a BPF file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def moves_on(network: Network) -> None:
+    before = counter(network, "h2", "rx_bytes")
+    poll(lambda: counter(network, "h2", "rx_bytes") > before + 300_000)
+
+
+def test_connections_outlive_the_switch(tmp_path: Path, pins: Path) -> None:
+    network = Unshared()
+    try:
+        rules = bridge(*routed(network))
+        options = ("kernel-hitless=true", f"kernel-pins={pins}/switch")
+        switch = Offloading(network, tmp_path, rules, *options)
+        serving = network.start("h2", "iperf3", "-s", "-1", "--forceflush")
+        assert serving.stdout is not None
+        while "listening" not in serving.stdout.readline():
+            pass
+        calling = network.start("h1", "iperf3", "-J", "-c", "192.0.2.80", "-t", "600", "-b", "2M")
+        for _ in range(3):
+            poll(partial(switch.connections, "OFFLOAD"), 60)
+            time.sleep(2.5)  # until it has been written down as established
+            switch.process.kill()
+            switch.process.communicate()
+            moves_on(network)
+            switch = Offloading(network, tmp_path, rules, *options)
+        poll(partial(switch.connections, "OFFLOAD"), 60)
+        moves_on(network)
+        assert calling.poll() is None, "the connection was lost"
+        calling.kill()
+        switch.stop()
+        assert len(list((pins / "switch").iterdir())) == 2
+        switch = Offloading(network, tmp_path, rules, options[1])
+        network.ping("h1", "10.2.0.2")
+        assert not list((pins / "switch").iterdir())
+        switch.stop()
+    finally:
+        network.close()
+
+
+def test_a_folder_without_pins_is_refused_with_the_reason(network: Network, tmp_path: Path) -> None:
+    two_hosts(network)
+    switch = Offloading(network, tmp_path, bridge(*C1), "kernel-hitless=true", f"kernel-pins={tmp_path}")
+    network.ping("h1", "10.1.0.2")
+    assert "is not in a BPF file system" in switch.stop()[1]

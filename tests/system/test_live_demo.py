@@ -7,8 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,15 +41,8 @@ LISTED = (
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for those of sockets."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
-def environment(place: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "TMPDIR": str(place)}
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "TMPDIR": str(tmp_path)}
 
 
 def start(environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -69,7 +60,7 @@ def check_nothing_is_left(process: subprocess.Popen[str], directory: Path) -> No
 
 
 @on_real_devices
-def test_the_guides_commands_work_as_printed(environment: dict[str, str], place: Path) -> None:
+def test_the_guides_commands_work_as_printed(environment: dict[str, str], tmp_path: Path) -> None:
     process = start(environment)
     said, complaints = process.communicate(timeout=START_S)
     assert (process.returncode, complaints) == (0, "")
@@ -77,12 +68,14 @@ def test_the_guides_commands_work_as_printed(environment: dict[str, str], place:
     assert [line for line in GUIDE.splitlines() if line not in typed] == []
     for pattern in LISTED:
         assert re.search(pattern, said), pattern
-    check_nothing_is_left(process, place)
+    check_nothing_is_left(process, tmp_path)
 
 
 @on_real_devices
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_cleans_up_when_it_is_interrupted(environment: dict[str, str], place: Path, number: signal.Signals) -> None:
+def test_it_cleans_up_when_it_is_interrupted(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
     process = start(environment)
     assert process.stdout is not None
     for line in process.stdout:
@@ -91,12 +84,12 @@ def test_it_cleans_up_when_it_is_interrupted(environment: dict[str, str], place:
     process.send_signal(number)
     complaints = process.communicate(timeout=60)[1]
     assert (process.returncode, complaints) == (130, "live demo: interrupted; everything is cleaned up\n")
-    check_nothing_is_left(process, place)
+    check_nothing_is_left(process, tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, or it is the rights that are missing")
-def test_what_is_missing_is_named_with_its_package(environment: dict[str, str], place: Path) -> None:
-    process = start(environment | {"PATH": str(place)})
+def test_what_is_missing_is_named_with_its_package(environment: dict[str, str], tmp_path: Path) -> None:
+    process = start(environment | {"PATH": str(tmp_path)})
     complaints = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert complaints.startswith("live demo: ip, ping, iperf3, nc, ovsdb-tool")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from flowshunt.jit import JIT
 from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.schema import KEY_WORDS
 from flowshunt.ports.capture import open_capture
+from tests.offload.kernel.rights import needs_bpf
 from tests.packet.kernels import l4_ok
 from tests.system.network import Network, Running, needs, networks, poll
 from tests.system.test_run import C1, bridge, mean_size, turn_off, two_hosts
@@ -168,4 +170,38 @@ def test_a_port_is_recorded_up_to_a_size(network: Network, tmp_path: Path) -> No
             wrong += sum(not l4_ok(batch.data, batch.packets, n, keys, n) for n in range(len(batch.packets)))
     assert max(sizes) == 1514
     assert wrong == 0
+    switch.stop()
+
+
+def has_af_xdp() -> bool:
+    try:
+        socket.socket(44, socket.SOCK_RAW).close()
+    except OSError:
+        return False
+    return True
+
+
+@needs_bpf
+@pytest.mark.skipif(not has_af_xdp(), reason="needs a kernel with AF_XDP")
+@pytest.mark.parametrize("types", [("afxdp", "afxdp"), ("afxdp", "system")], ids=["both", "one"])
+def test_ports_can_be_af_xdp_sockets(network: Network, tmp_path: Path, types: tuple[str, str]) -> None:
+    two_hosts(network)
+    ports = "".join(f'[bridge.br0.port.p{n}]\ntype = "{kind}"\n' for n, kind in enumerate(types, start=1))
+    switch = Running(network, tmp_path, bridge(*C1, ports="") + ports)
+    assert not [line for line in switch.said if "waits" in line]
+    for address in ("10.1.0.2", "fd01::2"):
+        network.ping("h1", address)
+        assert network.fetch("h1", "h2", address, SIZE // 5)["is_right"]
+    assert network.fetch("h2", "h1", "10.1.0.1", SIZE // 5)["is_right"]
+    send_datagrams(network, "h2", "h1", "10.1.0.1")
+    network.ping("h1", "10.1.0.2", "-s", "4000")
+    assert switch.packets_of("table=1,ct_state=+trk+inv") == 0
+    assert [wrong_checksums(network, host) for host in ("h1", "h2")] == [0, 0]
+    network.run("switch", "ip", "link", "del", "p1")
+    poll(lambda: "(p1)" not in switch.ofctl("show"))
+    network.cable("p1", "h1")
+    network.run("h1", "ip", "addr", "add", "10.1.0.1/24", "dev", "eth0")
+    poll(lambda: "(p1)" in switch.ofctl("show"))
+    network.run("h2", "ip", "neigh", "flush", "all")
+    network.ping("h1", "10.1.0.2")
     switch.stop()

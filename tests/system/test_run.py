@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flowshunt.jit import JIT
+from tests.offload.kernel.rights import needs_bpf
 from tests.system.network import Network, Running, needs, networks, poll
 
 pytestmark = needs("ping", "ovs-ofctl")
@@ -267,4 +269,38 @@ def test_a_device_that_is_renamed_and_comes_back(network: Network, tmp_path: Pat
     network.run("switch", "ip", "link", "set", "p2", "up")
     poll(lambda: "PORT_DOWN" not in switch.ofctl("show"))
     network.ping("h1", "10.1.0.2")
+    switch.stop()
+
+
+@needs_bpf
+def test_the_kernel_forwards_for_every_bridge_while_the_switch_stands_still(network: Network, tmp_path: Path) -> None:
+    for n in range(1, 5):
+        network.host(f"h{n}", f"10.1.0.{n}/24", port=f"p{n}")
+
+    def flows(zone: int) -> str:
+        return (
+            f'["arp,actions=normal", "ip,ct_state=-trk,actions=ct(table=1,zone={zone})", '
+            f'"table=1,ip,ct_state=+trk+new,actions=ct(commit,zone={zone}),normal", '
+            '"table=1,ip,ct_state=+trk+est,actions=normal"]'
+        )
+
+    config = '[offload]\nenabled = true\npriority = ["kernel"]\n' + "".join(
+        f'[bridge.br{n}]\nports = ["p{2 * n + 1}", "p{2 * n + 2}"]\nlocal_port = false\nflows = {flows(n)}\n'
+        for n in (0, 1)
+    )
+    switch = Running(network, tmp_path, config)
+    script = str(Path(__file__).with_name("echo.py"))
+    for client, server in ((1, 2), (3, 4)):
+        network.ping(f"h{client}", f"10.1.0.{server}")
+        echoing = network.start(f"h{server}", sys.executable, script, "serve", f"10.1.0.{server}", "7000")
+        assert echoing.stdout is not None and echoing.stdout.readline() == "listening\n"
+        network.run(f"h{client}", sys.executable, script, "ask", f"10.1.0.{server}", "7000", "20", "7001")
+    switch.process.send_signal(signal.SIGSTOP)
+    try:
+        for client, server in ((1, 2), (3, 4)):
+            network.run(f"h{client}", sys.executable, script, "ask", f"10.1.0.{server}", "7000", "50", "7001")
+    finally:
+        switch.process.send_signal(signal.SIGCONT)
+    listed = switch.flowshunt("conntrack", "-L", "-p", "udp", "--dport", "7000")
+    assert listed.count("packets=70 ") == 4, listed
     switch.stop()

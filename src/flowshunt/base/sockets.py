@@ -1,13 +1,31 @@
-"""Sockets that no one else may use, and where they are."""
+"""Sockets that no one else may use, where they are, and options that nobody has to wait for."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flowshunt.base.errors import InputError, UsageError
+
+_LONGEST_NAME = 107
+"""Bytes of a path in an address; unix(7)."""
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.setsockopt.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+
+def set_option(opened: socket.socket, level: int, option: int, value: bytes) -> None:
+    """`setsockopt` for options that take the kernel long: unlike Python's own, it lets other threads go on meanwhile.
+
+    Raises OSError.
+    """
+    if _LIBC.setsockopt(opened.fileno(), level, option, value, len(value)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def default_rundir() -> Path:
@@ -18,6 +36,22 @@ def default_rundir() -> Path:
     return Path(own) / "flowshunt" if own else Path(f"/tmp/flowshunt-{os.geteuid()}")
 
 
+@contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """A name that fits into a socket's address, whatever the length of `path`; it is good while this is entered.
+
+    Raises OSError when there is no such directory.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_NAME:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
 def private_socket(path: Path) -> socket.socket:
     """A unix stream socket bound to `path` with mode 0600, in place of one that was left over there. Raises OSError."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -26,7 +60,8 @@ def private_socket(path: Path) -> socket.socket:
         # The mask is that of all threads and tasks: it is back before any of them has its turn.
         before = os.umask(0o177)
         try:
-            bound.bind(str(path))
+            with short_name(path) as name:
+                bound.bind(name)
         finally:
             os.umask(before)
     except OSError:

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from flowshunt.base.errors import UsageError
-from flowshunt.base.sockets import default_rundir
+from flowshunt.base.sockets import default_rundir, short_name
 from flowshunt.control.jsonrpc import Decoder, JsonRpcError, Reply, Request, encode
 
 MAX_ANSWER = 1 << 32
@@ -43,7 +43,8 @@ def ask(path: Path, name: str, *arguments: str) -> str:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
             link.settimeout(_TIMEOUT_S)
-            link.connect(str(path))
+            with short_name(path) as address:
+                link.connect(address)
             link.sendall(encode(Request(name, list(arguments), 1)))
             while data := link.recv(_READ_SIZE):
                 for message in decoder.feed(data):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import flowshunt.ports.receiving
-import flowshunt.ports.sending  # noqa: F401  (both for their entry points)
+import flowshunt.ports.recorder
+import flowshunt.ports.sending
+import flowshunt.ports.xsk  # noqa: F401  (all for their entry points)
 from flowshunt.cli import kernels
 from flowshunt.jit import JIT
 

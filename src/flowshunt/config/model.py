@@ -145,8 +145,9 @@ class BridgeSection:
 class PortSection:
     """A port of a bridge; it need not be listed in the bridge's ports."""
 
-    type: Annotated[str, Choice(("system", "internal", "patch", "dummy"))] = "system"
-    """A network device that is there; one that is made; one end of a patch between two bridges; or one in memory."""
+    type: Annotated[str, Choice(("system", "afxdp", "internal", "patch", "dummy"))] = "system"
+    """A network device that is there, by a packet socket or by AF_XDP; one that is made; one end of a patch between two
+    bridges; or one in memory."""
     number: Annotated[int, Range(1, 65279)] | None = None
     """OpenFlow port number. Absent: the lowest that is free."""
     peer: str | None = None

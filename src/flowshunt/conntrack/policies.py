@@ -9,6 +9,7 @@ from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.timeouts import MAX_TIMEOUT_S, POLICY_CLASSES, timeout_row
 
 MAX_LIMIT = (1 << 32) - 1
+_CLOSED = -1
 
 Policy = Mapping[str, int]
 """Seconds by name (`timeouts.POLICY_CLASSES`)."""
@@ -100,7 +101,7 @@ class Policies:
         self.arrays.state["early_drop"] = on
 
     def zone_limits(self) -> dict[int | None, int]:
-        """Limits by zone, under None that of the others; 0: unlimited."""
+        """Limits by zone, under None that of the others; 0: unlimited, or closed."""
         default = int(self.arrays.state["zone_limit"][0])
         return {None: 0 if default == C.UNLIMITED else default, **dict(sorted(self._limits.items()))}
 
@@ -117,6 +118,11 @@ class Policies:
             return
         self._limits[check_zone(zone)] = limit
         self.arrays.zones["limit"][zone] = limit or C.UNLIMITED
+
+    def close_zone(self, zone: int) -> None:
+        """Allow no more connections in a zone, until it gets a limit or loses the one that it has."""
+        self._limits[check_zone(zone)] = 0
+        self.arrays.zones["limit"][zone] = _CLOSED
 
     def del_zone_limit(self, zone: int) -> bool:
         """Have the limit of the others hold in a zone. Returns whether it had one of its own."""

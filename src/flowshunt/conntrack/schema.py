@@ -283,7 +283,7 @@ STATE = np.dtype(
 ZONE = np.dtype(
     [
         ("live", np.int64),  # connections in the table
-        ("limit", np.int64),  # of them; 0: as STATE says
+        ("limit", np.int64),  # of them; 0: as STATE says; -1: none
         ("policy", np.uint16),  # row of `timeouts`
         ("flags", np.uint16),  # ZONE_*
         ("pad", np.uint32),

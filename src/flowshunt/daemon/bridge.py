@@ -343,7 +343,7 @@ class Bridge:
         """Send frames on the devices of their ports."""
         numbers = frames.tx["port"]
         first = int(numbers[0])
-        for number in [first] if (numbers == first).all() else np.unique(numbers).tolist():
+        for number in [first] if (numbers == first).all() else sorted(set(numbers.tolist())):
             device = self._devices.get(number)
             if self.service.is_configured(number, CONFIG_NO_FORWARD):
                 continue
@@ -402,7 +402,7 @@ class Host(Protocol):
     clock: Clock
     rundir: Path
 
-    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> bool:
         """See `control.openflow.server.Run`."""
 
     def open_port(self, bridge: Bridge, info: PortInfo) -> LivePort:

@@ -33,6 +33,10 @@ class Receiver(Protocol):
     def unwatch(self, device: LivePort) -> None:
         """No more."""
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether what is received is dropped for now."""
+
     def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
         """How paths name a port of a bridge; None: the bridge has none."""
 
@@ -56,6 +60,13 @@ class KernelPorts:
         self._ups: dict[str, _Up] = {}
         self._attached: dict[int, tuple[str, AfPacketPort]] = {}
         self._refused: set[AfPacketPort] = set()
+        self._has_left = False
+
+    @property
+    def is_hitless(self) -> bool:
+        """Whether forwarding is to outlive the process."""
+        provider = self._working()
+        return provider is not None and provider.is_hitless
 
     def begin_anew(self) -> None:
         """A device for what goes up is gone: make everything again."""
@@ -63,7 +74,12 @@ class KernelPorts:
         self.follow()
 
     def follow(self) -> None:
-        """Attach and detach as settings and ports are now; to be called when they have changed."""
+        """Attach and detach as settings and ports are now; to be called when they have changed.
+
+        While packets are held back, programs of the process before go on as they are (`is_hitless`).
+        """
+        if self._has_left:
+            return
         provider = self._working()
         if provider is not self._provider:
             self.close()
@@ -71,6 +87,8 @@ class KernelPorts:
         if provider is None:
             return
         provider.count_ports = self._count
+        if self._receiver.is_holding and provider.is_hitless:
+            return
         wanted = self._wanted()
         self._refused &= {device for _, device, *_ in wanted.values()}
         for port, (_, device) in list(self._attached.items()):
@@ -79,6 +97,7 @@ class KernelPorts:
         for port, (bridge, device, ifindex, mtu) in wanted.items():
             if device not in self._refused:
                 self._attach(provider, port, bridge, device, ifindex, mtu)
+        provider.forget_others()
         for name in list(self._ups):
             if all(bridge != name for bridge, _ in self._attached.values()):
                 self._close_up(name)
@@ -107,6 +126,8 @@ class KernelPorts:
             if port not in self._attached:
                 self._attached[port] = bridge.name, device
                 device.pause()
+                if provider.is_hitless:
+                    _empty(device)
         except (OSError, PortError) as problem:
             _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
             self._refused.add(device)
@@ -150,6 +171,14 @@ class KernelPorts:
         up.port.close()
         up.device.close()
 
+    def leave(self) -> None:
+        """The process ends: pinned programs go on, the others end."""
+        if self._provider is not None and self._provider.is_hitless:
+            self._provider.close(keep=True)
+            self._has_left = True
+        else:
+            self.close()
+
     def close(self) -> None:
         """Detach all ports, and have the provider give up its programs."""
         if self._provider is None:
@@ -161,3 +190,9 @@ class KernelPorts:
         self._provider.close()
         self._provider = None
         self._refused.clear()
+
+
+def _empty(device: AfPacketPort) -> None:
+    """Drop what a port has received: the programs that were there have forwarded it."""
+    while device.receive(0) is not None:
+        device.release()

@@ -26,12 +26,14 @@ from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
+from flowshunt.daemon.system import lift_file_limit
 from flowshunt.daemon.worker import Worker
 from flowshunt.datapath.paths.records import HOME_BITS
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
 from flowshunt.ports.receiving import IN_TAG
+from flowshunt.ports.tap import wait_until_gone
 
 MAX_PATCHES = 32
 """Patch ports that a batch may pass one after the other."""
@@ -85,8 +87,7 @@ class Node:
         self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
-        self.is_holding = False
-        """Packets that come in are dropped: flows are being restored."""
+        self._is_holding = False
         self.history = History(self.core)
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
@@ -105,10 +106,28 @@ class Node:
         self._n_posts_done = 0
         self._counters = {"posts-dropped": 0, "patch-depth": 0, "dropped-while-holding": 0}
 
+    @property
+    def is_holding(self) -> bool:
+        """Packets that come in are dropped: flows are being restored."""
+        return self._is_holding
+
+    @is_holding.setter
+    def is_holding(self, on: bool) -> None:
+        if self._is_holding and not on:
+            self._is_holding = False
+            self._kernel.follow()
+        self._is_holding = on
+
+    @property
+    def is_hitless(self) -> bool:
+        """Whether offloaded connections go on while there is no process."""
+        return self._kernel.is_hitless
+
     # --- life, and the two threads ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin. The loop that this runs in is the thread of control."""
+        lift_file_limit()
         self._loop = asyncio.get_running_loop()
         self._worker.start()
         if self._has_devices:
@@ -119,6 +138,7 @@ class Node:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
+        await self.call(self._kernel.leave)
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
         await self.call(self._kernel.close)
@@ -136,17 +156,25 @@ class Node:
         """`call` for threads without a loop; on the packet thread itself it simply calls."""
         return function() if self._worker.is_current() else self._worker.submit(function).result()
 
-    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        """From the thread of control: have `work()` run on the packet thread, and then `done()` here."""
+    def is_packet_thread(self) -> bool:
+        """Whether the caller runs on the packet thread, or in its place."""
+        return self._worker.is_current()
+
+    def carry_out(self, work: Callable[[], None], done: Callable[[], None]) -> bool:
+        """From the thread of control: have `work()` run on the packet thread, and then `done()` here.
+
+        True when that was at once, because the packet thread sleeps; then `done` is not called.
+        """
         loop = self._loop
         assert loop is not None
+        if self._worker.run_now(partial(_logged, work)):
+            return True
 
         def finished(future: Future[None]) -> None:
-            if (problem := future.exception()) is not None:
-                _LOG.error("a request could not be carried out", exc_info=problem)
             loop.call_soon_threadsafe(done)
 
-        self._worker.submit(work).add_done_callback(finished)
+        self._worker.submit(partial(_logged, work)).add_done_callback(finished)
+        return False
 
     def post(self, function: Callable[[], None]) -> bool:
         """From the packet thread: have `function()` called on the thread of control.
@@ -166,10 +194,14 @@ class Node:
         return True
 
     async def settled(self) -> None:
-        """Wait, on the thread of control, until the sockets of all bridges are as they should be."""
+        """Wait, on the thread of control, until the sockets of all bridges are as they should be, and no device that
+        was closed is there any more.
+        """
         await asyncio.sleep(0)
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._has_devices:
+            await asyncio.to_thread(wait_until_gone)
 
     def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """On the thread of control: have network devices ready for the `add_port` of bridges, while this is entered.
@@ -401,6 +433,14 @@ class Node:
     def statistics(self) -> dict[str, Any]:
         """Counters of the node, and those of each bridge under its name."""
         return self._counters | {name: bridge.statistics() for name, bridge in self.bridges.items()}
+
+
+def _logged(work: Callable[[], None]) -> None:
+    """Call `work()`; nobody waits for its exception."""
+    try:
+        work()
+    except Exception:  # noqa: BLE001
+        _LOG.exception("a request could not be carried out")
 
 
 def _nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flowshunt.daemon.bridge import OpenPort, PortInfo
 from flowshunt.ports.af_packet import AfPacketPort
+from flowshunt.ports.af_xdp import AfXdpPort
 from flowshunt.ports.api import PortError
 from flowshunt.ports.devices import look_up
 from flowshunt.ports.dummy import DummyPort
@@ -28,6 +29,8 @@ def open_device(info: PortInfo) -> LivePort:
         return open_dummy(info)
     if info.type == "system":
         return _described(info, AfPacketPort(info.name, info.ofport))
+    if info.type == "afxdp":
+        return _described(info, AfXdpPort(info.name, info.ofport))
     if info.type == "internal":
         return _described(info, TapPort(info.name, info.ofport, info.mtu_request))
     if info.type in NOT_SUPPORTED:
@@ -37,7 +40,7 @@ def open_device(info: PortInfo) -> LivePort:
 
 def has_device(info: PortInfo) -> bool:
     """Whether a port of this type stands for a device of its name."""
-    return info.type in ("system", "internal")
+    return info.type in ("system", "internal", "afxdp")
 
 
 def describe(info: PortInfo) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy.ma  # noqa: F401  (np.unique loads it when it is first called, and a packet would wait for that)
+
 from flowshunt.base.errors import FlowshuntError
 from flowshunt.base.log import logger
 from flowshunt.base.sockets import default_rundir
@@ -19,6 +21,7 @@ from flowshunt.control.unixctl.server import Server, socket_path
 from flowshunt.daemon.bridge import Bridge
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
+from flowshunt.daemon.restart import keep_connections, take_over, write_connections
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
@@ -28,6 +31,8 @@ PROGRAM = "flowshunt"
 VERSION_TEXT = f"{PROGRAM} {VERSION}"
 SWITCH_INTERVAL_S = 0.0005
 """How long one thread of the interpreter keeps another one waiting."""
+GC_THRESHOLDS = 700, 5, 10_000
+"""When garbage is looked for among young, older and all objects: `gc.set_threshold`."""
 
 Tell = Callable[[str], None]
 _LOG = logger(__name__)
@@ -42,18 +47,26 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
     stop = stop or asyncio.Event()
     rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
     node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
+    keeping: asyncio.Task[None] | None = None
     server = Server(node, registry(VERSION_TEXT, stop), PROGRAM)
     await node.start()
     try:
         with handled(stop, _say_hang_up):
             await server.listen(socket_path(rundir, PROGRAM))
             await _build(node, config, base, tell)
+            if node.is_hitless:
+                await take_over(node)
+                keeping = asyncio.create_task(keep_connections(node))
             settle_interpreter()
             tell("ready")
             tell_systemd("READY=1\nSTATUS=forwarding")
             await stop.wait()
             tell_systemd("STOPPING=1")
     finally:
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await write_connections(node)
         await node.stop()
         await server.close()
 
@@ -63,9 +76,14 @@ def _say_hang_up() -> None:
 
 
 def settle_interpreter() -> None:
-    """Once everything is loaded: what lives now is garbage never again, and threads change places quickly."""
+    """Once everything is loaded: what lives now is garbage never again, and threads change places quickly.
+
+    Packets wait while garbage is looked for, and ten thousand flows are a lot to look through. They have no cycles:
+    young objects are looked through as always, old ones hardly ever.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
@@ -74,6 +92,7 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
     other_config = {"hw-offload": str(config.offload.enabled).lower(), "hw-offload-priority": priority}
     other_config |= dict(option.split("=", 1) for option in config.offload.options)
     await node.call(partial(node.configure_offload, other_config))
+    node.is_holding = node.is_hitless  # programs of the process before forward, and nobody else until all is there
     for name, section in config.bridges.items():
         number = None if section.datapath_id is None else int(section.datapath_id, 16)
         bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,12 @@ def pid_file(path: Path | None) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def lift_file_limit() -> None:
+    """Have as many open files as the system lets this process have: a port is two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def tell_systemd(state: str) -> None:

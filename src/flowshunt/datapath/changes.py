@@ -128,6 +128,18 @@ def find_rule(c: Any, subtable: Any, priority: Any, values: Any) -> Any:
     return subtables.find_rule(c, subtable, priority, values, np.int64(0))
 
 
+@kernel(example=lambda: (make_tables(1, 1, 8), np.zeros(8, np.int64), np.zeros(1, np.int64)))
+def find_rules(c: Any, feed: Any, found: Any) -> Any:
+    """`find_rule` of every rule of a feed, whose subtable may be -1: none. `found`: int64 (n,), the numbers or -1."""
+    at = np.int64(0)
+    for index in range(len(found)):
+        subtable, priority, n_values = feed[at], feed[at + 1], feed[at + 2]
+        found[index] = -1
+        if subtable >= 0:
+            found[index] = subtables.find_rule(c, subtable, priority, feed, at + FEED_HEADER)
+        at += FEED_HEADER + n_values + (feed[at + 3] & ~KEEPS_COUNTERS)
+
+
 @kernel(example=lambda: (make_tables(1, 1, 8), 0, np.zeros(1, np.int64), 0, np.zeros(1, np.int64)))
 def select_rules(c: Any, table: Any, triples: Any, n_found: Any, found: Any) -> Any:
     """Append to `found` (from n_found on) the rules of `table` whose packets all match word, mask, value triples.

@@ -40,6 +40,7 @@ from flowshunt.datapath.paths.learn import (
     note_label,
     note_lookup,
     note_mark,
+    stop_noting,
 )
 from flowshunt.datapath.program import (
     COUNT_WORDS,
@@ -68,6 +69,7 @@ from flowshunt.datapath.program import (
     OP_RESUBMIT,
     OP_SELECT,
     OP_SKIP,
+    RESUBMIT_CT,
     RESUBMIT_PORT,
     RESUBMIT_WORDS,
     SKIP_WORDS,
@@ -114,16 +116,21 @@ from flowshunt.packet.schema import (
     HEADER_WORDS,
     KEY_WORDS,
     W_CT,
+    W_CT_DST,
     W_CT_L4,
     W_CT_LABEL,
     W_CT_SRC,
     W_L4,
     W_NAT,
+    W_NW_DST,
+    W_NW_SRC,
     W_PORT,
 )
 
 _U32 = 0xFFFFFFFF
 _NONE = np.int64(-1)
+_PROTOCOL = 0xFF << 24
+_PORTS = np.int64(-1 << 32)
 _HELD = -1
 """In place of a limit that is broken: the packet is a fragment that waits, is refused, or is done by its own wish."""
 
@@ -234,6 +241,38 @@ def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
     c.rules["bytes"][rule] += w.machine["size"][0]
     c.rules["used_ms"][rule] = w.machine["now_ms"][0]
     return c.rules["program"][rule]
+
+
+@kernel
+def _exchange(keys: Any, word: Any, other: Any, mask: Any) -> Any:
+    different = (keys[0, word] ^ keys[0, other]) & mask
+    keys[0, word] ^= different
+    keys[0, other] ^= different
+
+
+@kernel
+def _exchange_tuples(keys: Any) -> Any:
+    """Exchange the packet's addresses, ports and protocol for those that its connection began with."""
+    for half in range(2):
+        _exchange(keys, W_NW_SRC + half, W_CT_SRC + half, np.int64(-1))
+        _exchange(keys, W_NW_DST + half, W_CT_DST + half, np.int64(-1))
+    _exchange(keys, W_L4, W_CT_L4, _PORTS)
+    _exchange(keys, W_L4, W_CT, _PROTOCOL)
+
+
+@kernel(inline=False)
+def _enter_original(w: Any, c: Any, table: Any, port: Any) -> Any:
+    """`_enter`, for a lookup that sees the original tuple; a packet that has none passes over it (Open vSwitch).
+
+    A path could not say of which packets that holds.
+    """
+    if w.keys[0, W_CT] & _PROTOCOL == 0:
+        return np.int64(0)
+    stop_noting(w)
+    _exchange_tuples(w.keys)
+    pc = _enter(w, c, table, port)
+    _exchange_tuples(w.keys)
+    return pc
 
 
 @kernel
@@ -496,6 +535,7 @@ def run_packet(
     pc = np.int64(0)
     target = np.int64(0)  # table to look up next, or -1
     port = _NONE
+    original = np.int64(0)  # whether that lookup sees the original tuple
     b = batch  # where the packet is now: in the batch, or the own one
     i = place
     if resumes:
@@ -511,9 +551,10 @@ def run_packet(
             if failed == 0:
                 w.machine["resubmits"][0] += 1
                 table = target
-                pc = _enter(w, c, table, port)
+                pc = _enter_original(w, c, table, port) if original else _enter(w, c, table, port)
                 target = _NONE
                 port = _NONE
+                original = np.int64(0)
         if failed == 0:
             instruction = fetch(c, pc)
             op = instruction & 0xFF
@@ -535,6 +576,7 @@ def run_packet(
                 target = (instruction >> 8) & 0xFF
                 if instruction & RESUBMIT_PORT:
                     port = c.pool[pc + 1]
+                original = instruction & RESUBMIT_CT
                 if target == NO_TABLE:
                     target = table
                 pc += RESUBMIT_WORDS
@@ -576,11 +618,12 @@ def run_packet(
                         failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
             elif op == OP_DEC_TTL:
-                pc += 1
                 w.machine["dirty"][0] = 1
-                if not decrement_ttl(w.keys, 0):
+                if decrement_ttl(w.keys, 0):
+                    pc += 1 + (instruction >> 8)
+                else:
                     w.machine["fate"][0] = FATE_TTL
-                    pc = c.state["ttl_over"][0]
+                    pc = pc + 1 if instruction >> 8 else c.state["ttl_over"][0]
             elif op == OP_PUNT:
                 w.machine["reason"][0] = (instruction >> 8) & 0xFF
                 w.machine["argument"][0] = instruction >> 16

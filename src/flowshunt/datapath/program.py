@@ -21,7 +21,7 @@ OP_FIX_VLAN = 5
 OP_PUSH_VLAN = 6  # tpid << 8
 OP_POP_VLAN = 7
 OP_LAST_CHANGE = OP_POP_VLAN
-OP_RESUBMIT = 8  # table << 8 | HAS_PORT; port
+OP_RESUBMIT = 8  # table << 8 | RESUBMIT_PORT | RESUBMIT_CT; port
 OP_GOTO = 9  # table << 8
 # flags << 8 | table << 16 | helper << 24 | words behind the fixed ones << 32; zone, or place | zone that was read there
 # last << 32 | CT_ZONE_READ; mark mask; label masks, high and low; with CT_NAT what is asked of it
@@ -29,7 +29,7 @@ OP_GOTO = 9  # table << 8
 OP_CT = 10
 OP_CT_CLEAR = 11
 OP_CLONE = 12  # words of the body << 8; the body, which ends with END
-OP_DEC_TTL = 13
+OP_DEC_TTL = 13  # words of a finished program << 8, which runs when the TTL is used up; 0: the list ends then
 OP_PUNT = 14  # reason << 8 | argument << 16
 OP_EXIT = 15
 OP_GROUP = 16  # cell << 8; the cell in the pool holds the pool offset of the group's program
@@ -72,6 +72,8 @@ CT_ZONE_READ = 1 << 48
 """In a ct action with CT_ZONE_FIELD: a packet was there, and the zone that it had is known."""
 NO_TABLE = ALL_TABLES
 RESUBMIT_PORT = 1 << 16
+RESUBMIT_CT = 1 << 17
+"""The lookup sees addresses, ports and protocol with which the packet's connection began."""
 
 GUARDS = ("none", "ipv4", "ipv6", "ip", "arp", "ports", "icmp", "icmpv6", "nd", "vlan")
 """What must be in the packet for an instruction that reads or writes it; without it the instruction does nothing."""
@@ -228,14 +230,15 @@ class Assembler:
         """Take the outer tag off."""
         self.words.append(OP_POP_VLAN)
 
-    def dec_ttl(self) -> None:
-        """Decrement the TTL, or end the list when it is 0 or 1."""
-        self.words.append(OP_DEC_TTL)
+    def dec_ttl(self, expired: tuple[int, ...] = (), late: Iterable[Late] = ()) -> None:
+        """Decrement the TTL, or end the list when it is 0 or 1, with the finished program `expired` if there is one."""
+        self.words.append(OP_DEC_TTL | len(expired) << 8)
+        self.append(expired, late)
 
-    def resubmit(self, port: int | None, table: int | None) -> None:
-        """Look up again, with another input port and table where given, and go on."""
-        flag = RESUBMIT_PORT if port is not None else 0
-        self.words += (OP_RESUBMIT | (NO_TABLE if table is None else table) << 8 | flag, port or 0)
+    def resubmit(self, port: int | None, table: int | None, *, ct: bool = False) -> None:
+        """Look up again, with another input port and table where given, and go on. `ct`: with the original tuple."""
+        flags = (RESUBMIT_PORT if port is not None else 0) | (RESUBMIT_CT if ct else 0)
+        self.words += (OP_RESUBMIT | (NO_TABLE if table is None else table) << 8 | flags, port or 0)
 
     def goto(self, table: int) -> None:
         """Continue in that table; the last instruction of a list."""

@@ -15,18 +15,14 @@ from flowshunt.base.errors import UsageError
 from flowshunt.datapath import changes
 from flowshunt.datapath import program as P
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.feed import Feed, Mask, arranged, feeds_of, place_of
 from flowshunt.datapath.freezing import instructions
 from flowshunt.datapath.linking import Linker, Token
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.timers import Timers
-from flowshunt.packet import schema as K
 
-Mask = tuple[tuple[int, int], ...]
 _Linked = tuple[list[int], list[Token]]
 _NOTHING_LINKED: _Linked = ([], [])
-
-_FEED_RULES = 4096
-"""Rules handed to the kernel at a time."""
 
 
 class TablesFullError(UsageError):
@@ -51,6 +47,33 @@ class FlowStatistics(NamedTuple):
     modified_ms: int = 0
 
 
+class Listing(NamedTuple):
+    """Rules with their counters at one moment. Taking it is quick; making something of it is for any thread.
+
+    `numbers`: int64; `counted`: packets, bytes, used_ms and created_ms, as long. `is_wanted` looks at a rule's source.
+    """
+
+    numbers: np.ndarray
+    rules: Sequence[CompiledRule]
+    counted: tuple[np.ndarray, ...]
+    modified_ms: Mapping[int, int]
+    is_wanted: Callable[[Any], bool] | None = None
+
+    def lines(self) -> list[FlowStatistics]:
+        """The rules that are wanted, by table, then highest priority first."""
+        n = len(self.rules)
+        tables = np.fromiter((rule.table for rule in self.rules), np.int64, n)
+        priorities = np.fromiter((rule.priority for rule in self.rules), np.int64, n)
+        order = np.lexsort((self.numbers, -priorities, tables))
+        numbers, rules, modified = self.numbers[order].tolist(), self.rules, self.modified_ms
+        columns = [column[order].tolist() for column in self.counted]
+        lines = [
+            FlowStatistics(rules[place].source, packets, size, used, created, modified.get(number) or created)
+            for place, number, packets, size, used, created in zip(order.tolist(), numbers, *columns, strict=True)
+        ]
+        return lines if self.is_wanted is None else [line for line in lines if self.is_wanted(line.flow)]
+
+
 EXPIRED_IDLE, EXPIRED_HARD = "idle", "hard"
 
 ADDED, MODIFIED, DELETED = "added", "modified", "deleted"
@@ -73,50 +96,10 @@ class TableStatistics(NamedTuple):
     matches: int
 
 
-# Words in the order in which they are expected to tell rules apart; the first one decides most probes.
-_ORDER = (
-    K.W_NW_DST + 1,
-    K.W_NW_SRC + 1,
-    K.W_NW_DST,
-    K.W_NW_SRC,
-    K.W_ND_TARGET + 1,
-    K.W_CT_DST + 1,
-    K.W_CT_SRC + 1,
-    K.W_L4,
-    K.W_ETH_DST,
-    K.W_ETH_SRC,
-    K.W_ARP_SHA,
-    K.W_ARP_THA,
-    *range(K.W_REG, K.W_REG + 8),
-    K.W_PORT,
-    K.W_CT_LABEL + 1,
-    K.W_METADATA,
-)
-_RANKS = {word: rank for rank, word in enumerate(_ORDER)}
-_LAST = len(_ORDER)
-# Parts of words that are much the same for all rules: types and protocol.
-_COMMON = {K.W_ETH_DST: 0xFFFF, K.W_L4: 0xFFFFFFFF}
-
-
-def _rank(triple: tuple[int, int, int]) -> tuple[int, int]:
-    word, mask, _ = triple
-    return (_RANKS.get(word, _LAST) if mask & ~_COMMON.get(word, 0) else _LAST), word
-
-
-def _place(rule: CompiledRule) -> int:
-    """The table that a rule lies in: clauses of conjunctions have their own."""
-    return rule.table + D.CLAUSES if rule.is_clause else rule.table
-
-
-def _ordered(rule: CompiledRule) -> tuple[tuple[int, int, int], ...]:
-    """The match of a rule, in the order that all rules of its mask have."""
-    return tuple(sorted(rule.match, key=_rank))
-
-
 class Rules:
     """The rules of one switch. `version` counts the changes of rules, of whatever kind.
 
-    `on_change(what, number, rule, before, why)`, where it is set, hears of rules that came, went or changed (ADDED and
+    `on_change(what, rule, before, why)`, where it is set, hears of rules that came, went or changed (ADDED and
     so on): the rule as it is or was at the end, what the one before was compiled from (None: there was none), and why
     one went, EXPIRED_* or as given to `remove`.
     """
@@ -134,7 +117,7 @@ class Rules:
         self._tokens: dict[int, list[Token]] = {}
         self._modified_ms: dict[int, int] = {}  # of rules that were changed since they came
         self.version = 0
-        self.on_change: Callable[[str, int, CompiledRule, Any, str], None] | None = None
+        self.on_change: Callable[[str, CompiledRule, Any, str], None] | None = None
 
     def __len__(self) -> int:
         """Rules in all tables."""
@@ -159,13 +142,16 @@ class Rules:
         n = 0
         for rule in rules:
             checks = rule.checks_overlap and refuses_overlaps
-            if checks or len(waiting) == _FEED_RULES or (waiting and waiting[-1].is_clause != rule.is_clause):
-                n += self._feed(waiting, now_ms, replaced)
+            if checks:
+                n += self._add_all(waiting, now_ms, replaced)
                 waiting = []
             if checks:
                 self._refuse_overlap(rule)
             waiting.append(rule)
-        return n + self._feed(waiting, now_ms, replaced)
+        return n + self._add_all(waiting, now_ms, replaced)
+
+    def _add_all(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
+        return sum(self.add_feed(feed, now_ms, replaced) for feed in feeds_of(rules))
 
     def _refuse_overlap(self, rule: CompiledRule) -> None:
         words = {word: (mask, value) for word, mask, value in rule.match}
@@ -179,68 +165,73 @@ class Rules:
             ):
                 raise OverlapError("a flow of the same priority overlaps", hint="give it another priority")
 
-    def _feed(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
-        linked = self._link_all(rules)
+    def add_feed(self, feed: Feed, now_ms: int = 0, replaced: list[CompiledRule] | None = None) -> int:
+        """`add` of rules that were made ready before, none of which is to be refused for overlapping."""
+        linked = {} if feed.is_plain else self._link_all(feed.rules)
         try:
-            return self._feed_linked(rules, linked, now_ms, replaced)
+            return self._insert(feed, linked, now_ms, replaced)
         finally:
             self._unlink_all(linked)  # what is left there was not added
 
-    def _feed_linked(
-        self,
-        rules: Sequence[CompiledRule],
-        linked: dict[int, _Linked],
-        now_ms: int,
-        replaced: list[CompiledRule] | None,
-    ) -> int:
-        feed: list[int] = []
+    def _insert(self, feed: Feed, linked: dict[int, _Linked], now_ms: int, replaced: list[CompiledRule] | None) -> int:
         fresh: list[int] = []
-        for index, rule in enumerate(rules):
-            match = _ordered(rule)
-            subtable = self._subtable(_place(rule), tuple((word, mask) for word, mask, _ in match), fresh)
-            n_program = len(rule.program) | (changes.KEEPS_COUNTERS if rule.keeps_counters else 0)
-            feed += (subtable, rule.priority, len(match), n_program)
-            feed.extend(value for _, _, value in match)
-            feed += linked[index][0] if index in linked else rule.program
+        subtables = [self._subtable(table, mask, fresh) for table, mask in feed.masks]
+        words = feed.addressed(subtables, {index: program for index, (program, _) in linked.items()})
+        n = len(feed.rules)
         self.version += 1
-        results = np.zeros(len(rules), np.int64)
-        done = int(changes.insert_rules(self.arrays, np.array(feed, np.int64), 0, len(rules), results, now_ms))
-        for index, (rule, result) in enumerate(zip(rules, results[:done].tolist(), strict=False)):
-            number = result & (changes.REPLACED - 1)
-            if linked or self._tokens:
-                self._keep_tokens(number, linked.pop(index, _NOTHING_LINKED)[1])
-            if not result & changes.REPLACED:
-                self._per_table[rule.table] += 1
-                self._n_clauses += rule.is_clause
-                if self._n_clauses:
-                    self._retire_twin(number, rule, replaced)
-            else:
-                if not rule.keeps_counters:
-                    self._begin_generation(number)
-                if replaced is not None:
-                    replaced.append(self._rules[number])
-            before = self._rules.get(number)
-            self._rules[number] = rule
-            self._note_times(number, rule)
-            if self.on_change is not None:
-                self.on_change(ADDED, number, rule, before and before.source, "")
-        if done < len(rules):
+        results = np.zeros(n, np.int64)
+        done = int(changes.insert_rules(self.arrays, words, 0, n, results, now_ms))
+        numbers = results[:done].tolist()
+        notes_each = self._tokens or self._modified_ms or self._timers or self._n_clauses or self.on_change is not None
+        if done == n and feed.is_plain and not notes_each and max(numbers, default=0) < changes.REPLACED:
+            self._rules.update(zip(numbers, feed.rules, strict=True))
+            for table, added in feed.per_table.items():
+                self._per_table[table] += added
+        else:
+            self._note_each(feed.rules, numbers, linked, replaced)
+        if done < n:
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         return done
 
-    def _retire_twin(self, number: int, rule: CompiledRule, replaced: list[CompiledRule] | None) -> None:
+    def _note_each(
+        self,
+        rules: Sequence[CompiledRule],
+        results: Sequence[int],
+        linked: dict[int, _Linked],
+        replaced: list[CompiledRule] | None,
+    ) -> None:
+        for index, (rule, result) in enumerate(zip(rules, results, strict=False)):
+            number = result & (changes.REPLACED - 1)
+            if linked or self._tokens:
+                self._keep_tokens(number, linked.pop(index, _NOTHING_LINKED)[1])
+            before = None
+            if not result & changes.REPLACED:
+                self._per_table[rule.table] += 1
+                self._n_clauses += rule.is_clause
+                if self._n_clauses:
+                    before = self._retire_twin(number, rule)
+            else:
+                before = self._rules[number]
+                if not rule.keeps_counters:
+                    self._begin_generation(number)
+            if before is not None and replaced is not None:
+                replaced.append(before)
+            self._rules[number] = rule
+            self._note_times(number, rule)
+            if self.on_change is not None:
+                self.on_change(ADDED, rule, None if before is None else before.source, "")
+
+    def _retire_twin(self, number: int, rule: CompiledRule) -> CompiledRule | None:
         """An equal rule that is a clause where the new one is none, or the other way round, goes in its favour."""
         twin = self._find_at(rule.table if rule.is_clause else rule.table + D.CLAUSES, rule)
         if twin is None:
-            return
+            return None
         if rule.keeps_counters:
             for counter in ("packets", "bytes"):
                 self.arrays.rules[counter][number] = self.arrays.rules[counter][twin]
-        if replaced is not None:
-            replaced.append(self._rules[twin])
         with self._unheard():
-            self.remove([twin])
+            return self.remove([twin])[0]
 
     @contextmanager
     def _unheard(self) -> Iterator[None]:
@@ -335,13 +326,21 @@ class Rules:
         return self._find_at(rule.table + D.CLAUSES, rule) if found is None and self._n_clauses else found
 
     def _find_at(self, table: int, rule: CompiledRule) -> int | None:
-        match = _ordered(rule)
-        subtable = self._subtables.get((table, tuple((word, mask) for word, mask, _ in match)))
+        mask, values = arranged(rule)
+        subtable = self._subtables.get((table, mask))
         if subtable is None:
             return None
-        values = np.array([value for _, _, value in match], np.int64)
-        found = int(changes.find_rule(self.arrays, subtable, rule.priority, values))
+        found = int(changes.find_rule(self.arrays, subtable, rule.priority, np.array(values, np.int64)))
         return found if found >= 0 else None
+
+    def find_all(self, feed: Feed) -> list[int | None]:
+        """`find` of many rules, which were made ready before; their programs don't count."""
+        if self._n_clauses:  # which an equal one may be of another kind
+            return [self.find(rule) for rule in feed.rules]
+        subtables = [self._subtables.get(each, -1) for each in feed.masks]
+        found = np.zeros(len(feed.rules), np.int64)
+        changes.find_rules(self.arrays, feed.addressed(subtables, {}), found)
+        return [number if number >= 0 else None for number in found.tolist()]
 
     def select(self, rule: CompiledRule, *, strict: bool = False) -> list[int]:
         """Numbers of the rules that a change means, in its table or, when that is ALL_TABLES, in all.
@@ -380,16 +379,19 @@ class Rules:
 
     def take_back(self, rules: Iterable[CompiledRule]) -> None:
         """Remove those of `rules` that are in the tables: these very ones, not equal ones of before or after."""
-        for rule in rules:
-            number = self.find(rule)
-            if number is not None and self._rules[number] is rule:
-                self.remove([number])
+        going = {}
+        for feed in feeds_of(list(rules)):
+            for number, rule in zip(self.find_all(feed), feed.rules, strict=True):
+                if number is not None and self._rules[number] is rule:
+                    going[number] = True
+        if going:
+            self.remove(list(going))
 
     def remove(self, numbers: Sequence[int], why: str = "") -> list[CompiledRule]:
         """Remove rules by number; returns them."""
         if self.on_change is not None:
             for number in numbers:
-                self.on_change(DELETED, number, self._rules[number], None, why)
+                self.on_change(DELETED, self._rules[number], None, why)
         self.version += 1
         emptied = np.zeros(len(numbers), np.int64)
         changes.remove_rules(self.arrays, np.array(numbers, np.int64), emptied)
@@ -397,12 +399,13 @@ class Rules:
             if subtable >= 0:
                 self._forget_subtable(subtable)
         removed = [self._rules.pop(number) for number in numbers]
-        for number, rule in zip(numbers, removed, strict=True):
+        for rule in removed:
             self._per_table[rule.table] -= 1
             self._n_clauses -= rule.is_clause
-            self._timers.forget(number)
-            self._modified_ms.pop(number, None)
-            if self._tokens:
+        if self._timers or self._modified_ms or self._tokens:
+            for number in numbers:
+                self._timers.forget(number)
+                self._modified_ms.pop(number, None)
                 self._keep_tokens(number, [])
         return removed
 
@@ -437,7 +440,7 @@ class Rules:
             self._begin_generation(number)
         self._watch(number, rule)
         if self.on_change is not None:
-            self.on_change(MODIFIED, number, self._rules[number], before, "")
+            self.on_change(MODIFIED, self._rules[number], before, "")
 
     def _move(self, number: int, rule: CompiledRule, now_ms: int, resets_counters: bool) -> None:
         """Put a rule that becomes a clause, or is one no longer, in the place of the one before."""
@@ -445,13 +448,13 @@ class Rules:
         before = self._rules[number].source
         with self._unheard():
             self.add((rule._replace(keeps_counters=not resets_counters),), created, refuses_overlaps=False)
-        moved = self._find_at(_place(rule), rule)
+        moved = self._find_at(place_of(rule), rule)
         assert moved is not None
         self.arrays.rules["used_ms"][moved] = used
         self._modified_ms[moved] = now_ms
         self._watch(moved, rule)
         if self.on_change is not None:
-            self.on_change(MODIFIED, moved, rule, before, "")
+            self.on_change(MODIFIED, rule, before, "")
 
     def store(self, words: Sequence[int]) -> int:
         """Keep a program of no rule in the pool; returns its offset. Raises TablesFullError."""
@@ -555,9 +558,18 @@ class Rules:
             self._modified_ms.get(number) or int(record["created_ms"]),
         )
 
+    def listing(self, numbers: Sequence[int] | None = None, is_wanted: Callable[[Any], bool] | None = None) -> Listing:
+        """Some rules, or all, as they are now; of those the ones are listed whose sources are wanted."""
+        known = self._rules
+        rules = list(known.values()) if numbers is None else [known[number] for number in numbers]
+        places = np.fromiter(known if numbers is None else numbers, np.int64, len(rules))
+        records = self.arrays.rules
+        counted = tuple(records[name][places] for name in ("packets", "bytes", "used_ms", "created_ms"))
+        return Listing(places, rules, counted, dict(self._modified_ms), is_wanted)
+
     def statistics(self) -> Iterator[FlowStatistics]:
         """All rules with their counters, by table, then highest priority first."""
-        yield from self.statistics_of_all(self.numbers())
+        yield from self.listing().lines()
 
     def statistics_of_all(self, numbers: Sequence[int]) -> list[FlowStatistics]:
         """Rules by number with their counters, much faster than one by one."""

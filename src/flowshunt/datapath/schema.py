@@ -82,7 +82,9 @@ RULE = np.dtype(
         ("created_ms", np.int64),
         ("program_class", np.int32),
         ("generation", np.uint32),  # counts the lives of this record
-        ("room", np.int64, 3),
+        ("previous", np.int32),  # next higher priority of the same match; the highest has the lowest here
+        ("pad", np.int32),
+        ("room", np.int64, 2),
     ],
     align=True,
 )

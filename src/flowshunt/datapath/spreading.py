@@ -32,7 +32,8 @@ LINK_WORDS = 2
 
 ALWAYS, IN_IP, IN_TCP_SCTP, IN_TCP_UDP_SCTP = range(4)
 """Which packets have a part of the hash."""
-_FOLD = 1 << 16
+FOLD = 1 << 16
+"""Flag of a part: the upper 16 bits are xored with the 16 below them."""
 _UPPER = -1 << 16
 _ALL = -1
 
@@ -46,7 +47,7 @@ def _both_addresses(when: int = IN_IP) -> tuple[tuple[int, int], ...]:
 
 
 def _ports(when: int) -> tuple[int, int]:
-    return _part(W_L4, 0xFFFF << 48, when=when, flags=_FOLD)
+    return _part(W_L4, 0xFFFF << 48, when=when, flags=FOLD)
 
 
 _PROTOCOL = _part(W_L4, 0xFF << 24, when=IN_IP)
@@ -73,7 +74,8 @@ _MAX_ROUNDS = 64
 
 
 @kernel
-def _has_part(keys: Any, when: Any) -> Any:
+def has_part(keys: Any, when: Any) -> Any:
+    """Whether the packet of keys[0] has a part of the hash (ALWAYS, IN_*)."""
     if when == ALWAYS:
         return True
     if not is_ip(keys, 0):
@@ -92,12 +94,12 @@ def _hash_parts(pool: Any, at: Any, n: Any, keys: Any, basis: Any) -> Any:
     h = mix(basis ^ _ODD, _ODD)
     for _ in range(n):
         part = pool[at]
-        if _has_part(keys, part >> 24):
+        if has_part(keys, part >> 24):
             value = keys[0, part & 0xFF]
             other = (part >> 8) & 0xFF
             if other != part & 0xFF:
                 value ^= keys[0, other]
-            if part & _FOLD:
+            if part & FOLD:
                 value ^= value << 16
             h = mix(h ^ value & pool[at + 1], _ODD)
         at += 2

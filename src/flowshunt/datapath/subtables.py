@@ -317,6 +317,8 @@ def find_chain(c: Any, s: Any, values: Any, at: Any) -> Any:
 def find_rule(c: Any, s: Any, priority: Any, values: Any, at: Any) -> Any:
     """The rule of subtable s with exactly these match values and this priority, or -1."""
     rule = find_chain(c, s, values, at)
+    if rule >= 0 and np.int64(c.rules["priority"][np.int64(c.rules["previous"][rule])]) > priority:
+        return np.int64(-1)
     while rule >= 0 and np.int64(c.rules["priority"][rule]) > priority:
         rule = np.int64(c.rules["next"][rule])
     if rule >= 0 and np.int64(c.rules["priority"][rule]) == priority:
@@ -367,56 +369,62 @@ def _link(c: Any, s: Any, rule: Any, head: Any) -> Any:
     priority = np.int64(c.rules["priority"][rule])
     if head < 0:
         c.rules["next"][rule] = -1
+        c.rules["previous"][rule] = rule
         _put_slot(c, c.subtables["slots"][s], np.int64(c.subtables["slots_class"][s]), hashed << 32 | rule + 1)
         c.subtables["n_slots"][s] += 1
         c.subtables["only"][s] = rule if c.subtables["n_slots"][s] == 1 else -1
         _mark_bloom(c, s, rule)
-    elif np.int64(c.rules["priority"][head]) < priority:
+        return
+    tail = np.int64(c.rules["previous"][head])
+    if np.int64(c.rules["priority"][head]) < priority:
         c.rules["next"][rule] = head
+        c.rules["previous"][rule] = tail
+        c.rules["previous"][head] = rule
         _replace_head(c, s, head, rule)
+    elif np.int64(c.rules["priority"][tail]) > priority:
+        c.rules["next"][rule] = -1
+        c.rules["previous"][rule] = tail
+        c.rules["next"][tail] = rule
+        c.rules["previous"][head] = rule
     else:
-        before = head
-        after = np.int64(c.rules["next"][before])
-        while after >= 0 and np.int64(c.rules["priority"][after]) > priority:
-            before = after
-            after = np.int64(c.rules["next"][before])
+        after = np.int64(c.rules["next"][head])
+        while np.int64(c.rules["priority"][after]) > priority:
+            after = np.int64(c.rules["next"][after])
+        before = np.int64(c.rules["previous"][after])
         c.rules["next"][rule] = after
+        c.rules["previous"][rule] = before
         c.rules["next"][before] = rule
+        c.rules["previous"][after] = rule
 
 
 @kernel
 def _unlink(c: Any, s: Any, rule: Any) -> Any:
     """Take a rule out of its chain, and the chain out of its slot when that was all."""
     after = np.int64(c.rules["next"][rule])
-    head = _chain_head(c, s, rule)
-    if head != rule:
-        before = head
-        while np.int64(c.rules["next"][before]) != rule:
-            before = np.int64(c.rules["next"][before])
+    before = np.int64(c.rules["previous"][rule])
+    if np.int64(c.rules["next"][before]) >= 0:  # only the last one has none, and it stands before the first
         c.rules["next"][before] = after
+        c.rules["previous"][_head_before(c, s, rule) if after < 0 else after] = before
     elif after >= 0:
+        c.rules["previous"][after] = before
         _replace_head(c, s, rule, after)
     else:
         _remove_slot(c, s, _find_slot(c, s, rule))
 
 
 @kernel
-def _chain_head(c: Any, s: Any, rule: Any) -> Any:
-    """Head of the chain that `rule` is in."""
-    hashed = np.int64(c.rules["hash"][rule])
+def _head_before(c: Any, s: Any, tail: Any) -> Any:
+    """Head of the chain whose last rule is `tail`."""
+    hashed = np.int64(c.rules["hash"][tail])
     slots = np.int64(c.subtables["slots"][s])
     slots_class = np.int64(c.subtables["slots_class"][s])
     last = (np.int64(1) << slots_class) - 1
     place = home(hashed, slots_class)
     while True:
         slot = c.pool[slots + place]
-        if (slot >> 32) & U32 == hashed:
-            head = (slot & U32) - 1
-            member = head
-            while member >= 0:
-                if member == rule:
-                    return head
-                member = np.int64(c.rules["next"][member])
+        head = (slot & U32) - 1
+        if (slot >> 32) & U32 == hashed and head >= 0 and np.int64(c.rules["previous"][head]) == tail:
+            return head
         place = (place + 1) & last
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,14 +23,26 @@ from flowshunt.datapath.paths.table import Paths
 from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
-from flowshunt.datapath.rules import ExpiredRule, FlowStatistics, Rules, TableStatistics
+from flowshunt.datapath.rules import ExpiredRule, FlowStatistics, Listing, Rules, TableStatistics
 from flowshunt.datapath.shunt.table import Shunt
+from flowshunt.datapath.vlans import hide_inner_tag
+from flowshunt.jit import plain
 from flowshunt.packet.parse import parse_batch
-from flowshunt.packet.schema import HEADER_WORDS, PACKET, VERDICT_SHORT_ETHERNET, VERDICTS, W_PORT, Batch
+from flowshunt.packet.schema import (
+    HEADER_WORDS,
+    PACKET,
+    VERDICT_SHORT_ETHERNET,
+    VERDICTS,
+    VLAN_PRESENT,
+    W_ARP_SHA,
+    W_PORT,
+    Batch,
+)
 
 FATES = D.FATES
 
 _log = logger(__name__)
+_hide_inner_tag = plain(hide_inner_tag)
 _FRAMES_AT_ONCE = 2 * D.MAX_OUTPUTS
 _SIZE_AT_ONCE = 4 * D.MAX_OUTPUT_SIZE
 
@@ -53,14 +66,17 @@ class Result(NamedTuple):
 class Compiler(Protocol):
     """What the datapath asks about flows, whatever they are. All methods may raise UsageError for a wrong flow."""
 
-    def compile(self, flow: Any) -> CompiledRule:
-        """A flow as a rule, with the flow as its source."""
+    def compile(self, flow: Any, *, keeps_counters: bool = False) -> CompiledRule:
+        """A flow as a rule, with the flow as its source. `keeps_counters`: see CompiledRule."""
 
     def compile_selection(self, request: Any) -> CompiledRule:
         """Table (ALL_TABLES: any), priority and match by which a change or deletion selects; the program is unused."""
 
     def is_selected(self, flow: Any, request: Any) -> bool:
         """Whether `request` selects a flow that its match selects; cookies and output ports are considered here."""
+
+    def looks_at_flows(self, request: Any) -> bool:
+        """Whether `is_selected` may be false."""
 
     def merge(self, flow: Any, request: Any) -> Any:
         """What a flow becomes by a change: its own match, priority and timeouts, the other's actions."""
@@ -69,17 +85,23 @@ class Compiler(Protocol):
 class PlainCompiler:
     """Takes rules that are compiled already."""
 
-    def compile(self, flow: CompiledRule) -> CompiledRule:
+    def compile(self, flow: CompiledRule, *, keeps_counters: bool = False) -> CompiledRule:
         """The rule itself, as its own source. Raises TypeError when it is something else."""
         if not isinstance(flow, CompiledRule):
             raise TypeError(f"without a compiler a datapath takes CompiledRule, not {type(flow).__name__}")
-        return flow._replace(source=flow)
+        return flow._replace(source=flow, keeps_counters=keeps_counters or flow.keeps_counters)
 
-    compile_selection = compile
+    def compile_selection(self, request: CompiledRule) -> CompiledRule:
+        """The same."""
+        return self.compile(request)
 
     def is_selected(self, flow: CompiledRule, request: CompiledRule) -> bool:
         """Always."""
         return True
+
+    def looks_at_flows(self, request: CompiledRule) -> bool:
+        """Never."""
+        return False
 
     def merge(self, flow: CompiledRule, request: CompiledRule) -> CompiledRule:
         """The flow with the program of the request."""
@@ -150,9 +172,17 @@ class Datapath:
         """
         return self.rules.add([self._compiler.compile(flow) for flow in flows], now_ms)
 
-    def compile(self, flow: Any) -> CompiledRule:
+    def compile(self, flow: Any, *, keeps_counters: bool = False) -> CompiledRule:
         """A flow as a rule for `rules.add`; raises UsageError for one that cannot be compiled."""
-        return self._compiler.compile(flow)
+        return self._compiler.compile(flow, keeps_counters=keeps_counters)
+
+    def compile_selection(self, request: Any) -> CompiledRule:
+        """What `request` selects by as a rule; raises UsageError for what cannot be matched."""
+        return self._compiler.compile_selection(request)
+
+    def is_selected(self, number: int, request: Any) -> bool:
+        """Whether `request` selects the rule of this number, which its match selects."""
+        return self._compiler.is_selected(self.rules.rule(number).source, request)
 
     def delete_flows(self, request: Any, *, strict: bool = False, why: str = "") -> list[Any]:
         """Delete what `request` selects, and return it; `why` is for `Rules.on_change`.
@@ -182,17 +212,35 @@ class Datapath:
 
     def _select(self, request: Any, strict: bool) -> list[int]:
         numbers = self.rules.select(self._compiler.compile_selection(request), strict=strict)
-        return [n for n in numbers if self._compiler.is_selected(self.rules.rule(n).source, request)]
+        if not self._compiler.looks_at_flows(request):
+            return numbers
+        return [number for number in numbers if self.is_selected(number, request)]
 
     def selected(self, request: Any, *, strict: bool = False) -> list[FlowStatistics]:
         """The flows that `request` selects (see `delete_flows`), with their counters, in the order of `flows`."""
         self._synchronise()
-        numbers = set(self._select(request, strict))
-        return self.rules.statistics_of_all(self.rules.in_order(numbers))
+        return self.rules.listing(self._select(request, strict)).lines()
+
+    def statistics_of(self, numbers: Sequence[int]) -> list[FlowStatistics]:
+        """Flows by the numbers of their rules, with their counters."""
+        self._synchronise()
+        return self.rules.statistics_of_all(numbers)
 
     def selected_rules(self, request: Any, *, strict: bool = False) -> list[CompiledRule]:
         """The rules behind `selected`, as they are: one that is changed later is another one."""
         return [self.rules.rule(number) for number in self._select(request, strict)]
+
+    def listing(self, request: Any = None) -> Listing:
+        """What `selected` gives for `request`, or `flows` without one, as it is now: to be made in any thread."""
+        self._synchronise()
+        if request is None:
+            return self.rules.listing()
+        numbers = self.rules.select(self._compiler.compile_selection(request))
+        wanted = partial(self._compiler_selects, request) if self._compiler.looks_at_flows(request) else None
+        return self.rules.listing(numbers, wanted)
+
+    def _compiler_selects(self, request: Any, flow: Any) -> bool:
+        return self._compiler.is_selected(flow, request)
 
     def flows(self) -> list[FlowStatistics]:
         """All flows with their counters, by table, then highest priority first."""
@@ -371,6 +419,8 @@ class Datapath:
         parse_batch(data, packets, original, 1)
         if packets["verdict"][0] == VERDICT_SHORT_ETHERNET:
             raise UsageError(f"{len(frame)} bytes are no packet", hint="an Ethernet header has 14")
+        if self.ports.arrays.state["vlan_limit"][0] == 1 and original[0, W_ARP_SHA] & VLAN_PRESENT:
+            _hide_inner_tag(packets, 0, original, 0)
         return batch
 
     def handle_punts(self, reason: int, handler: Handler) -> None:

@@ -51,34 +51,31 @@ def _plain_index(context: Any, builder: Any, index_type: Any, index: Any, size: 
     return context.cast(builder, index, index_type, numba.types.intp)
 
 
-def _apply(check: Callable[[Any], bool], value: Any) -> bool:
-    return check(value)
+class _KnownTuples:
+    """Tuples of arrays that have a Numba type. Few are passed again and again, and they cannot change.
+
+    There are as many as there are tables or ports, and to look at one takes as long as hundreds of packets. Their
+    memory is not kept for that.
+    """
+
+    def __init__(self, expected: Any) -> None:
+        self._expected = expected
+        self._first: dict[int, weakref.ref[Any]] = {}
+        self.first_of = self._first.get
+        """By the id of a tuple that was found right, a reference to its first array."""
+
+    def __call__(self, value: Any) -> bool:
+        """Look at a tuple that is not known."""
+        if typeof(value) != self._expected:
+            return False
+        if len(self._first) >= _KNOWN_TUPLES:
+            self._first.clear()
+        self._first[id(value)] = weakref.ref(value[0])
+        return True
 
 
-def _check_for(expected: Any) -> Callable[[Any], bool]:
-    """A quick test whether a value is of a Numba type."""
-    if expected == numba.types.int64:
-        return lambda value: type(value) is int or type(value) is np.int64
-    if isinstance(expected, numba.types.BaseTuple):
-        known: dict[int, weakref.ref[Any]] = {}
-
-        def is_tuple(value: Any) -> bool:
-            """A few tuples of arrays are passed again and again, and cannot change; their memory is not kept for that.
-
-            There are as many as there are tables or ports, and to look at one takes as long as hundreds of packets.
-            """
-            first = known.get(id(value))
-            if first is not None and value[0] is first():
-                return True
-            if typeof(value) != expected:
-                return False
-            if len(known) >= _KNOWN_TUPLES:
-                known.clear()
-            known[id(value)] = weakref.ref(value[0])
-            return True
-
-        return is_tuple
-
+def _array_check(expected: Any) -> Callable[[Any], bool]:
+    """A quick test whether a value is of a Numba type that is no number and no tuple."""
     seen: list[Any] = [None]
 
     def is_value(value: Any) -> bool:
@@ -98,6 +95,35 @@ def _check_for(expected: Any) -> Callable[[Any], bool]:
     return is_value
 
 
+def _condition(name: str, expected: Any, scope: dict[str, Any]) -> str:
+    """An expression for "argument `name` has this Numba type"; what it refers to goes into `scope`."""
+    if expected == numba.types.int64:
+        return f"(type({name}) is int or type({name}) is int64)"
+    if isinstance(expected, numba.types.BaseTuple):
+        known = scope[f"is_{name}"] = _KnownTuples(expected)
+        scope[f"first_{name}"] = known.first_of
+        return f"((first := first_{name}(id({name}))) is not None and first() is {name}[0] or is_{name}({name}))"
+    scope[f"is_{name}"] = _array_check(expected)
+    return f"is_{name}({name})"
+
+
+def _guarded(name: str, machine_code: Any, signature: Sequence[Any], refuse: Callable[..., None]) -> Callable[..., Any]:
+    """Call machine code for arguments of these types; `refuse` raises for others.
+
+    It stands for Numba's dispatcher, which takes 10 us for tuples of arrays. A batch of packets may be short, so it is
+    written out for the signature: a loop over checks takes longer than they do.
+    """
+    scope: dict[str, Any] = {"machine_code": machine_code, "refuse": refuse, "int64": np.int64}
+    names = [f"a{place}" for place in range(len(signature))]
+    arguments = ", ".join(names)
+    conditions = [_condition(each, expected, scope) for each, expected in zip(names, signature, strict=True)]
+    text = f"def call({arguments}):\n if not ({' and '.join(conditions) or True}):\n  refuse({arguments})\n"
+    exec(f"{text} return machine_code({arguments})\n", scope)
+    call: Callable[..., Any] = scope["call"]
+    call.__qualname__ = name
+    return call
+
+
 class EntryPoint:
     """A kernel that Python calls: one signature, compiled or loaded at the first call, then never again.
 
@@ -107,7 +133,6 @@ class EntryPoint:
 
     def __init__(self, py_func: Callable[..., Any], example: Callable[[], Sequence[Any]]) -> None:
         self.py_func = py_func
-        self._checks: list[Callable[[Any], bool]] = []
         self.name = f"{py_func.__module__.removeprefix('flowshunt.')}.{py_func.__name__}"
         self._example = example
         self._call: Callable[..., Any] | None = None if JIT else py_func
@@ -142,17 +167,8 @@ class EntryPoint:
             with _plain_indices():
                 dispatcher.compile(self.signature())
             (compiled,) = dispatcher.overloads.values()
-            self._machine_code = compiled.entry_point
-            self._checks = [_check_for(expected) for expected in self.signature()]
-            self._call = self._call_checked
+            self._call = _guarded(self.name, compiled.entry_point, self.signature(), self._refuse)
         return self._call
-
-    def _call_checked(self, *arguments: Any) -> Any:
-        """What Numba's dispatcher does in front of the machine code, which takes it 10 us for tuples of arrays."""
-        checks = self._checks
-        if len(arguments) != len(checks) or not all(map(_apply, checks, arguments)):
-            self._refuse(*arguments)
-        return self._machine_code(*arguments)
 
     def _refuse(self, *arguments: Any) -> None:
         expected = ", ".join(map(str, self.signature()))

@@ -5,7 +5,9 @@ frames to transmit. All ports look the same (`api.Port`), so that the datapath, 
 which kind they have:
 
 - `memory.MemoryPort`: bytes in, bytes out, for tests and the Python API.
-- `af_packet`, `tap`, `patch`, `dummy`: the ports of a running switch, see `live` for what these take and give.
+- `af_packet`, `af_xdp`, `tap`, `patch`, `dummy`: the ports of a running switch, see `live` for what these take and
+  give. `finishing` cuts GSO packets and completes checksums for those that take plain frames only; `recorder` keeps
+  captures.
 - `capture`: pcap and pcapng files, also compressed, read in bounded memory; merged by time; written.
 
 A batch lives in the port's own buffer, filled in place by kernels; nothing is copied per packet. It is valid until the

@@ -7,11 +7,13 @@ import errno
 import os
 import socket
 import struct
+import threading
 import weakref
 from contextlib import ExitStack
 
 import numpy as np
 
+from flowshunt.base.sockets import set_option
 from flowshunt.jit import map_memory, unmap_memory
 from flowshunt.packet.schema import Batch
 from flowshunt.ports.api import PortError
@@ -81,13 +83,14 @@ class AfPacketPort:
         address = map_memory(size)
         memory = (ctypes.c_uint8 * size).from_address(address)
         # A batch that is still worked on outlives its port: the memory goes with the last array that refers to it.
-        weakref.finalize(memory, unmap_memory, address, size)
+        weakref.finalize(memory, _unmap, address, size).atexit = False
         map_memory(ring_size, address, opened.fileno())
         self._receive = make_receive_arrays(
             np.ctypeslib.as_array(memory), opened.fileno(), self.in_port, n_slots, N_LARGE
         )
         opened.bind((self.device, _ETH_P_ALL))
-        opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("@iHH8x", self._ifindex, _MR_PROMISC, 0))
+        membership = struct.pack("@iHH8x", self._ifindex, _MR_PROMISC, 0)
+        set_option(opened, _SOL_PACKET, _ADD_MEMBERSHIP, membership)
 
     def _make_ring(self) -> int:
         """As many slots as the system has memory for, which is the kernel's; returns how many."""
@@ -95,7 +98,7 @@ class AfPacketPort:
         while True:
             request = struct.pack("@4I", _BLOCK_SIZE, n_slots * SLOT_SIZE // _BLOCK_SIZE, SLOT_SIZE, n_slots)
             try:
-                self._socket.setsockopt(_SOL_PACKET, _RX_RING, request)
+                set_option(self._socket, _SOL_PACKET, _RX_RING, request)
             except OSError as problem:
                 if problem.errno != errno.ENOMEM or n_slots <= MIN_SLOTS:
                     raise
@@ -171,11 +174,16 @@ class AfPacketPort:
             raise PortError(f"{self.device}: {os.strerror(problem)}")
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Close the sockets, soon: the kernel has whoever closes one wait until no processor can be using it."""
         self._is_open = False
-        self._sockets.close()
+        threading.Thread(target=self._sockets.pop_all().close, name="closing").start()
 
 
 def _open() -> socket.socket:
     """A packet socket. Protocol 0: nothing comes before all is set up and it is bound to another."""
     return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+
+
+def _unmap(address: int, size: int) -> None:
+    """Give a ring back, soon: with it goes the socket, and the kernel waits until no processor can be using that."""
+    threading.Thread(target=unmap_memory, args=(address, size), name="unmapping").start()

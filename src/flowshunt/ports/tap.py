@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class TapPort:
         self.device = device
         self.in_port = in_port
         self._fd = -1
+        wait_until_gone(device)
         try:
             if len(device.encode()) >= NAME_SIZE:  # the kernel would cut it, and the device be another one
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -79,7 +81,19 @@ class TapPort:
             raise PortError(f"{self.device}: {os.strerror(problem)}")
 
     def close(self) -> None:
-        """Close the tap; the device goes with it."""
+        """Close the tap, soon, and the device goes with it: that takes the kernel long, and packets do not wait."""
         if self._fd >= 0:
-            os.close(self._fd)
+            _GOING[self.device] = going = threading.Thread(target=os.close, args=(self._fd,), name="closing")
+            going.start()
             self._fd = -1
+
+
+_GOING: dict[str, threading.Thread] = {}
+"""Devices that are being closed."""
+
+
+def wait_until_gone(device: str | None = None) -> None:
+    """Wait until a device that was closed is gone; without a name, until all are."""
+    for name in [device] if device is not None else list(_GOING):
+        if (going := _GOING.pop(name, None)) is not None:
+            going.join()

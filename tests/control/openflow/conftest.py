@@ -16,3 +16,9 @@ def vectors(repository: Path) -> dict[str, list[tuple[str, bytes]]]:
         pytest.skip(f"the recorded conversations are not here: put them into {path}")
     recorded = json.loads(path.read_text())
     return {name: [(way, bytes.fromhex(data)) for way, data in messages] for name, messages in recorded.items()}
+
+
+@pytest.fixture(autouse=True)
+def rundir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `ovs-ofctl monitor` puts a socket; the system's own directory is not there before a switch was started."""
+    monkeypatch.setenv("OVS_RUNDIR", str(tmp_path))

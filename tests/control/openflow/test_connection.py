@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -301,3 +302,24 @@ def test_a_request_in_very_many_parts_costs_what_its_bytes_cost() -> None:
     connection.receive_data(part * n)
     assert connection.next_event() is None
     assert time.process_time() - started < 5  # copied each time, the parts would be 15 GB
+
+
+def test_a_long_listing_leaves_in_parts_before_it_is_written_to_its_end() -> None:
+    connection = connected(4)
+    made: list[int] = []
+
+    def entries() -> Iterator[FlowEntry]:
+        for number in range(2000):
+            made.append(number)
+            yield FlowEntry(parse_flow(f"priority={number},actions=1"), 0, 0, 0, 0, 0)
+
+    connection.reply(Request(4, 1, None, b""), FlowReply(entries()))
+    assert not made
+    parts = connection.parts_to_send()
+    first = next(parts)
+    assert 0 < len(made) < 2000
+    rest = list(parts)
+    assert len(made) == 2000
+    assert all(len(part) < 1 << 17 for part in (first, *rest))
+    connection.reply(Request(4, 1, None, b""), FlowReply(entries()))
+    assert connection.data_to_send() == first + b"".join(rest)

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowshunt.app import Switch
-from flowshunt.control.openflow import flow_monitors
+from flowshunt.control.openflow import flow_monitors, monitor
 from flowshunt.control.openflow.service import Service
+from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow import parse_flow
 from tests.control.openflow.test_connection import add, control
 from tests.control.openflow.test_server import OVS_OFCTL, Running, needs_ofctl
@@ -23,6 +26,7 @@ from tests.control.openflow.wires import flow_mod, message
 ALL = 0x5F
 OWN = 0x40
 MODIFY, DELETE = 1, 2
+EVERYTHING = frozenset(("initial", "add", "delete", "modify", "actions", "own"))
 EVENTS = ("initial", "added", "removed", "modified", "abbreviated", "paused", "resumed")
 
 
@@ -191,9 +195,12 @@ def test_a_connection_that_does_not_read_is_paused_and_told_later(
     assert watch.told() == ["removed 1 2"]
     service.resume_monitors(watch.connection)
     assert watch.told() == []
+    other.flow("table=2,actions=1")
+    other.flow("table=2", "del")
+    assert watch.told() == ["removed 2 2"]
     watch.connection.congested = False
     service.resume_monitors(watch.connection)
-    assert watch.told() == ["modified 2", "added 4", "resumed"]
+    assert watch.told() == ["added 4", "resumed"]
     other.flow("table=6,actions=1")
     assert watch.told() == ["added 6"]
     monkeypatch.setattr(flow_monitors, "MAX_UNREAD", 100)
@@ -216,6 +223,66 @@ def test_there_is_a_limit(service: Service) -> None:
     for number in range(flow_monitors.MAX_MONITORS + 1):
         watch.watch(number)
     assert watch.told() == ["error 1,5"]
+
+
+# --- what is told adds up ---------------------------------------------------------------------------------------------
+
+flows = st.builds(
+    lambda table, match, actions: f"table={table},{match},actions={actions}",
+    st.integers(1, 2),
+    st.sampled_from(("tcp", "udp", "ip,priority=9", "reg0=1")),
+    st.sampled_from(("1", "2", "drop", "conjunction(1,1/2)")),
+)
+changes = st.one_of(
+    st.tuples(st.just("add"), flows),
+    st.tuples(st.sampled_from(("mod", "mod_strict")), flows),
+    st.tuples(st.just("del"), st.sampled_from(("table=1", "table=2,tcp", "ip", "udp", "table=1,reg0=1"))),
+    st.tuples(st.sampled_from(("congest", "read", "fail")), st.just("")),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(changes, max_size=25), st.booleans())
+def test_what_a_monitor_is_told_adds_up_to_the_table(steps: list[tuple[str, str]], alone: bool) -> None:
+    switch = Switch(max_connections=100)
+    service = Service(switch, started_ns=NOW)
+    other, watch = Watch(service), Watch(service)
+    told: list[object] = []
+    watch.connection.notify = told.append  # type: ignore[method-assign]
+    seen: dict[tuple[object, ...], F.Flow] = {}
+    other.flow("table=1,tcp,actions=1")
+    reply = service._monitors.change(watch.connection, (monitor.Monitor(1, F.Flow(table=0xFF), EVERYTHING),))
+    told.append(reply)
+    for what, text in steps:
+        if what == "congest":
+            watch.connection.congested = True
+        elif what == "read":
+            watch.connection.congested = False
+            service.resume_monitors(watch.connection)
+        elif what == "fail":
+            mods = [flow_mod(parse_flow(each), 5) for each in ("table=1,actions=1", "table=2,actions=group:7")]
+            for data in (control(5, 0), *(add(5, mod) for mod in mods), control(5, 4)):
+                other.carry_out(data)
+        else:
+            (watch if alone else other).flow(text, what)
+    watch.connection.congested = False
+    service.resume_monitors(watch.connection)
+    for message_ in told:
+        if not isinstance(message_, monitor.MonitorReply):
+            continue
+        for update in message_.updates:
+            flow = update.flow
+            assert flow is not None
+            key = flow.table, flow.priority, flow.match
+            assert (key in seen) >= (update.event in ("modified", "deleted")), update
+            if update.event == "deleted":
+                del seen[key]
+            else:
+                seen[key] = flow
+    assert {key: flow.actions for key, flow in seen.items()} == {
+        (line.flow.table, line.flow.priority, line.flow.match): line.flow.actions for line in switch.flows()
+    }
+    assert not watch.connection.paused
 
 
 # --- with the tool ----------------------------------------------------------------------------------------------------

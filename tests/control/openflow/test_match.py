@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -15,7 +17,16 @@ from flowshunt.control.openflow.fixed import (
     encode_match_11,
     fits_match_11,
 )
-from flowshunt.control.openflow.match import decode_fields, decode_oxm_match, encode_fields, encode_oxm_match
+from flowshunt.control.openflow.layouts import MAX_LAYOUTS
+from flowshunt.control.openflow.match import (
+    LAYOUTS,
+    Match,
+    decode_fields,
+    decode_oxm_match,
+    encode_fields,
+    encode_oxm_match,
+    read_fields,
+)
 from flowshunt.rules.openflow import parse_flow
 from flowshunt.rules.openflow.fields import USER_FIELDS
 from tests.control.openflow.wires import VERSIONS
@@ -160,3 +171,35 @@ def test_every_field_that_users_can_name_is_on_the_wire_and_no_number_is_used_tw
     assert len(numbers) == len(set(numbers)) == len(BY_NUMBER)
     places = {wire.field.place for wire in WIRE_FIELDS.values()}
     assert places == {field.place for field in USER_FIELDS.values()}
+
+
+def _read(reader: Callable[[bytes], Match], data: bytes) -> Match | str:
+    try:
+        return reader(data)
+    except OpenFlowError as error:
+        return error.name
+
+
+@given(any_match, st.sampled_from(VERSIONS), st.lists(st.integers(0, 1 << 12), max_size=4))
+def test_a_list_of_known_layout_says_what_it_says_field_by_field(
+    match: tuple[tuple[str, int, int], ...], version: int, flipped: list[int]
+) -> None:
+    data = encode_fields(match, version)
+    assert decode_fields(data).triples == match
+    number = int.from_bytes(data, "big")
+    for bit in flipped:
+        number ^= 1 << bit % (8 * len(data)) if data else 0
+    other = number.to_bytes(len(data), "big")
+    found = _read(decode_fields, other)
+    assert found == _read(lambda data: read_fields(data, []), other)
+    assert found == _read(decode_fields, other)
+
+
+def test_layouts_of_one_size_are_few() -> None:
+    for state in range(256):
+        with contextlib.suppress(OpenFlowError):
+            decode_fields(field(1 << 7 | 105, struct.pack("!II", state, state), masked=True))
+    assert decode_fields(field(1 << 7 | 105, struct.pack("!II", 0x21, 0x21), masked=True)).triples == (
+        ("ct_state", 0x21, 0x21),
+    )
+    assert max(map(len, LAYOUTS.by_size.values())) <= MAX_LAYOUTS

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from flowshunt.control.openflow.connection import Connection
+from flowshunt.control.openflow.packets import FORM_STANDARD
 from flowshunt.datapath.schema import SOURCE_BATCH
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import Batch
@@ -19,6 +21,11 @@ from flowshunt.rules.openflow.executor import MAX_PAUSE_MS, MAX_PAUSED
 from tests.builders import Packet, batch_of
 from tests.control.openflow.test_server import OVS_OFCTL, Running, needs_ofctl
 from tests.datapath.switches import Sent, udp
+
+
+def is_listening(connection: Connection) -> bool:
+    """Whether a monitor has said all that it has to say: the form of packets comes last."""
+    return bool(connection.miss_send_len) and connection.packet_in_form != FORM_STANDARD
 
 
 class Monitor:
@@ -36,7 +43,7 @@ class Monitor:
             env=os.environ | {"OVS_RUNDIR": str(running.path.parent)},
         )  # fmt: skip
         until = time.monotonic() + 10
-        while not any(c.miss_send_len for c in set(running.service.connections) - before):
+        while not any(is_listening(c) for c in set(running.service.connections) - before):
             assert time.monotonic() < until, "the monitor does not ask for packets"
             time.sleep(0.01)
 
@@ -110,6 +117,17 @@ def running(tmp_path: Path) -> Iterator[Running]:
         yield running
     finally:
         running.close()
+
+
+@needs_ofctl
+def test_a_packet_whose_ttl_is_used_up_goes_to_those_that_ask_for_it(bench: Bench) -> None:
+    bench.running.ofctl("add-flow", "cookie=7,ip,actions=dec_ttl(0,9),output:2")
+    monitor = bench.monitor("65534", "invalid_ttl")
+    for ttl in (9, 1):
+        bench.receive(Packet().eth().ipv4("10.0.0.1", "10.0.0.2", ttl=ttl).udp(1, 2).payload(b"hello"))
+    said = monitor.next()
+    assert "cookie=0x7" in said and "(via invalid_ttl)" in said and "nw_ttl=1" in said
+    assert [line for line in bench.running.flows() if "dec_ttl(0,9),output:2" in line]
 
 
 @needs_ofctl

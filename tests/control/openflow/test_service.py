@@ -13,6 +13,7 @@ from flowshunt.control.openflow.connection import Commit, Request
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import MAX_PACKET_INS, Event, Events
 from flowshunt.control.openflow.service import Service
+from flowshunt.datapath.feed import Feed, feeds_of
 from flowshunt.datapath.rules import TablesFullError
 from flowshunt.rules.openflow import Flow, format_flow, parse_flow
 from flowshunt.rules.openflow import flow as F
@@ -31,6 +32,7 @@ class Talk:
         self.service = service
         self.connection = connected(version)
         self.version = version
+        self.prepares = True
         service.attach(self.connection)
         if version == 1:
             self.say(message(1, 4, struct.pack("!IIQ", 0x2320, 15, 1 << 56)))
@@ -41,6 +43,8 @@ class Talk:
             if isinstance(event, Request):
                 self.service.handle(self.connection, event, now_ns)
             elif isinstance(event, Commit):
+                if self.prepares:
+                    assert all(step is None for step in self.service.prepare(event))
                 self.service.commit(self.connection, event, now_ns)
 
     def errors(self) -> list[tuple[int, int, int]]:
@@ -263,23 +267,24 @@ def test_a_bundle_with_something_that_is_refused_changes_nothing(service: Servic
     assert texts(switch) == ["priority=1 actions=output:1"]
 
 
+@pytest.mark.parametrize("prepares", [False, True])
 def test_a_bundle_that_fails_on_its_way_is_undone(
-    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch, prepares: bool
 ) -> None:
     talk = Talk(service, 5)
+    talk.prepares = prepares
     for text in ("priority=1,actions=1", "priority=2,ip,actions=1", "priority=4,udp,actions=1"):
         talk.flow(text)
     before = texts(switch)
-    insert = switch.datapath.rules.add
+    insert = switch.datapath.rules.add_feed
 
-    def full(rules: Any, *rest: Any, **options: Any) -> int:
-        rules = list(rules)
-        if any(rule.priority == 9 for rule in rules):
-            insert(rules[:-1], *rest, **options)
+    def full(feed: Feed, *rest: Any) -> int:
+        if any(rule.priority == 9 for rule in feed.rules):
+            insert(next(feeds_of(feed.rules[:-1])), *rest)
             raise TablesFullError("the flow tables are full")
-        return insert(rules, *rest, **options)
+        return insert(feed, *rest)
 
-    monkeypatch.setattr(switch.datapath.rules, "add", full)
+    monkeypatch.setattr(switch.datapath.rules, "add_feed", full)
     talk.say(
         bundle(
             5,
@@ -597,3 +602,33 @@ def test_the_map_of_tunnel_options_is_kept(service: Service) -> None:
     assert listed() == struct.pack("!HBBH2x", 0x102, 2, 8, 1)
     change(2)
     assert listed() == b""
+
+
+def test_a_listing_tells_how_things_were_when_it_was_asked_for(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 4)
+    talk.flow("priority=1,actions=1")
+    talk.flow("priority=2,cookie=5,actions=2")
+    everything = switch.datapath.listing()
+    some = switch.datapath.listing(parse_flow("cookie=5/-1", command="del"))
+    before = [line.flow.priority for line in switch.flows()]
+    talk.flow("", "del")
+    talk.flow("priority=9,actions=1")
+    assert [line.flow.priority for line in everything.lines()] == before == [2, 1]
+    assert [line.flow.priority for line in some.lines()] == [2]
+    assert [line.flow.priority for line in switch.flows()] == [9]
+
+
+def test_a_bundle_deletes_and_adds_in_long_runs_and_tells_what_went(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 5)
+    talk.say(bundle(5, *(("add", f"send_flow_rem,priority={n},ip,actions=1") for n in range(1, 301))))
+    talk.connection.data_to_send()
+    going = [("del_strict", f"priority={n},ip") for n in (7, 300, 7, 999)]
+    talk.say(bundle(5, *going, ("add", "priority=7,ip,actions=2"), ("del_strict", "priority=8,ip")))
+    assert len(switch.flows()) == 298
+    assert [kind for kind in _types(talk.connection.data_to_send()) if kind == 11] == [11] * 3
+
+
+def _types(data: bytes) -> Iterator[int]:
+    while data:
+        yield data[1]
+        data = data[int.from_bytes(data[2:4], "big") :]

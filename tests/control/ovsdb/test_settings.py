@@ -115,6 +115,8 @@ ASKED = {
     "IPFIX": ("bridge br0 ipfix", 'create ipfix targets="127.0.0.1:9"'),
     "QoS": ("port p1 qos", "create qos type=linux-htb"),
     "LACP": ("port p1 lacp", "active"),
+    "protected ports": ("port p1 protected", "true"),
+    "priority tags": ("port p1 other_config", "priority-tags=always"),
     "BFD": ("interface p1 bfd", "enable=true"),
     "CFM": ("interface p1 cfm_mpid", "5"),
     "LLDP": ("interface p1 lldp", "enable=true"),
@@ -146,6 +148,18 @@ def test_what_is_not_had_is_said_and_the_rest_works(
     run(tmp_path, work)
     warned = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert warned == [f"bridge br0: {place}: {what}: not supported"]
+
+
+def test_what_controllers_do_not_have_is_said(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        await bridge(lab, "--", "set-controller", "br0", f"unix:{tmp_path}/nobody")
+        assert await lab.get("interface", "br0", "error") == "[]"
+        settings = ("connection_mode=in-band", "controller_rate_limit=100", "enable_async_messages=false")
+        await lab.vsctl("set", "controller", "br0", *settings)
+        said = await lab.get("interface", "br0", "error")
+        assert said == '"in-band control, rate limits of controllers: not supported"'
+
+    run(tmp_path, work)
 
 
 @pytest.mark.parametrize("kind", ["vxlan", "geneve", "gre", "erspan", "gtpu", "lisp", "stt", "bareudp", "nonsense"])
@@ -326,3 +340,16 @@ def test_an_old_database_has_a_switch_with_less(tmp_path: Path, caplog: pytest.L
 
 def test_the_schema_of_today_lacks_nothing() -> None:
     assert schema.lacking(json.loads(SCHEMA.read_text())) in ([], ["CT_Zone.limit", "Datapath.ct_zone_default_limit"])
+
+
+def test_a_fake_bridge_is_a_vlan_of_its_parent(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        await bridge(lab)
+        await lab.vsctl(
+            "add-br", "br5", "br0", "5", "--", "add-port", "br5", "p5", "--", "set", "interface", "p5", "type=dummy"
+        )
+        assert set(lab.node.bridges) == {"br0"}
+        assert await passed(lab, FRAME, "p5", "p2") == [tagged((5, 0x8100))]
+        assert await passed(lab, tagged((5, 0x8100)), "p1", "br5") == [FRAME] * 2  # the one before was flooded, too
+
+    run(tmp_path, work)

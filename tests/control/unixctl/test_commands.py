@@ -123,6 +123,10 @@ def test_limits_are_set_and_shown(tmp_path: Path) -> None:
         some = "default limit=20\nzone=5,limit=10,count=2\nzone=9,limit=20,count=0\n"
         assert await lab.says("dpctl/ct-get-limits", "zone=5,9") == some
         assert await lab.says("dpctl/ct-del-limits", "netdev@ovs-netdev", "zone=6,5") == ""
+        assert await lab.says("dpctl/ct-set-limits", "zone=5,limit=0") == ""
+        await lab.says("netdev-dummy/receive", "p1", UDP.replace("src=1,", "src=77,"))
+        assert await lab.says("dpctl/ct-get-limits") == "default limit=20\nzone=5,limit=0,count=2\n"
+        assert await lab.says("dpctl/ct-del-limits", "zone=5") == ""
         assert await lab.says("dpctl/ct-set-limits", "default=0") == ""
         assert await lab.says("dpctl/ct-get-limits") == "default limit=0\n"
         wrong = {

@@ -68,6 +68,7 @@ FIT = {
     "a clone without effect": both("clone(mod_nw_src:1.1.1.1),OUT"),
     "an output to the port that it came from, which is skipped": both("output:1,output:2"),
     "untracked for the rest of the list": both("ct_clear,OUT"),
+    "a TTL for controllers when it is used up": both("dec_ttl(0,5),OUT"),
 }
 
 

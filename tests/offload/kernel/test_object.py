@@ -68,7 +68,7 @@ def test_reasons_are_named_in_the_order_of_the_source() -> None:
 
 
 def test_programs_get_the_descriptors_of_their_maps() -> None:
-    maps = {"flows": 101, "states": 102, "control": 103, "ports": 104}
+    maps = {"flows": 101, "states": 102, "control": 103, "ports": 104, "reasons": 105}
     code = object_file().program("forward", maps)
     loads = [code[n : n + 8] for n in range(0, len(code), 8) if code[n] == 0x18 and code[n + 1] >> 4 == 1]
     assert {int.from_bytes(load[4:], "little") for load in loads} == set(maps.values())

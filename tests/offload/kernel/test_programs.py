@@ -54,8 +54,8 @@ CASES = {
 class Loopback(EveryPort):
     """Every port is the device that there always is."""
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.full_like(numbers, LOOPBACK), np.zeros_like(numbers)
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return np.full_like(numbers, LOOPBACK), np.zeros_like(numbers), np.zeros_like(numbers)
 
 
 class Taking:

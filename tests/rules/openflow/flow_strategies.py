@@ -219,12 +219,13 @@ def actions(family: str) -> st.SearchStrategy[flows.Action]:
         set_fields(dests),
         moves(sources, dests),
         st.builds(flows.Resubmit, ports, st.none() | tables),
-        st.builds(flows.Resubmit, st.none(), tables),
+        st.builds(flows.Resubmit, st.none(), tables, st.booleans()),
         st.sampled_from((0x8100, 0x88A8)).map(flows.PushVlan),
         st.binary(max_size=20).map(flows.Note),
         st.builds(flows.OutputTruncated, st.one_of(ports, st.sampled_from((0xFFF8, 0xFFFE))), st.integers(14, 1 << 31)),
         st.builds(flows.SetQueue, st.none() | st.integers(0, 0xFFFFFFFF)),
         links(dests),
+        st.lists(st.integers(0, 0xFFFF), max_size=5).map(lambda found: flows.DecTtl(tuple(found))),
     ]
     if family not in ("arp", "rarp", "lldp"):
         nat = st.none() | nats(FAMILIES[family][0])

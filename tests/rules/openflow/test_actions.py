@@ -60,6 +60,7 @@ REG0, REG1 = Subfield("reg0", 0, 32), Subfield("reg1", 0, 32)
         ("resubmit:1", (Resubmit(1, None),)),
         ("resubmit(1,2),resubmit(,2)", (Resubmit(1, 2), Resubmit(None, 2))),
         ("resubmit(p0,2),resubmit(IN_PORT,2)", (Resubmit(1, 2), Resubmit(None, 2))),
+        ("resubmit(1,2,ct),resubmit(,2,ct)", (Resubmit(1, 2, True), Resubmit(None, 2, True))),
         ("resubmit(1,255)", (Resubmit(1, None),)),
         ("1,goto_table:5", (Output(1), GotoTable(5))),
         ("set_field:5->reg0", (whole("reg0", 0, 32, 5),)),

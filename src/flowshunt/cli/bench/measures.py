@@ -35,12 +35,17 @@ Report = Callable[[str, str, float], None]
 
 @contextmanager
 def _cpu_told(report: Report, row: Row, name: str) -> Iterator[None]:
-    """Report what the machine, and what the row's own process, have computed meanwhile, in CPU seconds."""
-    before = _busy_s(), row.cpu_s()
+    """Report what the machine, and what the row's own process, have computed meanwhile, in CPU seconds.
+
+    And how many packets that process has seen: what is offloaded is not among them.
+    """
+    before, seen = (_busy_s(), row.cpu_s()), row.seen()
     yield
     report(f"{name}_cpu", "CPU s", _busy_s() - before[0])
     if (own := row.cpu_s() - before[1]) or before[1]:
         report(f"{name}_switch_cpu", "CPU s", own)
+    if seen is not None and (now := row.seen()) is not None:
+        report(f"{name}_seen", "packets", now - seen)
 
 
 def _busy_s() -> float:
@@ -120,12 +125,16 @@ def measure_flood(lab: Lab, row: Row, ends: Ends, report: Report, name: str, n_f
 
 
 def _introduce(lab: Lab, ends: Ends, n_flows: int) -> None:
-    """Have each flow send and be answered. Raises UsageError when frames do not arrive."""
+    """Have each flow send, be answered, and send again, as who offloads connections wants to see it.
+
+    Raises UsageError when frames do not arrive.
+    """
     there = (CLIENT_MAC, ends.to_server, ends.flood_from, ends.flood_to, "0")
     back = (SERVER_MAC, ends.to_client, ends.flood_to, _seen(ends), "1")
     # Where the server's station is; not as one of the flows, for whoever translates them.
     lab.run_module(ends.server, _GENERATOR, "introduce", *back[:-1], "0", "1")
-    for words, sender, receiver in ((there, ends.client, ends.server), (back, ends.server, ends.client)):
+    one_way = there, ends.client, ends.server
+    for words, sender, receiver in (one_way, (back, ends.server, ends.client), one_way):
         for _ in range(MAX_INTRODUCTIONS):
             before = _arrived(lab, receiver)
             lab.run_module(sender, _GENERATOR, "introduce", *words, str(n_flows))

@@ -7,6 +7,7 @@ translates, the server sees the client under `Ends.seen_as`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from flowshunt.base.errors import UsageError
 from flowshunt.cli.bench.lab import PYTHON, Lab
+from flowshunt.cli.daemon_client import ask, find_socket
 
 CLIENT_MAC, SERVER_MAC = "02:fb:00:00:00:01", "02:fb:00:00:00:02"
 """Stations that only the generator sends as. A host takes no notice of frames for them, which costs it least."""
@@ -60,6 +62,9 @@ class Row(Protocol):
     def pin(self, processors: set[int]) -> None:
         """Run its own process on these processors from now on."""
 
+    def seen(self) -> int | None:
+        """Packets that its own process has had in hand; None for what is the kernel's."""
+
     def management(self) -> Path | None:
         """The socket on which it can be given flows, if it has one."""
 
@@ -72,6 +77,9 @@ class _KernelRow:
 
     def pin(self, processors: set[int]) -> None:
         pass
+
+    def seen(self) -> int | None:
+        return None
 
     def management(self) -> Path | None:
         return None
@@ -126,16 +134,19 @@ C1_RULES = (
 NAT_RULES = (
     "table=0,arp,actions=normal",
     "table=0,ip,ct_state=-trk,actions=ct(table=1,nat)",
-    "table=1,in_port=1,ip,ct_state=+trk+new,actions=ct(commit,nat(src=10.{number}.0.3)),2",
+    "table=1,in_port=1,ip,ct_state=+trk+new,actions=ct(commit,nat(src=10.{number}.0.3)),normal",
     "table=1,ip,ct_state=+trk+est,actions=normal",
 )
 
 
 class Flowshunt:
-    """`flowshunt run`. `provider`: what connections are offloaded to, with its options."""
+    """`flowshunt run`. `provider`: what connections are offloaded to, with its options; `port_type`: of its ports."""
 
-    def __init__(self, rules: tuple[str, ...], provider: str | None = None, *options: str) -> None:
+    def __init__(
+        self, rules: tuple[str, ...], provider: str | None = None, *options: str, port_type: str = "system"
+    ) -> None:
         self._rules = rules
+        self._port_type = port_type
         self._provider = provider
         self._options = options
         self._process: subprocess.Popen[str] | None = None
@@ -162,6 +173,7 @@ class Flowshunt:
         flows = ", ".join(f'"{rule.format(number=number)}"' for rule in self._rules)
         text = f'[run]\nrundir = "{self._rundir}"\n'
         text += f'[bridge.br0]\nports = ["p1", "p2"]\nlocal_port = false\nflows = [{flows}]\n'
+        text += "".join(f'[bridge.br0.port.{port}]\ntype = "{self._port_type}"\n' for port in ("p1", "p2"))
         if self._provider is not None:
             options = ", ".join(f'"{option}"' for option in self._options)
             text += f'[offload]\nenabled = true\npriority = ["{self._provider}"]\noptions = [{options}]\n'
@@ -179,6 +191,10 @@ class Flowshunt:
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(int(task.name), processors)
+
+    def seen(self) -> int | None:
+        """See `Row`."""
+        return int(json.loads(ask(find_socket(str(self._rundir)), "offload/show"))["packets"])
 
     def management(self) -> Path | None:
         """See `Row`."""
@@ -199,7 +215,9 @@ ROWS: dict[str, Callable[[], Row]] = {
     "route_ct_nat": KernelRouter,
     "slow": lambda: Flowshunt(C1_RULES),
     "slow_nat": lambda: Flowshunt(NAT_RULES),
+    "slow_afxdp": lambda: Flowshunt(C1_RULES, port_type="afxdp"),
     "flowtable": lambda: Flowshunt(C1_RULES, "flowtable"),
     "flowtable_nat": lambda: Flowshunt(NAT_RULES, "flowtable"),
+    "kernel_tc": lambda: Flowshunt(NAT_RULES, "kernel", "kernel-mode=tc"),
 }
 """All rows by name."""

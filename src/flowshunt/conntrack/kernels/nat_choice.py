@@ -57,6 +57,14 @@ def _is_free(t: Any, word: Any, now: Any) -> Any:
     return row < 0
 
 
+@kernel
+def turn_packet(t: Any, keys: Any, k: Any) -> Any:
+    """Write the addresses of the packet in keys[k] to `nat_key`, exchanged."""
+    for n in range(2):
+        t.nat_key[0, W_NW_SRC + n] = keys[k, W_NW_DST + n]
+        t.nat_key[0, W_NW_DST + n] = keys[k, W_NW_SRC + n]
+
+
 @kernel(inline=False)
 def is_reply_free(t: Any, keys: Any, k: Any, word: Any, now: Any) -> Any:
     """Whether the tuple of the packet in keys[k], turned round, is free: what a commit without NAT needs.
@@ -64,9 +72,7 @@ def is_reply_free(t: Any, keys: Any, k: Any, word: Any, now: Any) -> Any:
     Only next to connections with NAT may it not be: any other connection that has it would have found the packet. One
     that has expired is destroyed.
     """
-    for half in range(2):
-        t.nat_key[0, W_NW_SRC + half] = keys[k, W_NW_DST + half]
-        t.nat_key[0, W_NW_DST + half] = keys[k, W_NW_SRC + half]
+    turn_packet(t, keys, k)
     t.state["nat_destroyed"][0] = 0
     return _is_free(t, turn_word(word), now)
 
@@ -176,13 +182,6 @@ def _draw(t: Any, hashed: Any) -> Any:
 
 
 @kernel
-def _turn_packet(t: Any, keys: Any, k: Any) -> Any:
-    for n in range(2):
-        t.nat_key[0, W_NW_SRC + n] = keys[k, W_NW_DST + n]
-        t.nat_key[0, W_NW_DST + n] = keys[k, W_NW_SRC + n]
-
-
-@kernel
 def _first_offset(t: Any, keys: Any, k: Any, drawn: Any) -> Any:
     """Place in the range of the address that is tried first."""
     if t.nat_spec[0] & C.NAT_PERSISTENT:
@@ -204,7 +203,7 @@ def prefetch_reply(t: Any, keys: Any, k: Any, word: Any, hashed: Any) -> Any:
     kind = _kind(t, word)
     if kind == 0 or t.nat_spec[0] >> 8 == 0:
         return  # the reply tuple is in the same bucket
-    _turn_packet(t, keys, k)
+    turn_packet(t, keys, k)
     _put_address(t, _address_place(kind), _first_offset(t, keys, k, _draw(t, hashed)))
     prefetch_bucket(t, hash_packet(t.state, t.nat_key, 0, turn_word(word)))
 
@@ -225,7 +224,7 @@ def choose(t: Any, keys: Any, k: Any, word: Any, hashed: Any, now: Any) -> Any:
     place = _address_place(kind)
     has_address = kind != 0 and t.nat_spec[0] >> 8 != 0
     offset = _first_offset(t, keys, k, drawn) if has_address else np.int64(0)
-    _turn_packet(t, keys, k)
+    turn_packet(t, keys, k)
     n_addresses = t.nat_spec[3] if has_address else np.int64(1)
     for n in range(MAX_ADDRESSES_TRIED):
         if n >= n_addresses:

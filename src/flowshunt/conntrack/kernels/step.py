@@ -21,7 +21,7 @@ from flowshunt.conntrack.kernels.expectations import (
 )
 from flowshunt.conntrack.kernels.expected_nat import choose_expected
 from flowshunt.conntrack.kernels.nat import NAT_BITS, bind, choose_reply, load_quote, translate, translate_error
-from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, is_reply_free, prefetch_reply
+from flowshunt.conntrack.kernels.nat_choice import EXHAUSTED, UNCHANGED, is_reply_free, prefetch_reply, turn_packet
 from flowshunt.conntrack.kernels.policies import take_admitted_row
 from flowshunt.conntrack.kernels.pools import BEGAN, note_ports
 from flowshunt.conntrack.kernels.rows import advance, destroy, emit_event, is_over, set_timer, start_timer
@@ -465,22 +465,37 @@ def _look_up(t: Any, keys: Any, k: Any, hashed: Any, word: Any, flags: Any) -> A
 
 
 @kernel(inline=False)
-def _comes_back(t: Any, keys: Any, k: Any, zone: Any, flags: Any, now: Any) -> Any:
+def _is_of(t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, row: Any, d: Any) -> Any:
+    """Whether the packet has the tuple of connection `row` in direction `d`, or what the tracker translates it to."""
+    word = packet_word(packets, i, keys, k) | zone << 16
+    if find(t, hash_packet(t.state, keys, k, word), keys, k, word) == row << 1 | d:
+        return True
+    turn_packet(t, keys, k)
+    word = turn_word(word)
+    return find(t, hash_packet(t.state, t.nat_key, 0, word), t.nat_key, 0, word) == row << 1 | (1 - d)
+
+
+@kernel(inline=False)
+def _comes_back(t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flags: Any, now: Any) -> Any:
     """Whether this is the zone where the packet was tracked last, and the connection lives; then it is as before.
 
-    It is translated now if it was not then, and never twice. Force, which only means something to a reply, is not
-    satisfied; a translated packet no longer leads to its connection, which therefore ends here.
+    One that actions have given another tuple is tracked anew. It is translated now if it was not then, and never twice.
+    Force, which only means something to a reply, is not satisfied; a translated packet no longer leads to its
+    connection, which therefore ends here.
     """
     row = t.tracked["row"][k]
     state = np.int64(t.tracked["state"][k])
     if t.tracked["zone"][k] != zone or t.tracked["generation"][k] != t.conns["generation"][row]:
+        return False
+    d = np.int64(1 if state & _WAS_REPLY else 0)
+    if flags & HASHED == 0 and state & _WAS_ERROR == 0 and not _is_of(t, packets, i, keys, k, zone, row, d):
+        t.tracked["row"][k] = -1
         return False
     if flags & FORCE and state & S.CS_REPLY:
         if state & NAT_BITS:
             destroy(t, row, C.REASON_FORCED, now)
         return False
     if flags & NAT and state & NAT_BITS == 0 and t.conns["ext"][row]:
-        d = np.int64(1 if state & _WAS_REPLY else 0)
         state |= translate_error(t, keys, k, row, d) if state & _WAS_ERROR else translate(t, keys, k, row, d)
     count(t, zone, _protocol(keys, k), np.int64(C.C_AGAIN))
     _remember(t, keys, k, row, state, zone)
@@ -494,11 +509,11 @@ def track(t: Any, data: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any,
     `flags`: COMMIT, FORCE, HASHED, NAT, a helper << HELPER_SHIFT. `now_ms`: the packet's time (see `rows.advance`).
     Sets the ct fields of keys[k], and with NAT what is translated. Returns the connection's row, or -1 (new and not
     committed, invalid). There must be room for EVENTS_PER_TRACK events. A packet that comes back to the zone where it
-    was tracked last keeps its state, as in Open vSwitch and Linux.
+    was tracked last keeps its state, as in Open vSwitch and Linux, unless its tuple was changed since.
     """
     now = advance(t, now_ms)
     use_zone(t, zone)
-    if t.tracked["row"][k] >= 0 and _comes_back(t, keys, k, zone, flags, now):
+    if t.tracked["row"][k] >= 0 and _comes_back(t, packets, i, keys, k, zone, flags, now):
         return np.int64(-1 if t.tracked["state"][k] & S.CS_INVALID else t.tracked["row"][k])
     word = t.tracked["word"][k] if flags & HASHED else np.int64(0)
     kind = np.int64(_QUERY)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from struct import Struct, pack
 from typing import Any
 
+from flowshunt.base.identity import IdentityCache
 from flowshunt.control.openflow.ct import ALG_PORTS, encode_nat
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import IN_PORT_32, WIRE_FIELDS, WireField
@@ -39,6 +40,7 @@ _PORTS: Mapping[type, int] = {
     F.Local: 0xFFFE,
 }
 _VID = 0xFFF
+_WRITTEN: IdentityCache[bytes] = IdentityCache(8192)
 
 
 def encode_actions(actions: tuple[F.Action, ...], version: int, facts: Facts) -> bytes:
@@ -46,10 +48,11 @@ def encode_actions(actions: tuple[F.Action, ...], version: int, facts: Facts) ->
 
     Raises OpenFlowError (OFPBAC_TOO_MANY, OFPBAC_BAD_LEN) for more than a message can hold.
     """
-    return _encode(actions, version, facts)
+    key = version, facts
+    found = _WRITTEN.find(actions, key)
+    return found if found is not None else _WRITTEN.keep(actions, key, _encode(actions, version, facts))
 
 
-@lru_cache(maxsize=256)
 def _encode(actions: tuple[F.Action, ...], version: int, facts: Facts) -> bytes:
     writer = _Writer(version, facts)
     data = b"".join([_WRITERS[type(action)](writer, action) for action in actions])
@@ -107,6 +110,8 @@ class _Writer:
 
     def resubmit(self, action: F.Resubmit) -> bytes:
         port = _IN_PORT if action.port is None else action.port
+        if action.ct:
+            return _nx(44, pack("!HB3x", port, _NO_TABLE if action.table is None else action.table))
         if action.table is None:
             return _nx(1, pack("!H4x", port))
         return _nx(14, pack("!HB3x", port, action.table))
@@ -118,9 +123,19 @@ class _Writer:
 
     def set(self, action: F.SetField) -> bytes:
         dest = action.dest
+        if dest.field == "vlan_tci":
+            return self._set(action)
+        form = _set_form(self.version, self.facts, dest.field, dest.start, dest.width, action.mask)
+        if form is None:
+            return self._set(action)
+        size, frame, shift = form
+        return (frame | action.value << shift).to_bytes(size, "big")
+
+    def _set(self, action: F.SetField) -> bytes:
+        dest = action.dest
         if action.mask != full_mask(dest.width):
             parts = set_masked(dest.field, action.value << dest.start, action.mask << dest.start)
-            return b"".join(self.set(part) for part in parts if isinstance(part, F.SetField))
+            return b"".join(self._set(part) for part in parts if isinstance(part, F.SetField))
         if dest.field == "vlan_tci":
             found = self._tag(dest, action.value)
             if found:
@@ -230,6 +245,9 @@ class _Writer:
         return _standard(3 if self.version == OF10 else 18, b"")
 
     def dec_ttl(self, action: F.DecTtl) -> bytes:
+        n = len(action.controllers)
+        if n:
+            return _nx(21, pack(f"!H4x{n}H", n, *action.controllers))
         return _nx(18, b"") if self.version == OF10 else _standard(24, b"")
 
     def ct(self, action: F.Ct) -> bytes:
@@ -287,6 +305,21 @@ class _Writer:
         if self.version == OF10:
             return _nx(4, pack("!2xI", action.queue))
         return _standard(21, pack("!I", action.queue))
+
+
+@lru_cache(maxsize=1024)
+def _set_form(version: int, facts: Facts, field: str, start: int, width: int, mask: int) -> tuple[int, int, int] | None:
+    """What sets a field as a whole, as a number: its size in bytes, all but the value, how far the value moves left.
+
+    None where it is not as simple.
+    """
+    if mask != full_mask(width):
+        return None
+    writer, dest = _Writer(version, facts), F.Subfield(field, start, width)
+    empty, full = (writer._set(F.SetField(dest, value, mask)) for value in (0, mask))
+    frame, bits = int.from_bytes(empty, "big"), int.from_bytes(empty, "big") ^ int.from_bytes(full, "big")
+    shift = (bits & -bits).bit_length() - 1
+    return (len(empty), frame, shift) if len(empty) == len(full) and bits == mask << shift else None
 
 
 def _fixed(data: bytes) -> Callable[[_Writer, Any], bytes]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple
 
 from flowshunt.base.errors import UsageError
 from flowshunt.control.openflow.errors import OpenFlowError
@@ -15,6 +17,7 @@ from flowshunt.control.openflow.groups import GroupMod
 from flowshunt.control.openflow.meter_table import MeterTable
 from flowshunt.control.openflow.meters import MeterMod
 from flowshunt.control.openflow.wire import GROUP_ALL, NO_BUFFER, OF12
+from flowshunt.datapath.feed import Feed, feeds_of
 from flowshunt.datapath.linking import MissingError, PoolFullError
 from flowshunt.datapath.program import CompiledRule, GroupNumber, MeterNumber
 from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
@@ -37,6 +40,9 @@ HIDDEN_TABLE = 254
 """The table that Open vSwitch keeps to itself, and so do we."""
 
 Undo = Callable[[], None]
+
+_SLICE = 256
+"""Flow-mods compiled between two turns of other work."""
 
 
 class BundleError(Exception):
@@ -64,21 +70,44 @@ class FlowChanges:
         self._removed = removed
         self._reports = False
         self._prepared: dict[int, tuple[FlowMod, CompiledRule | None]] = {}
+        self._plans: dict[int, _Plan] = {}
 
-    def prepare(self, mods: Iterable[FlowMod], version: int) -> None:
-        """Compile flow-mods that will be applied soon, while another thread uses the datapath.
+    def prepare(self, mod: FlowMod, version: int) -> None:
+        """Compile a flow-mod that will be applied soon, while another thread uses the datapath.
 
-        What cannot be compiled is told when it is applied. `forget` is to be called whatever becomes of them.
+        What cannot be compiled is told when it is applied. `forget` is to be called whatever becomes of it.
         """
-        for mod in mods:
-            with contextlib.suppress(UsageError, OpenFlowError):
-                _check(mod)
-                self._prepared[id(mod)] = mod, self._compile(mod, version)
+        with contextlib.suppress(UsageError, OpenFlowError):
+            _check(mod)
+            self._prepared[id(mod)] = mod, self._compile(mod, version)
 
-    def forget(self, mods: Iterable[FlowMod]) -> None:
-        """Let go of what was prepared of flow-mods and not applied, because they were refused before."""
+    def prepare_all(self, mods: Sequence[FlowMod | GroupMod], version: int) -> Iterator[None]:
+        """The same of a bundle's messages, a slice at each step."""
+        rules: list[CompiledRule | None] = []
+        for index, mod in enumerate(mods):
+            try:
+                rules.append(self._checked(mod, version))
+            except (UsageError, OpenFlowError):
+                return
+            if index % _SLICE == _SLICE - 1:
+                yield
+        runs: dict[int, _Run] = {}
+        done = 0
+        while done < len(mods):
+            run = self._run_from(mods, rules, done)
+            if run is not None:
+                runs[done] = run
+                yield
+            done += 1 if run is None else run.n
+        if mods:
+            self._plans[id(mods[0])] = _Plan(mods[0], rules, runs)
+
+    def forget(self, mods: Iterable[FlowMod | GroupMod]) -> None:
+        """Let go of what was prepared of one message or a bundle's, and not applied because it was refused before."""
         for mod in mods:
             self._prepared.pop(id(mod), None)
+            self._plans.pop(id(mod), None)
+            break
 
     def apply(self, mod: FlowMod, version: int, now_ms: int) -> None:
         """Carry out one flow-mod. Raises OpenFlowError, and then nothing has changed."""
@@ -138,21 +167,24 @@ class FlowChanges:
         changed in between count from zero.
         """
         now_ms = now_ns // 1_000_000
-        rules: list[CompiledRule | None] = []
+        plan = self._plans.pop(id(mods[0]), None) if mods else None
+        rules: list[CompiledRule | None] = [] if plan is None else plan.rules
+        runs: Mapping[int, _Run] = {} if plan is None else plan.runs
         undo: list[Undo] = []
         gone: list[tuple[FlowStatistics, int]] = []
         done = 0
         try:
-            for mod in mods:
-                if isinstance(mod, FlowMod):
-                    _check(mod)
-                rules.append(self._compile(mod, version) if isinstance(mod, FlowMod) else None)
+            if plan is None:
+                for mod in mods:
+                    rules.append(self._checked(mod, version))
             while done < len(mods):
                 mod = mods[done]
-                run = _run_of_adds(mods, rules, done)
-                if run:
-                    undo.append(self._add_run(run, now_ms))
-                    done += len(run)
+                run = runs.get(done) if plan is not None else self._run_from(mods, rules, done)
+                if run is not None:
+                    way_back, lines = self._carry_out_run(run, now_ms)
+                    undo.append(way_back)
+                    gone += [(line, REASON_DELETE) for line in lines]
+                    done += run.n
                     continue
                 if isinstance(mod, GroupMod):
                     undo.append(self._way_back_of_group(mod, now_ms))
@@ -170,6 +202,36 @@ class FlowChanges:
         for line, reason in gone:
             self._removed(line, reason)
 
+    def _checked(self, mod: FlowMod | GroupMod, version: int) -> CompiledRule | None:
+        """What a message of a bundle adds or may add, if it is a flow-mod that can be carried out."""
+        if isinstance(mod, GroupMod):
+            return None
+        _check(mod)
+        return self._compile(mod, version)
+
+    def _run_from(
+        self, mods: Sequence[FlowMod | GroupMod], rules: Sequence[CompiledRule | None], at: int
+    ) -> _Run | None:
+        """The run that begins at `at`; None: the message there is to be carried out by itself."""
+        added: list[CompiledRule] = []
+        deleted: list[F.Flow] = []
+        for mod, rule in zip(islice(mods, at, None), islice(rules, at, None), strict=True):
+            if isinstance(mod, GroupMod):
+                break
+            if mod.command == "add" and rule is not None and not rule.checks_overlap and not deleted:
+                added.append(rule)
+            elif mod.command == "del_strict" and mod.flow.table != F.ALL_TABLES and not added:
+                deleted.append(mod.flow)
+            else:
+                break
+        if added:
+            return _Run(len(added), tuple(feeds_of(added)), ())
+        try:
+            selections = [self._datapath.compile_selection(request) for request in deleted]
+        except UsageError:  # told when it is carried out
+            return None
+        return _Run(len(deleted), tuple(feeds_of(selections)), tuple(deleted)) if deleted else None
+
     def _compile(self, mod: FlowMod, version: int) -> CompiledRule | None:
         """The rule that a flow-mod adds or may add; None for a deletion.
 
@@ -185,26 +247,49 @@ class FlowChanges:
             flow = mod.added or replace(flow, table=0 if flow.table == F.ALL_TABLES else flow.table)
         self._reports = self._reports or "send_flow_rem" in flow.flags
         if version < OF12:  # before there was the flag, there was no way to keep the counters
-            flow = replace(flow, flags=flow.flags | _RESET_COUNTS)
-        rule = self._datapath.compile(flow)
-        return rule if "reset_counts" in flow.flags else rule._replace(keeps_counters=True)
+            flow = flow.with_flags(flow.flags | _RESET_COUNTS)
+        return self._datapath.compile(flow, keeps_counters="reset_counts" not in flow.flags)
 
-    def _add_run(self, run: list[CompiledRule], now_ms: int) -> Undo:
-        """Add rules in one go. Returns what undoes it; an exception has undone it."""
+    def _carry_out_run(self, run: _Run, now_ms: int) -> tuple[Undo, list[FlowStatistics]]:
+        """Add or delete rules in one go. Returns what undoes it, and the deleted flows that are to be reported.
+
+        An exception has undone it.
+        """
+        if run.requests:
+            return self._delete_run(run, now_ms)
         rules = self._datapath.rules
         replaced: list[CompiledRule] = []
 
         def undo() -> None:
-            rules.take_back(run)
-            own = {id(rule) for rule in run}
+            for feed in run.feeds:
+                rules.take_back(feed.rules)
+            own = {id(rule) for feed in run.feeds for rule in feed.rules}
             rules.add([rule for rule in replaced[::-1] if id(rule) not in own], now_ms, refuses_overlaps=False)
 
         try:
-            rules.add(run, now_ms, replaced)
+            for feed in run.feeds:
+                rules.add_feed(feed, now_ms, replaced)
         except UsageError:
             undo()
             raise
-        return undo
+        return undo, []
+
+    def _delete_run(self, run: _Run, now_ms: int) -> tuple[Undo, list[FlowStatistics]]:
+        datapath, rules = self._datapath, self._datapath.rules
+        requests = iter(run.requests)
+        going: dict[int, None] = {}
+        for feed in run.feeds:
+            for number, request in zip(rules.find_all(feed), requests, strict=False):
+                if number is not None and datapath.is_selected(number, request):
+                    going[number] = None
+        numbers = list(going)
+        lines = datapath.statistics_of(numbers) if self._reports else []
+        removed = rules.remove(numbers)
+
+        def undo() -> None:
+            rules.add(removed, now_ms, refuses_overlaps=False)
+
+        return undo, [line for line in lines if "send_flow_rem" in line.flow.flags]
 
     def _way_back(self, mod: FlowMod, rule: CompiledRule | None, now_ms: int) -> Undo:
         """What undoes a flow-mod that is about to be carried out."""
@@ -255,17 +340,23 @@ def _check(mod: FlowMod) -> None:
         raise OpenFlowError("NXBAC_BAD_CONJUNCTION", problem)
 
 
-def _run_of_adds(
-    mods: Sequence[FlowMod | GroupMod], rules: Sequence[CompiledRule | None], at: int
-) -> list[CompiledRule]:
-    """The rules of the additions from `at` on that need not look at the flows there are."""
-    run: list[CompiledRule] = []
-    for place in range(at, len(mods)):
-        mod, rule = mods[place], rules[place]
-        if isinstance(mod, GroupMod) or mod.command != "add" or rule is None or rule.checks_overlap:
-            break
-        run.append(rule)
-    return run
+class _Run(NamedTuple):
+    """Messages of a bundle that are carried out together: n additions, or strict deletions with their `requests`.
+
+    None of them needs to look at the flows there are, except for the equal one.
+    """
+
+    n: int
+    feeds: tuple[Feed, ...]
+    requests: tuple[F.Flow, ...]
+
+
+class _Plan(NamedTuple):
+    """What was prepared of a bundle: its first message, what each became, and the runs by the place of their first."""
+
+    first: FlowMod | GroupMod
+    rules: list[CompiledRule | None]
+    runs: Mapping[int, _Run]
 
 
 def refusal(problem: UsageError) -> OpenFlowError:

@@ -6,7 +6,7 @@ and functions of the modules that know the formats; a new message is a row in on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from struct import Struct, pack
 from typing import Any, NamedTuple
@@ -89,7 +89,7 @@ class Parts(NamedTuple):
     type: int
     kind: int
     head: bytes
-    entries: tuple[bytes, ...]
+    entries: Iterable[bytes]
 
 
 Decoder = Callable[[bytes, int], Any]
@@ -310,12 +310,12 @@ def _nicira(subtype: int, body: bytes) -> Encoded:
     return Encoded(TYPE_EXPERIMENTER, _EXPERIMENTER.pack(NX, subtype) + body)
 
 
-def _parts(version: int, kind: int, entries: tuple[bytes, ...]) -> Parts:
+def _parts(version: int, kind: int, entries: Iterable[bytes]) -> Parts:
     head = b"" if version == OF10 else bytes(4)
     return Parts(multipart_type(version) + 1, kind, head, entries)
 
 
-def _vendor_parts(version: int, vendor: int, subtype: int, entries: tuple[bytes, ...]) -> Parts:
+def _vendor_parts(version: int, vendor: int, subtype: int, entries: Iterable[bytes]) -> Parts:
     head = _VENDOR_10.pack(vendor, subtype) if version == OF10 else bytes(4) + _EXPERIMENTER.pack(vendor, subtype)
     return Parts(multipart_type(version) + 1, _MULTIPART_EXPERIMENTER, head, entries)
 

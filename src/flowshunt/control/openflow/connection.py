@@ -41,6 +41,8 @@ _DECODED_SIZE = 1024
 MAX_REQUEST_SIZE = 1 << 20
 """Bytes of one multipart request."""
 
+_PART_SIZE = 1 << 15
+
 _IN_BUNDLES = (FlowMod, GroupMod, PortMod, PacketOut)
 _EVERY_REASON = 0xFFFFFFFF
 
@@ -147,13 +149,27 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """What is to be sent, once."""
+        return b"".join(self.parts_to_send())
+
+    def parts_to_send(self) -> Iterator[bytes]:
+        """What is to be sent, once, in parts: the peer may have the first before the last is encoded."""
         data: list[bytes] = []
         self.n_unsent = 0
+        size = 0
         while self._output:
             part = self._output.popleft()
-            data.extend((part,) if isinstance(part, bytes) else self._encoded(*part))
+            for each in (part,) if isinstance(part, bytes) else self._encoded(*part):
+                data.append(each)
+                size += len(each)
+                if size >= _PART_SIZE:
+                    yield self._tapped(data)
+                    data, size = [], 0
+        if data:
+            yield self._tapped(data)
+
+    def _tapped(self, data: list[bytes]) -> bytes:
         sent = b"".join(data)
-        if self.taps and sent:
+        if self.taps:
             self._copy(sent)
         return sent
 

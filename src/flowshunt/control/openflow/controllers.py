@@ -41,6 +41,8 @@ class ControllerSettings:
     target: str
     probe_s: float = PROBE_S
     max_backoff_s: float = MAX_BACKOFF_S
+    hears_events: bool = True
+    """It is told of packets and ports without asking for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ class Outgoing:
 
     async def _connect(self) -> Peer:
         loop, target = asyncio.get_running_loop(), self._target
-        make = partial(Peer, self._server, quiet=False)
+        make = partial(Peer, self._server, quiet=not self.settings.hears_events)
         if target.path is not None:
             _, peer = await loop.create_unix_connection(make, target.path)
         else:

@@ -67,14 +67,30 @@ class _Watched(NamedTuple):
 _COMPILER = FlowCompiler()
 
 
+class _Missed(NamedTuple):
+    """What first happened to a rule while its monitor was paused. `is_new`: the monitor does not know the rule."""
+
+    event: str
+    is_new: bool
+    rule: CompiledRule
+
+
+_Key = tuple[int, int, tuple[tuple[int, int, int], ...]]
+
+
+def _key(rule: CompiledRule) -> _Key:
+    """By what a flow is known."""
+    return rule.table, rule.priority, rule.match
+
+
 class _Listener:
-    """A connection with monitors. `missed`: what happened to which rules while it is paused; None: it is not."""
+    """A connection with monitors. `missed`: what happened to which flows while it is paused; None: it is not."""
 
     def __init__(self) -> None:
         self.monitors: dict[int, _Watched] = {}
         self.updates: list[FlowUpdate] = []
         self.is_abbreviated = False
-        self.missed: dict[int, str] | None = None
+        self.missed: dict[_Key, _Missed] | None = None
 
     def flags_for(self, event: str, rule: CompiledRule, before: Flow | None) -> frozenset[str]:
         """The flags of all monitors that want to be told of a change; none: nobody does."""
@@ -185,7 +201,7 @@ class FlowMonitors:
             connection.paused = True
             connection.notify(MonitorPause(True))
 
-    def _changed(self, event: str, number: int, rule: CompiledRule, before: Flow | None, why: str) -> None:
+    def _changed(self, event: str, rule: CompiledRule, before: Flow | None, why: str) -> None:
         """A rule came, went or changed; `before` is what it was then."""
         for connection, listener in self._listeners.items():
             flags = listener.flags_for(event, rule, before)
@@ -193,9 +209,10 @@ class FlowMonitors:
                 continue
             if listener.missed is not None:
                 if event != DELETED:
-                    listener.missed[number] = listener.missed.get(number, event)
+                    listener.missed.setdefault(_key(rule), _Missed(event, event == ADDED and before is None, rule))
                     continue
-                if listener.missed.pop(number, None) == ADDED:
+                first = listener.missed.pop(_key(rule), None)
+                if first is not None and first.is_new:
                     continue
             elif self._own is not None and connection is self._own[0] and not flags & _IN_FULL:
                 if not listener.is_abbreviated:
@@ -216,11 +233,13 @@ class FlowMonitors:
         missed, listener.missed = listener.missed, None
         connection.paused = False
         updates = []
-        for number in self._rules.in_order([number for number in missed if self._rules.has(number)]):
+        numbers = [self._rules.find(first.rule) for first in missed.values()]
+        for number in self._rules.in_order([number for number in numbers if number is not None]):
             rule = self._rules.rule(number)
-            flags = listener.flags_for(missed[number], rule, None)
+            event = missed[_key(rule)].event
+            flags = listener.flags_for(event, rule, None)
             if flags:
-                updates.append(FlowUpdate(missed[number], rule.source, actions="actions" in flags))
+                updates.append(FlowUpdate(event, rule.source, actions="actions" in flags))
         if updates:
             connection.notify(MonitorReply(updates))
         connection.notify(MonitorPause(False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from struct import Struct, pack
 from struct import error as StructError
@@ -65,9 +65,9 @@ class FlowEntry(NamedTuple):
 
 
 class FlowReply(NamedTuple):
-    """All flows that a request asked for; it leaves in as many messages as it needs."""
+    """All flows that a request asked for; it leaves in as many messages as it needs, and is written once."""
 
-    entries: Sequence[FlowEntry]
+    entries: Iterable[FlowEntry]
     nicira: bool = False
 
 
@@ -132,6 +132,7 @@ def _facts(deciding: Triples) -> Facts:
 
 
 _DECIDING = frozenset(("eth_type", "nw_proto", "vlan_tci"))
+_NO_FACTS = facts_of({})
 
 
 def facts_of_flow(flow: Flow) -> Facts:
@@ -158,14 +159,34 @@ def flags_of(flow: Flow, version: int) -> int:
     return sum(1 << bit for bit, name in enumerate(flag_names(version)) if name in flow.flags)
 
 
+_NICIRA_FORM = 0
+"""Form of `Flow.written` beside those of the versions."""
+
+
+def _written(flow: Flow, form: int) -> tuple[bytes, bytes]:
+    """The match and the actions of a flow in a version or in Nicira's form; the match not padded in the latter."""
+    known = flow.written
+    if known is not None and known[0] == form:
+        return known[1], known[2]
+    facts = facts_of_flow(flow) if flow.actions else _NO_FACTS
+    if form == _NICIRA_FORM:
+        match, actions = encode_fields(flow.match, OF10), encode_actions(flow.actions, OF10, facts)
+    elif form == OF10:
+        match, actions = encode_match_10(flow.match), encode_actions(flow.actions, OF10, facts)
+    else:
+        match, actions = encode_match(flow.match, form), encode_instructions(flow.actions, form, facts)
+    flow.remember(form, match, actions)
+    return match, actions
+
+
 def _entry_10(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    actions = encode_actions(flow.actions, version, facts_of_flow(flow))
+    match, actions = _written(flow, OF10)
     seconds, nanoseconds = divmod(entry.duration_ns, 1_000_000_000)
     size = 4 + SIZE_10 + _ENTRY_10.size + len(actions)
     return (
         pack("!HBx", size, flow.table)
-        + encode_match_10(flow.match)
+        + match
         + _ENTRY_10.pack(
             seconds, nanoseconds, flow.priority, flow.idle_timeout, flow.hard_timeout, flow.cookie, *_counted(entry)
         )
@@ -175,8 +196,7 @@ def _entry_10(entry: FlowEntry, version: int) -> bytes:
 
 def _entry_nx(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    fields = encode_fields(flow.match, version)
-    actions = encode_actions(flow.actions, version, facts_of_flow(flow))
+    fields, actions = _written(flow, _NICIRA_FORM)
     match = padded(fields)
     seconds, nanoseconds = divmod(entry.duration_ns, 1_000_000_000)
     return (
@@ -207,8 +227,7 @@ def encode_match(triples: Triples, version: int) -> bytes:
 
 def _entry_11(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    match = encode_match(flow.match, version)
-    instructions = encode_instructions(flow.actions, version, facts_of_flow(flow))
+    match, instructions = _written(flow, version)
     seconds, nanoseconds = divmod(entry.duration_ns, 1_000_000_000)
     return (
         _ENTRY_11.pack(
@@ -250,9 +269,8 @@ def flow_oxs(entry: FlowEntry) -> bytes:
 
 def _entry_15(entry: FlowEntry, version: int) -> bytes:
     flow = entry.flow
-    match = encode_oxm_match(flow.match, version)
+    match, instructions = _written(flow, version)
     statistics = flow_oxs(entry)
-    instructions = encode_instructions(flow.actions, version, facts_of_flow(flow))
     return (
         _ENTRY_15.pack(
             _ENTRY_15.size + len(match) + len(statistics) + len(instructions),
@@ -275,18 +293,16 @@ _AROUND_ENTRIES = 40
 """Bytes of a reply around its entries, at most: headers of message, multipart and experimenter."""
 
 
-def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> tuple[bytes, ...]:
-    """The entries of a reply. A flow for which a message has no room is left out."""
+def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> Iterator[bytes]:
+    """The entries of a reply, one by one. A flow for which a message has no room is left out."""
     encode = _entry_nx if nicira else _entry_10 if version == OF10 else _entry_11 if version < OF15 else _entry_15
-    found = []
     for entry in entries:
         try:
             data = encode(entry, version)
         except (OpenFlowError, StructError):  # the latter: longer than its own length field can say
             continue
         if len(data) <= MAX_MESSAGE - _AROUND_ENTRIES:
-            found.append(data)
-    return tuple(found)
+            yield data
 
 
 def encode_aggregate(reply: AggregateReply, version: int) -> bytes:

@@ -1,7 +1,8 @@
 """Matches as lists of fields: NXM of Nicira's messages, OXM of OpenFlow 1.2 and later.
 
-Both are one codec, driven by the table in `fields`. Reading a header is one look-up in `_READERS`; writing a match
-looks up the *plan* of its mask: which header each field gets, and where its value lies.
+Both are one codec, driven by the table in `fields`. Reading a header is one look-up in `_READERS`, and matches that
+differ in values only are read by their *layout* (see `layouts`); writing a match looks up the *plan* of its mask: which
+header each field gets, and where its value lies.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flowshunt.control.openflow.fields import (
     WIRE_FIELDS,
     WireField,
 )
+from flowshunt.control.openflow.layouts import Layouts, Seen
 from flowshunt.control.openflow.wire import OF10, OF12, align, padded, port_from_32, port_to_32
 from flowshunt.packet.schema import FRAG_LATER, VLAN_PRESENT
 from flowshunt.rules.openflow.flow import Subfield
@@ -97,11 +99,28 @@ def find_field(data: bytes, at: int, end: int) -> tuple[WireField, int, bool, in
     return wire, size, bool(header & HAS_MASK), at
 
 
+LAYOUTS = Layouts()
+"""What is known of the matches that were read."""
+
+
 def decode_fields(data: bytes) -> Match:
     """The match that a list of fields (without padding) says.
 
     Prerequisites may stand anywhere in the list. Raises OpenFlowError with OFPBMC_*.
     """
+    found = LAYOUTS.find(data)
+    if found is not None:
+        layout, number = found
+        return Match(layout.read(number), layout.facts)
+    seen: list[Seen] = []
+    match = read_fields(data, seen)
+    if len(seen) and not match.cookie_mask:
+        LAYOUTS.learn(data, seen, match.triples, match.facts)
+    return match
+
+
+def read_fields(data: bytes, seen: list[Seen]) -> Match:
+    """`decode_fields`, field by field; `seen` gets those that say something about packets."""
     bits: Bits = {}
     needs: set[str] = set()
     cookie = cookie_mask = 0
@@ -123,11 +142,14 @@ def decode_fields(data: bytes) -> Match:
             at += 4
         value = int.from_bytes(data[at : at + size], "big")
         at += size
+        value_end = at
         mask = -1
         if reader.masked:
             mask = int.from_bytes(data[at : at + size], "big")
             at += size
-        _take(bits, reader, value, mask)
+        place_mask = _take(bits, reader, value, mask)
+        if place_mask:
+            seen.append(Seen(reader.place, value_end, reader.held, reader.shift, place_mask, reader.wire.is_port))
         if reader.wire.field.needs:
             needs.add(reader.wire.field.needs)
     return _finish(bits, needs, cookie, cookie_mask)
@@ -158,8 +180,8 @@ def _cookie(data: bytes, at: int) -> tuple[int, int, int]:
     return value, mask, at + size
 
 
-def _take(bits: Bits, reader: _Reader, value: int, mask: int) -> None:
-    """Put a field into the match; a mask of -1 is none."""
+def _take(bits: Bits, reader: _Reader, value: int, mask: int) -> int:
+    """Put a field into the match; a mask of -1 is none. Returns the mask in its place, 0 when it says nothing."""
     if reader.wire.is_port:
         value, mask = _port(value, mask)
     held = reader.held
@@ -167,7 +189,7 @@ def _take(bits: Bits, reader: _Reader, value: int, mask: int) -> None:
         if value & ~mask:
             raise OpenFlowError("OFPBMC_BAD_WILDCARDS", f"{reader.wire.field.name} has bits outside its mask")
         if not mask & held:
-            return
+            return 0
         if mask & held == held:
             mask = -1
         elif not reader.wire.field.maskable:
@@ -179,11 +201,12 @@ def _take(bits: Bits, reader: _Reader, value: int, mask: int) -> None:
     wide = REGISTERS.get(reader.place)
     if wide is None:
         put_bits(bits, reader.place, value, place_mask)
-        return
+        return place_mask
     for register, at in wide:
         part = place_mask >> at & 0xFFFFFFFF
         if part:
             put_bits(bits, register, value >> at & 0xFFFFFFFF, part)
+    return place_mask
 
 
 def _port(value: int, mask: int) -> tuple[int, int]:
@@ -270,6 +293,18 @@ class _Step(NamedTuple):
     is_port: bool
 
 
+class _Plan(NamedTuple):
+    """How matches of one mask are written: as a number of `size` bytes that begins as `frame`, headers and masks.
+
+    `values`: which triple, how far its value moves right, which of its bits count, how far these move left, and whether
+    they are a port.
+    """
+
+    size: int
+    frame: int
+    values: tuple[tuple[int, int, int, int, bool], ...]
+
+
 _ORDER = {name: rank for rank, name in enumerate(WIRE_FIELDS)}
 
 
@@ -278,13 +313,11 @@ def encode_fields(triples: Triples, version: int) -> bytes:
     key = tuple([
         (place, mask, value if place in _DECIDING else 0) for place, value, mask in triples
     ])  # fmt: skip
-    parts = []
-    for index, shift, select, size, header, mask, is_port in _plan(key, max(version, OF10)):
-        value = triples[index][1] >> shift & select
-        if is_port:
-            value = port_to_32(value)
-        parts.append(header + value.to_bytes(size, "big") + mask)
-    return b"".join(parts)
+    size, number, values = _plan(key, max(version, OF10))
+    for index, right, select, left, is_port in values:
+        value = triples[index][1] >> right & select
+        number |= (port_to_32(value) if is_port else value) << left
+    return number.to_bytes(size, "big")
 
 
 _DECIDING = frozenset(("eth_type", "nw_proto", "vlan_tci"))
@@ -292,14 +325,22 @@ _DECIDING = frozenset(("eth_type", "nw_proto", "vlan_tci"))
 
 
 @lru_cache(maxsize=4096)
-def _plan(key: tuple[tuple[str, int, int], ...], version: int) -> tuple[_Step, ...]:
+def _plan(key: tuple[tuple[str, int, int], ...], version: int) -> _Plan:
     facts = facts_of({place: (value, mask) for place, mask, value in key})
     steps: list[tuple[int, _Step]] = []
     for index, (place, mask, value) in enumerate(key):
         for name, part in _names(place, value, mask, facts, version):
             wire = WIRE_FIELDS[name]
             steps.append((_ORDER[name], _step(index, wire, part, version)))
-    return tuple(step for _, step in sorted(steps, key=lambda pair: pair[0]))
+    in_order = [step for _, step in sorted(steps, key=lambda pair: pair[0])]
+    frame = b"".join(step.header + bytes(step.size) + step.mask for step in in_order)
+    values = []
+    left = 8 * len(frame)
+    for step in in_order:
+        left -= 8 * (len(step.header) + step.size)
+        values.append((step.triple, step.shift, step.select, left, step.is_port))
+        left -= 8 * len(step.mask)
+    return _Plan(len(frame), int.from_bytes(frame, "big"), tuple(values))
 
 
 def _names(place: str, value: int, mask: int, facts: Facts, version: int) -> list[tuple[str, int]]:

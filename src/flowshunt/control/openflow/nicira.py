@@ -1,10 +1,11 @@
 """Nicira's actions read, but for ct and learn. Each row of `ROWS` is a subtype, its size and its reader.
 
-Not read, and so refused as unknown: set_tunnel, sample, encap and decap, delete_field, MPLS, and dec_ttl with
-controllers.
+Not read, and so refused as unknown: set_tunnel, sample, encap and decap, delete_field and MPLS.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from flowshunt.control.openflow.action_reader import (
     MAX_NESTING,
@@ -48,6 +49,12 @@ def _resubmit_table(reader: ActionReader, data: bytes, at: int, end: int) -> Act
     return (F.Resubmit(None if port == _IN_PORT else port, table),)
 
 
+def _resubmit_table_ct(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
+    return tuple(
+        replace(action, ct=True) for action in _resubmit_table(reader, data, at, end) if isinstance(action, F.Resubmit)
+    )
+
+
 def _reg_move(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
     return reader.copy(data, at + 10, at + 16, end)
 
@@ -62,6 +69,16 @@ def _reg_load2(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
     wire, value, mask, at = read_value(data, at + 10, end)
     check_zero(data, at, end)
     return reader.set_value(wire, value, mask if mask >= 0 else (1 << 8 * wire.size) - 1)
+
+
+def _dec_ttl_for(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
+    n = _u16(data, at + 10)
+    check_zero(data, at + 12, at + 16)
+    if not n or n > F.MAX_CONTROLLERS:
+        raise OpenFlowError("OFPBAC_BAD_ARGUMENT", f"dec_ttl for {n} controllers")
+    if 2 * n > end - at - 16:
+        raise OpenFlowError("OFPBAC_BAD_LEN", f"{n} controllers in {end - at} bytes")
+    return (F.DecTtl(tuple(_u16(data, place) for place in range(at + 16, at + 16 + 2 * n, 2))),)
 
 
 def _note(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
@@ -166,11 +183,13 @@ ROWS = {
     17: Row(16, _exit),
     18: Row(16, ActionReader.dec_ttl),
     20: Row(16, _controller),
+    21: Row(16, _dec_ttl_for, more=True),
     22: Row(32, _write_metadata),
     32: Row(24, _output_reg2),
     33: Row(16, _reg_load2, more=True),
     37: Row(16, _controller2, more=True),
     40: Row(16, _group),
     42: Row(16, _clone, more=True),
+    44: Row(16, _resubmit_table_ct),
 }
 """Nicira's actions by subtype."""

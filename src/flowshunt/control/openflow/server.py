@@ -8,7 +8,7 @@ what it asked for is not read from either; one that does not read what it is tol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ MAX_CONNECTIONS = 256
 HELLO_SECONDS = 30.0
 """How long a peer may take for its hello."""
 
+_READ_SIZE = 1 << 16
 _TURNS_TO_ACCEPT = 4
 """Turns of the loop in which a connection that asyncio is just accepting becomes a peer."""
 _TURN = 64
@@ -37,8 +38,11 @@ _TOGETHER = 8
 _LOG = logger(__name__)
 
 
-Run = Callable[[Callable[[], None], Callable[[], None]], None]
-"""`run(work, done)`: have `work` called where the switch lives, perhaps in another thread, and then `done` here."""
+Run = Callable[[Callable[[], None], Callable[[], None]], bool]
+"""`run(work, done)`: have `work` called where the switch lives, perhaps in another thread, and then `done` here.
+
+True when `work` has been called already; then `done` will not be.
+"""
 
 
 class Server:
@@ -96,7 +100,7 @@ class Server:
             peer.flush()
 
 
-class Peer(asyncio.Protocol):
+class Peer(asyncio.BufferedProtocol):
     """One connection, and the socket that it is on."""
 
     def __init__(self, server: Server, *, quiet: bool = True, follower: Callable[[Peer], None] | None = None) -> None:
@@ -112,6 +116,7 @@ class Peer(asyncio.Protocol):
         self._stirred = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._received = memoryview(bytearray(_READ_SIZE))
         self._blocked = False  # the peer does not read
         self._waiting = False  # for the next turn
 
@@ -151,15 +156,21 @@ class Peer(asyncio.Protocol):
         self._transport = None
         # What misses do may change with it, and that is the switch's.
         if self._server.run is not None:
-            self._server.run(partial(self._server.service.detach, self.connection), self._server.flush_events)
+            detach, flush = partial(self._server.service.detach, self.connection), self._server.flush_events
+            if self._server.run(detach, flush):
+                flush()
         else:
             self._server.service.detach(self.connection)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to put what comes in."""
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what came in, and act on it."""
         self.heard_s = asyncio.get_running_loop().time()
         self._stirred.set()
-        self.connection.receive_data(data)
+        self.connection.receive_data(bytes(self._received[:nbytes]))
         if not self._waiting and not self._blocked:
             self._act()
 
@@ -205,22 +216,28 @@ class Peer(asyncio.Protocol):
                 if self._transport is not None and not self._blocked:
                     self._transport.resume_reading()
                 return
+            if isinstance(event, Request | Commit):
+                if self._server.run is not None:
+                    last = self._hand_over(event, self._server.run)
+                    if last is None:
+                        return
+                    event = last
+                else:
+                    service.carry_out(connection, event, self._server.clock.now_ns())
+            self._server.flush_events()
             if isinstance(event, Closed):
                 self._end(event.reason)
                 return
-            if isinstance(event, Request | Commit):
-                if self._server.run is not None:
-                    self._hand_over(event, self._server.run)
-                    return
-                service.carry_out(connection, event, self._server.clock.now_ns())
-            self._server.flush_events()
             if self._blocked or self._transport is None:
                 return
         self._wait()
         asyncio.get_running_loop().call_soon(self._next_turn)
 
-    def _hand_over(self, event: Event, run: Run) -> None:
-        """Have a request carried out elsewhere, and changes of flows that follow it; nothing is read meanwhile."""
+    def _hand_over(self, event: Event, run: Run) -> Event | None:
+        """Have a request carried out elsewhere, and changes of flows that follow it; nothing is read meanwhile.
+
+        Returns the last of them when that was done at once; None: it goes on when it is done.
+        """
         work = [event]
         while isinstance(event, Request) and isinstance(event.message, FlowMod) and len(work) < _TOGETHER:
             following = self.connection.next_event()
@@ -229,14 +246,13 @@ class Peer(asyncio.Protocol):
             event = following
             work.append(event)
 
-        for each in work:
-            if isinstance(each, Request | Commit):
-                self._server.service.prepare(each)
+        service = self._server.service
+        steps = (step for each in work if isinstance(each, Request | Commit) for step in service.prepare(each))
 
         def carry_out() -> None:
             for each in work:
                 if isinstance(each, Request | Commit):
-                    self._server.service.carry_out(self.connection, each, self._server.clock.now_ns())
+                    service.carry_out(self.connection, each, self._server.clock.now_ns())
 
         def done() -> None:
             self._server.flush_events()
@@ -245,8 +261,18 @@ class Peer(asyncio.Protocol):
             else:
                 self._next_turn()
 
+        def go_on() -> None:
+            if run(carry_out, done):
+                done()
+
+        if any(True for _ in steps):
+            self._wait()
+            asyncio.get_running_loop().call_soon(_take_steps, steps, go_on)
+            return None
+        if run(carry_out, done):
+            return event
         self._wait()
-        run(carry_out, done)
+        return None
 
     def _wait(self) -> None:
         self._waiting = True
@@ -261,16 +287,20 @@ class Peer(asyncio.Protocol):
 
     def flush(self) -> None:
         """Send what is to be sent."""
-        data = self.connection.data_to_send()
-        if not data or self._transport is None:
-            return
-        if self._transport.get_write_buffer_size() > MAX_UNREAD:
-            _LOG.warning("a controller does not read: its connection is cut off")
-            self._transport.abort()
-        else:
-            self._transport.write(data)
-            if not self._blocked:
-                self._resume_monitors()
+        transport = self._transport
+        left_unread = 0 if transport is None else transport.get_write_buffer_size()
+        has_sent = False
+        for data in self.connection.parts_to_send():
+            if transport is None:
+                continue
+            if left_unread > MAX_UNREAD:
+                _LOG.warning("a controller does not read: its connection is cut off")
+                transport.abort()
+                return
+            transport.write(data)
+            has_sent = True
+        if has_sent and not self._blocked:
+            self._resume_monitors()
 
     def _resume_monitors(self) -> None:
         """Have monitors that are paused told what they missed; what they are told now is written."""
@@ -279,7 +309,8 @@ class Peer(asyncio.Protocol):
             return
         resume = partial(server.service.resume_monitors, self.connection)
         if server.run is not None:
-            server.run(resume, server.flush_events)
+            if server.run(resume, server.flush_events):
+                server.flush_events()
         else:
             resume()
             self.flush()
@@ -301,3 +332,11 @@ class Peer(asyncio.Protocol):
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _take_steps(steps: Iterator[None], then: Callable[[], None]) -> None:
+    """Take one step at each turn of the loop, and call `then` after the last."""
+    for _ in steps:
+        asyncio.get_running_loop().call_soon(_take_steps, steps, then)
+        return
+    then()

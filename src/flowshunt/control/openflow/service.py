@@ -6,7 +6,8 @@ error for it, never silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from flowshunt.base.errors import UsageError
@@ -55,9 +56,10 @@ from flowshunt.control.openflow.wire import (
     PORT_NONE,
     TABLE_ALL,
 )
-from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics
+from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics, Listing
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
+from flowshunt.rules.openflow.flow import Flow
 
 N_TABLES = HIDDEN_TABLE
 """Tables that controllers see."""
@@ -156,9 +158,13 @@ class Service:
             _LOG.info("%s refused: %s", type(request.message).__name__, error)
             connection.fail(request, error)
 
-    def prepare(self, event: Request | Commit) -> None:
-        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives."""
-        self._changes.prepare(_flow_mods(event), (event.control if isinstance(event, Commit) else event).version)
+    def prepare(self, event: Request | Commit) -> Iterator[None]:
+        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives: a slice at each step."""
+        if isinstance(event, Commit):
+            mods, _ = _split(event.requests)
+            yield from self._changes.prepare_all([request.message for request in mods], event.control.version)
+        elif isinstance(event.message, FlowMod):
+            self._changes.prepare(event.message, event.version)
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
@@ -173,7 +179,8 @@ class Service:
             failed = event.control if isinstance(event, Commit) else event
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
-            self._changes.forget(_flow_mods(event))
+            requests = event.requests if isinstance(event, Commit) else (event,)
+            self._changes.forget(request.message for request in requests if type(request.message) in _MODS)
             self._monitors.end()
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
@@ -182,14 +189,9 @@ class Service:
         if connection.role == "secondary":
             connection.fail(commit.control, OpenFlowError("OFPBRC_IS_SLAVE"))
             return
-        mods = []
-        outs = []
-        for request in commit.requests:
-            if isinstance(request.message, PacketOut):
-                outs.append(request)
-            elif isinstance(request.message, FlowMod | groups.GroupMod):
-                mods.append(request)
-            else:
+        mods, rest = _split(commit.requests)
+        for request in rest:
+            if not isinstance(request.message, PacketOut):
                 error = OpenFlowError("OFPBFC_MSG_UNSUP", f"{type(request.message).__name__} in a bundle")
                 connection.commit_failed(commit, request, error)
                 return
@@ -201,7 +203,7 @@ class Service:
             connection.commit_failed(commit, mods[failure.place], failure.error)
             return
         self._bridge.executor.tidy()
-        for request in outs:
+        for request in rest:
             try:
                 self._packet_out(connection, request)
             except OpenFlowError as error:
@@ -258,20 +260,21 @@ class Service:
         self._changes.apply(request.message, request.version, self._now_ns // _MILLION)
         self._bridge.executor.tidy()
 
-    def _selected(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> list[FlowStatistics]:
-        datapath = self._bridge.datapath
-        lines = datapath.flows() if selects_all(request.selection) else datapath.selected(request.selection)
-        return [line for line in lines if line.flow.priority <= MAX_PRIORITY] if self.hides_flows else lines
+    def _listing(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> Listing:
+        listing = self._bridge.datapath.listing(None if selects_all(request.selection) else request.selection)
+        if self.hides_flows:
+            return listing._replace(is_wanted=partial(_is_shown, listing.is_wanted))
+        return listing
 
     def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
         return entry_of(line, self._now_ns // _MILLION)
 
     def _flows(self, connection: Connection, request: Request) -> None:
-        lines = self._selected(request.message)
-        connection.reply(request, flow_stats.FlowReply([self._entry(line) for line in lines], request.message.nicira))
+        entries = _entries(self._listing(request.message), self._now_ns // _MILLION)
+        connection.reply(request, flow_stats.FlowReply(entries, request.message.nicira))
 
     def _aggregate(self, connection: Connection, request: Request) -> None:
-        lines = self._selected(request.message)
+        lines = self._listing(request.message).lines()
         packets, size = sum(line.packets for line in lines), sum(line.bytes for line in lines)
         connection.reply(request, flow_stats.AggregateReply(packets, size, len(lines), request.message.nicira))
 
@@ -525,9 +528,25 @@ class Service:
         self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
 
 
-def _flow_mods(event: Request | Commit) -> list[FlowMod]:
-    requests = event.requests if isinstance(event, Commit) else (event,)
-    return [request.message for request in requests if isinstance(request.message, FlowMod)]
+_MODS = frozenset((FlowMod, groups.GroupMod))
+"""What bundles change, all of it or nothing."""
+
+
+def _split(requests: Sequence[Request]) -> tuple[Sequence[Request], Sequence[Request]]:
+    """Flow-mods and group-mods, and the other requests of a bundle."""
+    if {type(request.message) for request in requests} <= _MODS:
+        return requests, ()
+    mods: list[Request] = []
+    rest: list[Request] = []
+    for request in requests:
+        (mods if type(request.message) in _MODS else rest).append(request)
+    return mods, rest
+
+
+def _entries(listing: Listing, now_ms: int) -> Iterator[flow_stats.FlowEntry]:
+    """The flows of a listing; nothing is done before they are asked for, where that keeps no packets waiting."""
+    for line in listing.lines():
+        yield entry_of(line, now_ms)
 
 
 def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:
@@ -591,3 +610,8 @@ _CHANGES = (
     extensions.FlushZone, extensions.Flush, extensions.TlvTableMod,
 )  # fmt: skip
 """What a secondary controller may not do."""
+
+
+def _is_shown(is_wanted: Callable[[Any], bool] | None, flow: Flow) -> bool:
+    """Whether a flow is one that controllers may know of, and one that is asked for."""
+    return flow.priority <= MAX_PRIORITY and (is_wanted is None or is_wanted(flow))

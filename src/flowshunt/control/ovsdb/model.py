@@ -168,7 +168,7 @@ _OF_BRIDGES = {
     "flow_tables": "settings of flow tables",
     "auto_attach": "auto-attach",
 }
-_OF_PORTS = {"qos": "QoS", "lacp": "LACP"}
+_OF_PORTS = {"qos": "QoS", "lacp": "LACP", "protected": "protected ports"}
 _OF_INTERFACES = {"cfm_mpid": "CFM"}
 _SWITCHED = {"bfd": "BFD", "lldp": "LLDP"}
 """Columns of settings, of which `enable` switches them on."""
@@ -176,6 +176,7 @@ _SWITCHED = {"bfd": "BFD", "lldp": "LLDP"}
 
 def _bridge(row: Any) -> Bridge:
     kind = getattr(row, "datapath_type", "")
+    controllers = _values(row, "controller")
     strange = () if kind in ("", "netdev", "system", "dummy") else (f"datapath type {kind}",)
     return Bridge(
         name=row.name,
@@ -184,10 +185,17 @@ def _bridge(row: Any) -> Bridge:
         fail_mode=_one(row, "fail_mode") or "standalone",
         protocols=frozenset(_values(row, "protocols")),
         other_config=_sorted(_pairs(row, "other_config")),
-        unsupported=_asked(row, _OF_BRIDGES) + strange,
+        unsupported=_asked(row, _OF_BRIDGES) + strange + _asked_of(controllers),
         flood_vlans=frozenset(_values(row, "flood_vlans")),
-        controllers=tuple(sorted({_controller(one) for one in _values(row, "controller")}, key=lambda c: c.target)),
+        controllers=tuple(sorted({_controller(one) for one in controllers}, key=lambda c: c.target)),
     )
+
+
+def _asked_of(controllers: list[Any]) -> tuple[str, ...]:
+    """What controllers are asked for beyond a connection."""
+    in_band = any(_one(row, "connection_mode") == "in-band" for row in controllers)
+    limited = any(_one(row, "controller_rate_limit") for row in controllers)
+    return ("in-band control",) * in_band + ("rate limits of controllers",) * limited
 
 
 def _controller(row: Any) -> ControllerSettings:
@@ -197,12 +205,14 @@ def _controller(row: Any) -> ControllerSettings:
         row.target,
         PROBE_S if probe_ms is None or probe_ms < 0 else probe_ms / 1000,
         MAX_BACKOFF_S if backoff_ms is None or backoff_ms <= 0 else backoff_ms / 1000,
+        hears_events=_one(row, "enable_async_messages") is not False,
     )
 
 
 def _port(row: Any) -> Port:
     interfaces = tuple(sorted((_interface(one) for one in row.interfaces), key=lambda one: one.name))
-    return Port(row.name, interfaces, _vlans(row), _asked(row, _OF_PORTS))
+    tags = _pairs(row, "other_config").get("priority-tags", "no") not in ("no", "false", "never")
+    return Port(row.name, interfaces, _vlans(row), _asked(row, _OF_PORTS) + ("priority tags",) * tags)
 
 
 def _vlans(row: Any) -> Vlans | None:

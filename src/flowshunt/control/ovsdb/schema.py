@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from ovs.db.idl import SchemaHelper
 
 from flowshunt.base.errors import InputError, UsageError
+from flowshunt.base.sockets import short_name
 from flowshunt.control.jsonrpc import Decoder, Reply, Request, encode
 
 DATABASE = "Open_vSwitch"
@@ -18,13 +20,14 @@ READ = {
         "mcast_snooping_enable", "mirrors", "name", "netflow", "other_config", "ports", "protocols", "rstp_enable",
         "sflow", "stp_enable",
     ),
-    "Port": ("cvlans", "interfaces", "lacp", "name", "other_config", "qos", "tag", "trunks", "vlan_mode"),
+    "Port": ("cvlans", "interfaces", "lacp", "name", "other_config", "protected", "qos", "tag", "trunks", "vlan_mode"),
     "Interface": (
         "bfd", "cfm_mpid", "ingress_policing_kpkts_rate", "ingress_policing_rate", "lldp", "mac", "mtu_request", "name",
         "ofport", "ofport_request", "options", "type",
     ),
     "Controller": (
-        "connection_mode", "controller_rate_limit", "inactivity_probe", "max_backoff", "target",
+        "connection_mode", "controller_rate_limit", "enable_async_messages", "inactivity_probe", "max_backoff",
+        "target",
     ),
     "AutoAttach": ("system_name",),
     "Flow_Table": ("name",),
@@ -114,7 +117,8 @@ async def _fetch(remote: str) -> dict[str, Any]:
 async def _connect(remote: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     kind, _, place = remote.partition(":")
     if kind == "unix" and place:
-        return await asyncio.open_unix_connection(place)
+        with short_name(Path(place)) as name:
+            return await asyncio.open_unix_connection(name)
     host, _, port = place.rpartition(":")
     if kind == "tcp" and port.isdecimal() and int(port) < 1 << 16:
         return await asyncio.open_connection(host.strip("[]") or "127.0.0.1", int(port))

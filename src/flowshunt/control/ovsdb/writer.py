@@ -14,7 +14,7 @@ from flowshunt.control.ovsdb.node import Node, PortInfo
 
 DATAPATH_VERSION = "<built-in>"
 DATAPATH_TYPES = ("netdev", "system")
-IFACE_TYPES = ("internal", "patch", "system")
+IFACE_TYPES = ("afxdp", "internal", "patch", "system")
 CAPABILITIES = {
     "max_vlan_headers": "2",
     "max_mpls_depth": "0",

@@ -73,7 +73,7 @@ class History:
         self._paths: deque[tuple[int, np.ndarray]] = deque()
         self._n_paths = 0
         self._samples: deque[tuple[int, dict[str, int]]] = deque()
-        switch.offload.observe_paths(self._on_learned)
+        switch.observe_paths(self._on_learned)
         switch.offload.keep_journal(self._note)
 
     def _note(

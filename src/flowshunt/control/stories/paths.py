@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,8 @@ from flowshunt.packet.schema import VLAN_PRESENT
 from flowshunt.rules.openflow.format import format_flow
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from flowshunt.conntrack.table import Tracker
     from flowshunt.datapath.tables import Datapath
     from flowshunt.offload.framework import Offload
@@ -30,11 +32,14 @@ class Switch(Protocol):
     def ports(self) -> Mapping[str, int]:
         """OpenFlow port numbers by name."""
 
-    def switch_at(self, port: int) -> Switch | None:
-        """The switch that a port of paths belongs to."""
+    def at_home(self, port: int) -> Switch | None:
+        """The switch that a port of a path belongs to, this one or one beside it; None: it is gone."""
 
     def device_at(self, port: int) -> str | None:
-        """The name of a port of paths."""
+        """Name of a port of a path; None: it is gone."""
+
+    def observe_paths(self, observer: Callable[[np.ndarray], None]) -> None:
+        """Have `observer` get what is learned here and in switches beside this one, LEARNED (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +55,15 @@ class PathText:
 def path_text(record: Any, switch: Switch) -> PathText:
     """What a LEARNED record says."""
     path = record["path"]
-    here = switch.switch_at(int(path["in_port"])) or switch
-    rules = tuple(
-        f"{'' if flow.table else 'table=0, '}{format_flow(flow, here.ports)}"
-        for flow in here.datapath.paths.chain_rules(int(record["chain"]))
-    )
-    in_port, out_port = (_port(int(path[name]), switch) for name in ("in_port", "out_port"))
+    home = switch.at_home(int(path["in_port"]))
+    flows = [] if home is None else home.datapath.paths.chain_rules(int(record["chain"]))
+    ports = {} if home is None else home.ports
+    rules = tuple(f"{'' if flow.table else 'table=0, '}{format_flow(flow, ports)}" for flow in flows)
+    in_port, out_port = (_port(switch, int(path[name])) for name in ("in_port", "out_port"))
     return PathText(in_port, out_port, _changes(path), rules)
 
 
-def _port(port: int, switch: Switch) -> str:
+def _port(switch: Switch, port: int) -> str:
     return switch.device_at(port) or str(port & (1 << P.HOME_BITS) - 1)
 
 

@@ -80,7 +80,7 @@ class Stories:
         self._ended: list[Story] = []
         self._followers: dict[Identity, list[Identity]] = {}
         if listens:
-            switch.datapath.paths.observe(self.on_learned)
+            switch.observe_paths(self.on_learned)
             switch.offload.keep_journal(self.note)
 
     def __iter__(self) -> Iterator[Story]:

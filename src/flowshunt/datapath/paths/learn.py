@@ -97,6 +97,12 @@ def note_normal(w: Any, vlan: Any) -> Any:
 
 
 @kernel
+def stop_noting(w: Any) -> Any:
+    """What becomes of the packet depends on more than a path can say."""
+    w.paths["noting"][0] = 0
+
+
+@kernel
 def note_stations(w: Any, p: Any) -> Any:
     """`normal` has learned: when a station on a path is not where it was, the next epoch begins."""
     if p.state["disturbed"][0]:

@@ -130,6 +130,8 @@ class Paths:
         """Judge what waits for that, and hand out what was learned; the loop calls it whenever it stops."""
         state = self._state
         stop = int(state["stop"][0])
+        if not stop and not state["n_learned"][0]:
+            return
         if stop & STOP_JUDGE:
             chain = int(self._work.learned["chain"][int(state["n_learned"][0])])
             entries = self._chains.entries(chain) or []

@@ -109,6 +109,8 @@ def _instructions(program: Sequence[int], pc: int, end: int) -> Iterator[tuple[i
             pc = after
         elif op == P.OP_LINK:
             pc = after_link(program, pc)
+        elif op == P.OP_DEC_TTL:
+            pc += 1 + (instruction >> 8)  # packets whose TTL is used up never skip the tables
         else:
             pc += _WORDS.get(op, 1)
 

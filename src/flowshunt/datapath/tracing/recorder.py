@@ -15,7 +15,7 @@ from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import interpreter, output, reassembly
 from flowshunt.datapath.program import CT_EXEC, CT_NAT, CT_WORDS, NO_TABLE, CompiledRule, as_int64
-from flowshunt.datapath.schema import FATE_METER, FATE_TTL, INLINE_WORDS
+from flowshunt.datapath.schema import CLAUSES, FATE_METER, FATE_TTL, INLINE_WORDS
 from flowshunt.datapath.tracing.record import (
     Chosen,
     Entered,
@@ -343,7 +343,18 @@ class Search:
             rows = self._agreeing(entry & 0xFFFFFFFF, key, found)
             if len(rows):
                 best = max(best, int(c.rules["priority"][rows].max()))
+        if c.tables["has_clauses"][table]:
+            self._clause_bits(table + CLAUSES, key, best, found)
         return found
+
+    def _clause_bits(self, table: int, key: tuple[int, ...], above: int, found: dict[int, int]) -> None:
+        """Add what is looked at to see which clauses of a higher priority are met."""
+        order = int(self._c.tables["order"][table])
+        for at in range(order, order + int(self._c.tables["n_subtables"][table])):
+            entry = int(self._c.pool[at])
+            if entry >> 32 <= above:
+                break
+            self._agreeing(entry & 0xFFFFFFFF, key, found)
 
     def _agreeing(self, s: int, key: tuple[int, ...], found: dict[int, int]) -> np.ndarray:
         """Rules of subtable `s` that the key matches; the bits that it takes to see that are added to `found`."""

@@ -196,10 +196,10 @@ class ActionReader:
         return flow.Output(self.fields.source(text).subfield())
 
     def resubmit(self, item: Item) -> Action:
-        """`resubmit:PORT`, `resubmit(PORT,TABLE)`, `resubmit(,TABLE)`."""
-        parts = item.value.split(",")
-        if len(parts) > 2:
-            raise BadValueError(f"not supported yet: resubmit with {quote(parts[2])}", "write resubmit(PORT,TABLE)")
+        """`resubmit:PORT`, `resubmit(PORT,TABLE)`, `resubmit(,TABLE)`, `resubmit(,TABLE,ct)`."""
+        parts = item.value.split(",", 2)
+        if parts[2:] not in ([], [""], ["ct"]):
+            raise BadValueError(f"unknown argument {quote(parts[2])} of resubmit", "write resubmit(PORT,TABLE,ct)")
         port: int | None = None
         if parts[0]:
             port = read_port(parts[0], self.context.ports)
@@ -210,7 +210,7 @@ class ActionReader:
         table = None if table == flow.ALL_TABLES else table
         if port is None and table is None:
             raise BadValueError("resubmit needs a port or a table", "write resubmit(PORT,TABLE) or resubmit(,TABLE)")
-        return flow.Resubmit(port, table)
+        return flow.Resubmit(port, table, parts[2:] == ["ct"])
 
     def goto_table(self, item: Item) -> Action:
         """`goto_table:TABLE`, a later one than the flow's."""
@@ -222,10 +222,11 @@ class ActionReader:
         return flow.GotoTable(table)
 
     def dec_ttl(self, item: Item) -> Action:
-        """`dec_ttl` and `dec_ttl()`."""
-        if item.value.strip():
-            raise BadValueError("not supported yet: dec_ttl with controllers", "write dec_ttl")
-        return flow.DecTtl()
+        """`dec_ttl`, `dec_ttl()` and `dec_ttl(CONTROLLER,CONTROLLER...)`."""
+        words = item.value.replace(",", " ").split()
+        if len(words) > flow.MAX_CONTROLLERS:
+            raise BadValueError(f"{len(words)} controllers are too many", f"at most {flow.MAX_CONTROLLERS}")
+        return flow.DecTtl(tuple(read_int(word, 16) for word in words))
 
     def ct_clear(self, item: Item) -> Action:
         """`ct_clear`."""

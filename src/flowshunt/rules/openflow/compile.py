@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.identity import IdentityCache
 from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.datapath import program as P
 from flowshunt.datapath import spreading
@@ -35,10 +37,12 @@ from flowshunt.packet.schema import (
     W_PORT,
 )
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.elsewhere import REASONS
 from flowshunt.rules.openflow.links import ALGORITHMS, HASH_FIELDS, MAX_CLAUSES, MEMBER_ALGORITHMS, MIN_CLAUSES
 
 _IN_PORT = "in_port"
 _WORD = (1 << 64) - 1
+_HIGHEST = (1 << 63) - 1
 _FIXED_GUARDS = {
     "ipv6_src": P.GUARD_IPV6,
     "ipv6_dst": P.GUARD_IPV6,
@@ -51,10 +55,11 @@ _FIXED_GUARDS = {
 }
 _PIPELINE = P.GUARD_NONE
 _FIN, _RST = 1, 4
+_ETH_TYPE_EXACT, _PROTO_EXACT = 0xFFFF, 0xFF
 
 
-def compile_flow(flow: F.Flow) -> CompiledRule:
-    """Compile one flow.
+def compile_flow(flow: F.Flow, *, keeps_counters: bool = False) -> CompiledRule:
+    """Compile one flow. `keeps_counters`: see CompiledRule.
 
     Raises UsageError for what no packet path can do: a table or port out of range, an unknown field, a value outside
     its mask, subfields of unequal width, exec that writes something else than ct_mark and ct_label.
@@ -63,7 +68,7 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
         raise UsageError(f"table {flow.table} is out of range", hint=f"0 to {N_TABLES - 1}")
     match = compile_match(flow.match)
     clauses = [action for action in flow.actions if isinstance(action, F.Conjunction)]
-    program, late = _clause(flow, clauses) if clauses else _Actions(flow).list_of(flow.actions)
+    program, late = _clause(flow, clauses) if clauses else _program_of(flow)
     return CompiledRule(
         flow.table,
         flow.priority,
@@ -72,9 +77,10 @@ def compile_flow(flow: F.Flow) -> CompiledRule:
         flow,
         1000 * flow.idle_timeout,
         1000 * flow.hard_timeout,
-        checks_overlap="check_overlap" in flow.flags,
-        late=late,
-        is_clause=bool(clauses),
+        keeps_counters,
+        "check_overlap" in flow.flags,
+        late,
+        bool(clauses),
     )
 
 
@@ -89,6 +95,34 @@ def _clause(flow: F.Flow, clauses: list[F.Conjunction]) -> tuple[tuple[int, ...]
         late.append(Late(len(words), 0, ConjunctionCell(flow.table, flow.priority, action.id)))
         words += (0, action.id << 8 | action.clause - 1, as_int64((1 << action.n_clauses) - 1))
     return tuple(words), tuple(late)
+
+
+_Program = tuple[tuple[int, ...], tuple[Late, ...]]
+_PROGRAMS: IdentityCache[_Program] = IdentityCache(8192)
+
+
+def _program_of(flow: F.Flow) -> _Program:
+    """The program of a flow and what is filled into it. Flows share them that say as much of their packets."""
+    eth_type, proto = _protocol_of(flow.match)
+    key = eth_type, proto, flow.table
+    found = _PROGRAMS.find(flow.actions, key)
+    if found is not None:
+        return found
+    made = _Actions(flow).list_of(flow.actions)
+    if any(isinstance(late.thing, Handled) for late in made[1]):  # the flow's own
+        return made
+    return _PROGRAMS.keep(flow.actions, key, made)
+
+
+def _protocol_of(match: tuple[tuple[str, int, int], ...]) -> tuple[int | None, int | None]:
+    """Ethernet type and protocol that a match wants."""
+    eth_type = proto = None
+    for name, value, mask in match:
+        if name == "eth_type" and mask == _ETH_TYPE_EXACT:
+            eth_type = value
+        elif name == "nw_proto" and mask == _PROTO_EXACT:
+            proto = value
+    return eth_type, proto
 
 
 def compile_actions(
@@ -111,9 +145,9 @@ def action_places(flow: F.Flow, actions: Iterable[F.Action]) -> dict[int, list[F
 class FlowCompiler:
     """What a datapath needs to know of flows (`datapath.tables.Compiler`)."""
 
-    def compile(self, flow: F.Flow) -> CompiledRule:
+    def compile(self, flow: F.Flow, *, keeps_counters: bool = False) -> CompiledRule:
         """`compile_flow`."""
-        return compile_flow(flow)
+        return compile_flow(flow, keeps_counters=keeps_counters)
 
     def compile_selection(self, request: F.Flow) -> CompiledRule:
         """Table (maybe ALL_TABLES), priority and match of a modification or deletion; its actions don't count."""
@@ -128,6 +162,10 @@ class FlowCompiler:
         if request.out_group is not None and not leads_to_group(flow.actions, request.out_group):
             return False
         return request.out_port is None or _outputs_to(flow.actions, request.out_port)
+
+    def looks_at_flows(self, request: F.Flow) -> bool:
+        """Whether a request has a cookie, a port or a group."""
+        return bool(request.cookie_mask) or request.out_group is not None or request.out_port is not None
 
     def merge(self, flow: F.Flow, request: F.Flow) -> F.Flow:
         """A flow with the actions of a modification, and its cookie if it brings one."""
@@ -164,8 +202,49 @@ def leads_to_group(actions: Iterable[F.Action], group: int) -> bool:
     )
 
 
-def compile_match(match: Iterable[tuple[str, int, int]]) -> tuple[tuple[int, int, int], ...]:
+def compile_match(match: tuple[tuple[str, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
     """(word, mask, value) per word of the key that a match looks at, in order of word; int64 bit patterns."""
+    form = _form(tuple([(name, mask) for name, _, mask in match]))
+    if form is None:
+        return _compile_each(match)
+    found = []
+    for word, mask, parts in form:
+        bits = 0
+        for index, right, left in parts:
+            name, value, allowed = match[index]
+            if value & ~allowed or (name == _IN_PORT and value >= PORT_RESERVED_32):
+                return _compile_each(match)
+            bits |= (value >> right & _WORD) << left
+        found.append((word, mask, bits if bits <= _HIGHEST else bits - (1 << 64)))
+    return tuple(found)
+
+
+_Form = tuple[tuple[int, int, tuple[tuple[int, int, int], ...]], ...]
+"""Per word of the key: word, mask, and which triples of the match go there, moved right and then left."""
+
+
+@lru_cache(maxsize=4096)
+def _form(fields: tuple[tuple[str, int], ...]) -> _Form | None:
+    """Where the values of a match of these fields and masks go; None where that takes a closer look."""
+    words: dict[int, int] = {}
+    parts: dict[int, list[tuple[int, int, int]]] = {}
+    for index, (name, mask) in enumerate(fields):
+        place = FIELDS.get(name)
+        if place is None or mask < 0 or mask >> place.width:
+            return None
+        halves = ((place.word, 64, 0), (place.word + 1, 0, 0)) if place.width > 64 else ((place.word, 0, place.shift),)
+        for word, right, left in halves:
+            part = (mask >> right & _WORD) << left
+            if words.get(word, 0) & part:
+                return None
+            if part:
+                words[word] = words.get(word, 0) | part
+                parts.setdefault(word, []).append((index, right, left))
+    return tuple((word, as_int64(mask), tuple(parts[word])) for word, mask in sorted(words.items()))
+
+
+def _compile_each(match: Iterable[tuple[str, int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """`compile_match`, field by field; raises UsageError for what cannot be matched."""
     words: dict[int, tuple[int, int]] = {}
     for name, value, mask in match:
         place = FIELDS.get(name)
@@ -245,9 +324,7 @@ class _Actions:
     """Compiles the actions of one flow; what its match says decides which header a shared field means."""
 
     def __init__(self, flow: F.Flow) -> None:
-        exact = {name: value for name, value, mask in flow.match if mask == (1 << FIELDS[name].width) - 1}
-        self._eth_type = exact.get("eth_type")
-        self._proto = exact.get("nw_proto")
+        self._eth_type, self._proto = _protocol_of(flow.match)
         self._table = flow.table
         self._flow = flow
 
@@ -398,13 +475,19 @@ class _Actions:
         if action.table is not None and not 0 <= action.table < N_TABLES:
             raise UsageError(f"resubmit to table {action.table} is out of range", hint=f"0 to {N_TABLES - 1}")
         port = None if action.port is None else _port(action.port)
-        out.resubmit(None if port == PORT_IN_PORT else port, action.table)
+        out.resubmit(None if port == PORT_IN_PORT else port, action.table, ct=action.ct)
 
     def clone(self, out: Assembler, action: F.Clone) -> None:
         out.clone(*self.list_of(action.actions))
 
     def handled(self, out: Assembler, action: F.Action) -> None:
         out.handled(Handled(action, self._flow))
+
+    def dec_ttl(self, out: Assembler, action: F.DecTtl) -> None:
+        expired = Assembler()
+        for controller in action.controllers:
+            expired.handled(Handled(F.Controller(controller=controller, reason=REASONS["invalid_ttl"]), self._flow))
+        out.dec_ttl(expired.finish() if action.controllers else (), expired.late)
 
     def fin_timeout(self, out: Assembler, action: F.FinTimeout) -> None:
         """Python is asked only for the packets that end a conversation."""
@@ -444,7 +527,7 @@ _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Move: _Actions.move,
     F.PushVlan: lambda _, out, action: out.push_vlan(action.tpid),
     F.PopVlan: lambda _, out, action: out.pop_vlan(),
-    F.DecTtl: lambda _, out, action: out.dec_ttl(),
+    F.DecTtl: _Actions.dec_ttl,
     F.Ct: _Actions.ct,
     F.CtClear: lambda _, out, action: out.ct_clear(),
     F.Clone: _Actions.clone,

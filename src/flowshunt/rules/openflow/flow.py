@@ -1,7 +1,7 @@
 """Flows as values: what the flow text parses to, what is printed, and what the compiler takes.
 
-Everything here is frozen and hashable. Fields are named as in `flowshunt.packet.schema.FIELDS`; values and masks are
-non-negative Python integers of the field's width.
+Everything here is frozen (flows by agreement) and hashable. Fields are named as in `flowshunt.packet.schema.FIELDS`;
+values and masks are non-negative Python integers of the field's width.
 """
 
 from __future__ import annotations
@@ -81,10 +81,14 @@ class ToTable:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
-    """Look up again, with in_port and table replaced for the lookup where given; then go on."""
+    """Look up again, with in_port and table replaced for the lookup where given; then go on.
+
+    `ct`: it sees the addresses, ports and protocol with which the packet's connection began, too.
+    """
 
     port: int | None = None
     table: int | None = None
+    ct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +138,17 @@ class PopVlan:
     """Take the outermost VLAN tag off; nothing happens without one (strip_vlan too)."""
 
 
+MAX_CONTROLLERS = 64
+"""Controllers of one dec_ttl."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecTtl:
-    """Decrement TTL or hop limit; at 0 or 1 the list of actions ends here."""
+    """Decrement TTL or hop limit; at 0 or 1 the list of actions ends here, and the controllers of these numbers get the
+    packet.
+    """
+
+    controllers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,9 +339,11 @@ Action = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Flow:
-    """One flow entry. `match` maps field to (value, mask); an empty list of actions drops.
+    """One flow entry, which nobody changes; it would take three times as long to make one that nobody can change.
+
+    `match` maps field to (value, mask); an empty list of actions drops.
 
     `match` is sorted by field, its masks are not zero and its values have no bits outside the masks. What a
     modification or deletion selects by comes last: `table` may be `ALL_TABLES` there, a cookie is compared under
@@ -349,3 +363,26 @@ class Flow:
     new_cookie: int | None = None  # of a modification; None: cookies stay
     out_port: int | None = None
     out_group: int | None = None
+    written: tuple[int, bytes, bytes] | None = field(default=None, init=False, compare=False, repr=False)
+
+    def with_flags(self, flags: frozenset[str]) -> Flow:
+        """The same flow with these flags: `dataclasses.replace`, but quickly."""
+        return Flow(
+            self.match,
+            self.actions,
+            self.table,
+            self.priority,
+            self.cookie,
+            self.idle_timeout,
+            self.hard_timeout,
+            self.importance,
+            flags,
+            self.cookie_mask,
+            self.new_cookie,
+            self.out_port,
+            self.out_group,
+        )
+
+    def remember(self, form: int, match: bytes, actions: bytes) -> None:
+        """Keep in `written` how the flow was last written, in a form of the writer's: listings often repeat it."""
+        self.written = form, match, actions

@@ -242,6 +242,8 @@ class _ActionWriter:
                 return self.ct(action)
             case flows.Clone(actions):
                 return f"clone({self.list_of(actions)})"
+            case flows.DecTtl(controllers):
+                return f"dec_ttl({','.join(map(str, controllers))})" if controllers else "dec_ttl"
             case flows.GotoTable(table):
                 return f"goto_table:{table}"
             case flows.PushVlan(tpid):
@@ -284,6 +286,8 @@ class _ActionWriter:
     def resubmit(self, action: flows.Resubmit) -> str:
         """A resubmit, in its short form when it has only a port."""
         port = "" if action.port is None else write_port(action.port, self.names)
+        if action.ct:
+            return f"resubmit({port},{'' if action.table is None else action.table},ct)"
         return f"resubmit:{port}" if action.table is None else f"resubmit({port},{action.table})"
 
     def ct(self, action: flows.Ct) -> str:
@@ -416,7 +420,6 @@ _FIXED: Mapping[type, str] = {
     flows.Local: "LOCAL",
     flows.ToTable: "TABLE",
     flows.PopVlan: "strip_vlan",
-    flows.DecTtl: "dec_ttl",
     flows.CtClear: "ct_clear",
     flows.Exit: "exit",
 }

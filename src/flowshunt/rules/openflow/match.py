@@ -123,11 +123,13 @@ def facts_of(match: Mapping[str, tuple[int, int]]) -> Facts:
 
     tci, tci_mask = match.get("vlan_tci", (0, 0))
     state, state_mask = match.get("ct_state", (0, 0))
+    protocol = exact("nw_proto")
+    is_icmp = protocol in (PROTO_ICMP, PROTO_ICMPV6)
     return Facts(
         eth_type=exact("eth_type"),
-        protocol=exact("nw_proto"),
-        icmp_type=exact("tp_src"),
-        icmp_code=exact("tp_dst"),
+        protocol=protocol,
+        icmp_type=exact("tp_src") if is_icmp else None,
+        icmp_code=exact("tp_dst") if is_icmp else None,
         tagged=bool(tci & tci_mask & VLAN_PRESENT),
         ct_invalid=bool(state & state_mask & _INV),
     )

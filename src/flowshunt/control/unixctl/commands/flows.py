@@ -26,8 +26,8 @@ IDLE_MS = 10_000
 _WALKED = ("ovs", "non-offloaded", "all")
 _CT_STATES = ("new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat")
 _TRANSPORTS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmpv6"}
-_PURGED_MS: WeakKeyDictionary[Node, dict[str, int]] = WeakKeyDictionary()
-"""When flows were last purged, by node and bridge; a rule that no packet has met since is not listed."""
+_PURGED_MS: WeakKeyDictionary[Bridge, int] = WeakKeyDictionary()
+"""When flows were last purged, a rule that no packet has met since is not listed."""
 
 Match = Mapping[str, tuple[int, int]]
 
@@ -120,7 +120,7 @@ def _line(lately: Lately, names: Mapping[int, str], more: bool, now_ms: int) -> 
 def _lately(node: Node, bridge: Bridge, in_port: int | None = None) -> Iterator[Lately]:
     """Rules that packets have met lately, those of port `in_port` or of any."""
     now_ms = node.now_ms()
-    since_ms = max(now_ms - IDLE_MS, _PURGED_MS.get(node, {}).get(bridge.name, 0) + 1)
+    since_ms = max(now_ms - IDLE_MS, _PURGED_MS.get(bridge, 0) + 1)
     rules = bridge.switch.datapath.rules
     numbers = rules.numbers()
     for number, one in zip(numbers, rules.statistics_of_all(numbers), strict=True):
@@ -189,7 +189,7 @@ def dump_bridge(node: Node, arguments: list[str]) -> str:
 def purge(node: Node, arguments: list[str]) -> str:
     """List no flow until a packet meets it again."""
     for bridge in node.bridges.values():
-        _PURGED_MS.setdefault(node, {})[bridge.name] = node.now_ms()
+        _PURGED_MS[bridge] = node.now_ms()
     return ""
 
 

@@ -54,7 +54,10 @@ def set_limits(node: Node, arguments: list[str]) -> str:
     if default is not None:
         node.tracker.set_zone_limit(None, default)
     for zone, limit in limits:
-        node.tracker.set_zone_limit(zone, limit)
+        if limit:
+            node.tracker.set_zone_limit(zone, limit)
+        else:  # the database has no word for it: there, 0 is unlimited
+            node.tracker.close_zone(zone)
     return ""
 
 

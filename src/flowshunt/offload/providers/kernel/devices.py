@@ -31,16 +31,24 @@ class Ingress:
     Where the kernel has no tcx it is a filter of a clsact qdisc, which only `close` removes.
     """
 
-    def __init__(self, program_fd: int, ifindex: int) -> None:
-        """Raises OSError."""
+    def __init__(self, program_fd: int, ifindex: int, pin: str | None = None, *, keep: bool = False) -> None:
+        """`pin`: where in a BPF file system a process before may have left its link; its program ends here.
+
+        `keep`: pin our own there, so that it stays beyond the process. Raises OSError.
+        """
         self.ifindex = ifindex
-        self._link = -1
+        self._pin = pin if keep else None
+        self._link = -1 if pin is None else _take_over(program_fd, pin, keep)
+        if self._link >= 0:
+            return
         try:
             self._link = syscall.link_ingress(program_fd, ifindex)
         except OSError as problem:
-            if problem.errno not in _NO_TCX:
+            if problem.errno not in _NO_TCX or keep:
                 raise
             _add_filter(program_fd, ifindex)
+        if self._pin is not None:
+            syscall.pin(self._link, self._pin)
 
     @property
     def is_tcx(self) -> bool:
@@ -54,8 +62,11 @@ class Ingress:
         else:
             _add_filter(program_fd, self.ifindex)
 
-    def close(self) -> None:
-        """Take the program off the device, if it is still there."""
+    def close(self, *, keep: bool = False) -> None:
+        """Take the program off the device, if it is still there; `keep`: leave it there if its link is pinned."""
+        if self._pin is not None and not keep:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._pin)
         if self._link >= 0:
             os.close(self._link)
             self._link = -1
@@ -64,14 +75,57 @@ class Ingress:
         self.ifindex = 0
 
 
+def _take_over(program_fd: int, pin: str, keep: bool) -> int:
+    """The link that is pinned there, with this program; -1: there is none, or its device is gone."""
+    try:
+        link = syscall.get(pin)
+    except OSError:  # there is none, or nothing was ever pinned there
+        return -1
+    try:
+        syscall.update_link(link, program_fd)
+    except OSError:
+        os.close(link)
+        link = -1
+    if link < 0 or not keep:
+        os.unlink(pin)
+    return link
+
+
+def pin_of(folder: str, ifindex: int) -> str:
+    """Where the link of a device of this network namespace is pinned."""
+    return os.path.join(folder, f"{_prefix()}{ifindex}")
+
+
+def pins_in(folder: str) -> list[str]:
+    """All links of this network namespace that are pinned."""
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(_prefix())]
+    except OSError:
+        return []
+
+
+def _prefix() -> str:
+    return f"ingress-{os.stat('/proc/thread-self/ns/net').st_ino}-"
+
+
+def is_bpf_folder(folder: str) -> bool:
+    """Whether things can be pinned there."""
+    with open("/proc/self/mounts", encoding="utf-8") as file:
+        mounts = [(line.split()[1], line.split()[2]) for line in file]
+    real = os.path.realpath(folder)
+    inside = [(len(place), kind) for place, kind in mounts if real == place or real.startswith(place.rstrip("/") + "/")]
+    return bool(inside) and max(inside, key=lambda found: found[0])[1] == "bpf"
+
+
 class Attached(NamedTuple):
-    """A port that the program is attached to. `number`: as what goes up is marked."""
+    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`."""
 
     number: int
     ifindex: int
     mtu: int
     ingress: Ingress
     up: UpDevice
+    peer: int = 0
 
 
 class Ports:
@@ -86,6 +140,7 @@ class Ports:
         self._numbers = np.array(order, np.int64)
         self._ifindexes = np.array([self.attached[port].ifindex for port in order] + [0], np.int64)
         self._mtus = np.array([min(self.attached[port].mtu, _LARGEST) for port in order] + [0], np.int64)
+        self._peers = np.array([self.attached[port].peer for port in order] + [0], np.int64)
 
     def add(self, port: int, attached: Attached) -> None:
         """One more."""
@@ -105,20 +160,20 @@ class Ports:
         self._sort()
         return was.mtu != mtu
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indexes and MTUs of the devices of ports, both as `numbers`; 0: it is not attached."""
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Indexes and MTUs of the devices of ports, and their peers, all as `numbers`; 0: it is not attached."""
         places = np.searchsorted(self._numbers, numbers)
         known = np.append(self._numbers, -1)[places] == numbers
         places = np.where(known, places, len(self._numbers))
-        return self._ifindexes[places], self._mtus[places]
+        return self._ifindexes[places], self._mtus[places], self._peers[places]
 
 
 class EveryPort(Ports):
     """Every number is a port, and its device is the one of the same index, if there is one: for checks without any."""
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See Ports."""
-        return numbers, np.zeros_like(numbers)
+        return numbers, np.zeros_like(numbers), np.zeros_like(numbers)
 
 
 def _add_filter(program_fd: int, ifindex: int) -> None:

@@ -67,10 +67,13 @@ class Objects:
         self._flows = self._map("flows", hash_, KEY.itemsize, VALUE.itemsize, 2 * limit)
         states = self._map("states", array, 4, STATE.itemsize, 2 * limit, syscall.MMAPABLE)
         control = self._map("control", array, 4, CONTROL.itemsize, 1, syscall.MMAPABLE)
+        reasons = self._map("reasons", array, 4, 8, len(REASONS), syscall.MMAPABLE)
         self._ports = self._map("ports", hash_, 4, PORT.itemsize, MAX_PORTS)
         self.states = _mapped(states, STATE, 2 * limit).reshape(limit, 2)
         self.control = _mapped(control, CONTROL, 1)
-        maps = {"flows": self._flows, "states": states, "control": control, "ports": self._ports}
+        self._reasons = _mapped(reasons, np.dtype("=u8"), len(REASONS))
+        own = {"states": states, "control": control, "reasons": reasons}
+        maps = {"flows": self._flows, "ports": self._ports, **own}
         self.forward = self._program("forward", maps)
         self.discard = self._program("discard", maps)
 
@@ -148,7 +151,7 @@ class Objects:
 
     def reasons(self) -> dict[str, int]:
         """How many packets went up, by why."""
-        return dict(zip(REASONS, self.control["reasons"][0].tolist(), strict=False))
+        return dict(zip(REASONS, self._reasons.tolist(), strict=True))
 
 
 def object_file() -> ObjectFile:

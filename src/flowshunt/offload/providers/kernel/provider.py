@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -14,10 +15,19 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
 from flowshunt.offload.installing import USAGE
-from flowshunt.offload.providers.kernel.devices import Attached, Ingress, Ports, UpDevice
+from flowshunt.offload.providers.kernel.devices import (
+    Attached,
+    Ingress,
+    Ports,
+    UpDevice,
+    is_bpf_folder,
+    pin_of,
+    pins_in,
+)
 from flowshunt.offload.providers.kernel.objects import Objects
+from flowshunt.offload.providers.kernel.peers import peer_address
 from flowshunt.offload.providers.kernel.records import KEY, can_say, keys_of, values_of
-from flowshunt.offload.providers.values import check_names, number_of
+from flowshunt.offload.providers.values import check_names, number_of, truth_of
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, VLAN_PRESENT
 
 TIMEOUT_MS = 30_000
@@ -32,7 +42,8 @@ _TURNS = 8
 _NS_PER_MS = 1_000_000
 _MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
 _ETHERNET_SIZE, _TAG_SIZE = 14, 4
-_OPTIONS = ("timeout", "limit", "mode")
+PINS = "/sys/fs/bpf/flowshunt"
+_OPTIONS = ("timeout", "limit", "mode", "peer", "hitless", "pins")
 _PROTOCOL = R.number_of("protocol")
 _NO_DEVICE = R.number_of("no-device")
 _REWRITE = R.number_of("rewrite")
@@ -45,7 +56,8 @@ CountPorts = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 class Kernel(ArrayProvider):
     """Forwards between ports that `attach` names; without any it is told of connections and forwards none.
 
-    `timeout_ms`: a connection silent for so long is handed back; may be changed at any time. Runs on the packet thread.
+    `timeout_ms`: a connection silent for so long is handed back; may be changed at any time. `is_hitless`: the programs
+    outlive the process. Runs on the packet thread.
     """
 
     name = "kernel"
@@ -62,6 +74,9 @@ class Kernel(ArrayProvider):
         self.count_ports: CountPorts | None = None
         self.timeout_ms = TIMEOUT_MS
         self._limit = limit
+        self._may_skip = True
+        self.is_hitless = False
+        self._pins = PINS
         self.objects: Objects | None = None
         self._ports = Ports() if ports is None else ports
         self._epoch = 0
@@ -95,11 +110,12 @@ class Kernel(ArrayProvider):
             self.objects.control["epoch"] = self._epoch
         return self.objects
 
-    def close(self) -> None:
-        """Detach everything, and give up maps and programs."""
+    def close(self, *, keep: bool = False) -> None:
+        """Detach everything, and give up maps and programs; `keep`: those that are pinned go on without us."""
         for port in list(self._ports.attached):
-            self.detach(port)
-        self._give_up(np.flatnonzero(self._is_used))
+            self.detach(port, keep=keep)
+        if not keep:
+            self._give_up(np.flatnonzero(self._is_used))
         if self.objects is not None:
             self.objects.close()
             self.objects = None
@@ -110,8 +126,10 @@ class Kernel(ArrayProvider):
     def set_options(self, options: Mapping[str, str]) -> None:
         """`timeout` in seconds, `limit` in connections, `mode` tc; those left out are at their defaults.
 
-        With another limit flows begin anew. Raises UsageError, with nothing changed, for others, and OSError when the
-        kernel refuses.
+        For ports that are attached from now on: `peer` true or false: whether packets may go straight to the other ends
+        of veth pairs. `hitless` true or false: whether the programs outlive the process, by pins in the folder `pins`
+        of a BPF file system. With another limit flows begin anew. Raises UsageError, with nothing changed, for others,
+        and OSError when the kernel refuses.
         """
         check_names(self.name, options, _OPTIONS)
         mode = options.get("mode", "tc")
@@ -122,7 +140,13 @@ class Kernel(ArrayProvider):
         limit = number_of(self.name, options, "limit", LIMIT)
         if limit > MAX_LIMIT:
             raise UsageError(f"kernel: limit is {limit}", hint=f"at most {MAX_LIMIT}")
-        self.timeout_ms = 1000 * timeout_s
+        may_skip = truth_of(self.name, options, "peer", "true")
+        is_hitless = truth_of(self.name, options, "hitless")
+        pins = options.get("pins", PINS)
+        if is_hitless:
+            _check_pins(pins)
+        self.timeout_ms, self._may_skip = 1000 * timeout_s, may_skip
+        self.is_hitless, self._pins = is_hitless, pins
         if limit != self._limit:
             self._resize(limit)
 
@@ -163,21 +187,34 @@ class Kernel(ArrayProvider):
         number = port & 0xFFFF
         objects.set_port(ifindex, number, up.ifindex)
         try:
-            ingress = Ingress(objects.forward, ifindex)
+            ingress = Ingress(objects.forward, ifindex, pin_of(self._pins, ifindex), keep=self.is_hitless)
         except OSError:
             objects.clear_port(ifindex)
             raise
-        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up))
+        peer = peer_address(ifindex) if self._may_skip else 0
+        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, peer))
 
-    def detach(self, port: int) -> None:
-        """The port is none any more, or its packets are received otherwise; an unknown one is no error."""
+    def detach(self, port: int, *, keep: bool = False) -> None:
+        """The port is none any more, or its packets are received otherwise; an unknown one is no error.
+
+        `keep`: a pinned program goes on, with the flows that it has.
+        """
         known = self._ports.remove(port)
         if known is None:
             return
+        known.ingress.close(keep=keep)
+        if keep:
+            return
         self._give_up_port(port)
-        known.ingress.close()
         if self.objects is not None:
             self.objects.clear_port(known.ifindex)
+
+    def forget_others(self) -> None:
+        """Let go of pinned programs on devices that are no ports any more."""
+        mine = {pin_of(self._pins, port.ifindex) for port in self._ports.attached.values()}
+        for pin in pins_in(self._pins):
+            if pin not in mine:
+                os.unlink(pin)
 
     def _give_up_port(self, port: int) -> None:
         self._give_up(np.flatnonzero(self._is_used & (self._path_ports == port).any(axis=(1, 2))))
@@ -431,6 +468,14 @@ class Kernel(ArrayProvider):
 def _now_ns() -> int:
     """The programs' clock."""
     return time.clock_gettime_ns(_MONOTONIC_COARSE)
+
+
+def _check_pins(folder: str) -> None:
+    """Make a folder for pins. Raises UsageError where there can be none."""
+    if not is_bpf_folder(folder):
+        hint = f"mount -t bpf bpf {folder}, before the switch gives up its privileges; kernel-pins names another one"
+        raise UsageError(f"kernel: {folder} is not in a BPF file system", hint=hint)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
 
 
 def _refuse(flows: np.ndarray, which: np.ndarray, error: int, reason: int) -> None:

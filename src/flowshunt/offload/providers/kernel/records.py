@@ -78,7 +78,7 @@ REASONS = (
 )  # fmt: skip
 """Why packets go up, in the order of `enum reason`; see `datapath.shunt.schema.CAUSES`."""
 
-CONTROL = np.dtype([("epoch", "=u4"), ("unused", "=u4"), ("reasons", "=u8", 16)])
+CONTROL = np.dtype([("epoch", "=u4"), ("unused", "=u4")])
 
 PORT = np.dtype([("number", "=u4"), ("up_ifindex", "=u4")])
 
@@ -108,8 +108,13 @@ def keys_of(paths: np.ndarray, ifindexes: np.ndarray) -> np.ndarray:
     return keys
 
 
-def values_of(paths: np.ndarray, keys: np.ndarray, out_ifindexes: np.ndarray, mtus: np.ndarray) -> np.ndarray:
-    """VALUE (n,) of paths, PATH (n,), with their KEY (n,). `mtus`: of the devices that they leave by, 0: any size."""
+def values_of(
+    paths: np.ndarray, keys: np.ndarray, out_ifindexes: np.ndarray, mtus: np.ndarray, peers: np.ndarray
+) -> np.ndarray:
+    """VALUE (n,) of paths, PATH (n,), with their KEY (n,).
+
+    `mtus`: of the devices that they leave by, 0: any size. `peers`: see `peers.peer_address`.
+    """
     values = np.zeros(len(paths), VALUE)
     rewrites, word = paths["flags"], paths["tuple"]
     values["out_ifindex"] = out_ifindexes
@@ -129,7 +134,8 @@ def values_of(paths: np.ndarray, keys: np.ndarray, out_ifindexes: np.ndarray, mt
     values["new_tci"] = paths["new_vlan_tci"] & (0xFFFF & ~VLAN_PRESENT)
     values["new_tpid"] = np.where(paths["new_vlan_tpid"], paths["new_vlan_tpid"], _TAG_TYPES[1])
     _fill_in_sums(values, keys)
-    values["flags"] = _flags(values, paths)
+    to = np.where(rewrites & REWRITE_ETH_DST, paths["new_eth_dst"], paths["eth_dst"])
+    values["flags"] = _flags(values, paths) | np.where((peers != 0) & (to == peers), F_PEER, 0)
     return values
 
 

@@ -113,6 +113,10 @@ class DatapathActions:
             self.commit(key)
             self.words += [self._port_name(port) for port in ports]
 
+    def truncate(self, size: int) -> None:
+        """Cut what the next output sends."""
+        self.words.append(f"trunc({size})")
+
     def inside(self, words: list[str]) -> None:
         """What another bridge does with the packet, which is as it was afterwards."""
         self.words += words

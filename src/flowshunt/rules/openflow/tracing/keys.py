@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from flowshunt.datapath.program import as_int64
+from flowshunt.datapath.spreading import FOLD, PARTS, has_part
+from flowshunt.jit import plain
 from flowshunt.packet.schema import (
     ETH_ARP,
     ETH_IPV4,
@@ -22,8 +26,9 @@ from flowshunt.packet.schema import (
     PROTO_UDP,
     VLAN_PRESENT,
 )
-from flowshunt.rules.openflow.flow import Subfield
+from flowshunt.rules.openflow.flow import Bundle, Multipath, Subfield
 from flowshunt.rules.openflow.format import format_fields
+from flowshunt.rules.openflow.links import HASH_FIELDS
 from flowshunt.rules.openflow.match import ND_ADVERT, ND_SOLICIT
 
 _WORD = (1 << 64) - 1
@@ -64,6 +69,18 @@ def add_to_mask(mask: list[int], part: Subfield, bits: int | None = None) -> Non
         mask[field.word + 1] |= as_int64(value & _WORD)
     else:
         mask[field.word] |= as_int64(value << field.shift & _WORD)
+
+
+def add_hashed(mask: list[int], action: Multipath | Bundle, key: Sequence[int]) -> None:
+    """Add what a choice among links looks at in a packet of this key to masks by word."""
+    if action.algorithm == "active_backup":
+        return
+    keys = np.array([key], np.int64)
+    for part, bits in PARTS[HASH_FIELDS.index(action.fields)]:
+        if plain(has_part)(keys, part >> 24):
+            seen = as_int64((bits | bits >> 16 if part & FOLD else bits) & _WORD)
+            mask[part & 0xFF] |= seen
+            mask[part >> 8 & 0xFF] |= seen
 
 
 def write(values: Iterable[tuple[str, int]]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flowshunt.datapath import schema as D
 from flowshunt.datapath.linking import Linker
-from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
+from flowshunt.datapath.program import PUNT_HELPER, W_SCRATCH, CompiledRule
 from flowshunt.datapath.tracing.record import (
     Chosen,
     Entered,
@@ -33,7 +33,7 @@ from flowshunt.rules.openflow.compile import action_places
 from flowshunt.rules.openflow.format import format_action, format_match, format_part
 from flowshunt.rules.openflow.nat import write_nat
 from flowshunt.rules.openflow.tracing.actions import DatapathActions, marks_of
-from flowshunt.rules.openflow.tracing.keys import add_to_mask, read_part
+from flowshunt.rules.openflow.tracing.keys import add_hashed, add_to_mask, read_part
 
 DETAIL, WARNING, ERROR = "detail", "warning", "error"
 BRIDGE, TABLE, BUCKET, THAW, ACTION = "bridge", "table", "bucket", "thaw", "action"
@@ -227,6 +227,14 @@ class _Telling:
                 for place in ("eth_src", "eth_dst"):
                     add_to_mask(mask, F.Subfield(place, 0, 48))
                 add_to_mask(mask, F.Subfield("vlan_tci", 0, 13))
+            case F.Multipath(dest=part) | F.Bundle(dest=F.Subfield() as part):
+                add_to_mask(mask, part)
+                add_hashed(mask, action, after)
+                nodes.append(Node(DETAIL, f"{format_part(part, self._flow)} is now {_number(after[W_SCRATCH])}"))
+            case F.Bundle():
+                add_hashed(mask, action, after)
+            case F.OutputTruncated(max_len=max_len):
+                self._actions.truncate(max_len)
             case F.Output(F.Subfield() as part):
                 add_to_mask(mask, part)
                 nodes.append(Node(DETAIL, f"output port is {read_part(after, part)}"))
@@ -356,6 +364,10 @@ class _Telling:
             return [Node(DETAIL, "the packet would wait for a controller")] if handled.action.pause else []
         name = format_action(handled.action, F.Flow()).partition("(")[0]
         return [Node(WARNING, f"suppressing side effects, so {name} action ignored")]
+
+
+def _number(value: int) -> str:
+    return f"{value:#x}" if value else "0"
 
 
 def _key_after(steps: Sequence[Any], at: int) -> Key | None:

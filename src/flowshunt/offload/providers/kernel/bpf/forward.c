@@ -69,7 +69,6 @@ enum reason {
 struct control {
 	u32 epoch;
 	u32 unused;
-	u64 reasons[16];
 };
 
 struct port {
@@ -80,6 +79,7 @@ struct port {
 struct map flows SEC("maps");	/* hash: key -> flow */
 struct map states SEC("maps");	/* array of state */
 struct map control SEC("maps"); /* array of one control */
+struct map reasons SEC("maps"); /* array of u64: packets that went up, by `enum reason` */
 struct map ports SEC("maps");	/* hash: ifindex -> port */
 
 /* --- packets ----------------------------------------------------------------------------------------------------- */
@@ -171,6 +171,8 @@ INLINE int parse_ipv6(void *data, void *end, struct key *key, struct packet *p)
 
 INLINE int parse_transport(u8 *l4, void *end, struct key *key, struct packet *p)
 {
+	if (key->protocol != PROTO_TCP && key->protocol != PROTO_UDP)
+		return NOT_FIT;
 	if ((void *)(l4 + UDP_SIZE) > end)
 		return MALFORMED;
 	key->source_port = *(u16 *)l4;
@@ -186,32 +188,34 @@ INLINE int parse_transport(u8 *l4, void *end, struct key *key, struct packet *p)
 	return (l4[13] & 0x17) == 0x10 ? -1 : TCP_FLAGS; /* SYN, RST, FIN must be 0, and ACK 1 */
 }
 
-/* Fills in `key` and `p`; -1, or why no flow could have the packet. */
+/* Fills in `key` and `p`; -1, or why no flow could have the packet. Offsets are constants: without CAP_PERFMON the
+ * kernel takes no others.
+ */
 INLINE int parse(struct __sk_buff *skb, struct key *key, struct packet *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	u16 type;
 	int why;
 
-	if (unlikely(data + MAX_HEADERS > end && data + skb->len > end)) {
-		skb_pull_data(skb, skb->len < MAX_HEADERS ? skb->len : MAX_HEADERS);
+	if (unlikely(data + MAX_HEADERS > end && skb->len >= MAX_HEADERS)) {
+		skb_pull_data(skb, MAX_HEADERS);
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 	}
 	if (data + ETH_SIZE > end)
 		return MALFORMED;
 	type = *(u16 *)(data + 12);
-	if (type == ETH_IPV4)
+	if (type == ETH_IPV4) {
 		why = parse_ipv4(data, end, key, p);
-	else if (type == ETH_IPV6)
+		if (why < 0)
+			why = parse_transport(data + ETH_SIZE + IPV4_SIZE, end, key, p);
+	} else if (type == ETH_IPV6) {
 		why = parse_ipv6(data, end, key, p);
-	else
+		if (why < 0)
+			why = parse_transport(data + ETH_SIZE + IPV6_SIZE, end, key, p);
+	} else {
 		return NOT_FIT;
-	if (why >= 0)
-		return why;
-	if (key->protocol != PROTO_TCP && key->protocol != PROTO_UDP)
-		return NOT_FIT;
-	why = parse_transport(data + (key->family == 4 ? ETH_SIZE + IPV4_SIZE : ETH_SIZE + IPV6_SIZE), end, key, p);
+	}
 	if (why >= 0)
 		return why;
 	if (p->l3_size < p->headers || p->l3_size > skb->len - ETH_SIZE)
@@ -379,12 +383,14 @@ INLINE void count(struct __sk_buff *skb, struct packet *p, struct state *state)
 		__sync_fetch_and_add(&state->extra_segments, (p->l3_size - p->headers - 1) / segment);
 }
 
-INLINE int go_up(struct __sk_buff *skb, struct control *c, u32 why)
+INLINE int go_up(struct __sk_buff *skb, u32 why)
 {
 	u32 ifindex = skb->ifindex;
 	struct port *port = map_lookup(&ports, &ifindex);
+	u64 *n = map_lookup(&reasons, &why);
 
-	__sync_fetch_and_add(&c->reasons[why & 15], 1);
+	if (n)
+		__sync_fetch_and_add(n, 1);
 	if (!port)
 		return TC_ACT_UNSPEC;
 	if (skb_vlan_push(skb, ETH_QINQ, port->number))
@@ -409,20 +415,20 @@ int forward(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	why = parse(skb, &key, &p);
 	if (why >= 0)
-		return go_up(skb, c, why);
+		return go_up(skb, why);
 	flow = map_lookup(&flows, &key);
 	if (!flow)
-		return go_up(skb, c, ABSENT);
+		return go_up(skb, ABSENT);
 	index = flow->index;
 	state = map_lookup(&states, &index);
 	if (!state || state->epoch != c->epoch)
-		return go_up(skb, c, EPOCH);
+		return go_up(skb, EPOCH);
 	why = why_not(skb, &key, &p, flow);
 	if (why >= 0)
-		return go_up(skb, c, why);
+		return go_up(skb, why);
 	now = ktime_get_coarse_ns();
 	if ((s64)(now - state->last_used_ns) > (s64)state->max_idle_ns)
-		return go_up(skb, c, IDLE);
+		return go_up(skb, IDLE);
 	state->last_used_ns = now;
 	count(skb, &p, state);
 	if (unlikely(flow->flags & ~(F_TOS | F_PEER)) && change(skb, &key, &p, flow))

@@ -1,0 +1,98 @@
+"""Connections that are written down, and put back into another tracker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flowshunt.app import Switch
+from flowshunt.daemon import snapshot
+from tests.builders import Packet, batch_of
+
+RULES = "table=0,ip,actions=ct(commit,nat(src=192.0.2.7),table=1)\ntable=1,in_port=1,actions=2\ntable=1,actions=1"
+NOW_MS = 1_700_000_000_000
+
+
+def switch_with_connections() -> Switch:
+    switch = Switch()
+    for name in ("p1", "p2"):
+        switch.add_port(name)
+    switch.add_flows(RULES)
+    there = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1000, 53).payload(b"q")
+    back = Packet().eth().ipv4("10.0.0.2", "192.0.2.7").udp(53, 1000).payload(b"a")
+    for packet, port in ((there, 1), (back, 2), (there, 1)):
+        switch.process(batch_of([packet], in_port=port, time_ns=NOW_MS * 1_000_000))
+    return switch
+
+
+def written(path: Path, switch: Switch) -> Path:
+    snapshot.write(path, "default", list(snapshot.documents(switch.tracker, NOW_MS)), NOW_MS)
+    return path
+
+
+def test_what_was_written_is_there_again(tmp_path: Path) -> None:
+    before = switch_with_connections()
+    path = written(tmp_path / "connections", before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    after = Switch()
+    assert snapshot.put_back(after.tracker, snapshot.read(path, "default"), NOW_MS + 5000) == []
+    (was,), (now,) = before.tracker.connections(NOW_MS), after.tracker.connections(NOW_MS + 5000)
+    assert (now.original, now.reply, now.nat, now.state, now.mark) == (
+        was.original, was.reply, was.nat, was.state, was.mark,
+    )  # fmt: skip
+    assert now.timeout_ms == was.timeout_ms
+
+
+def test_an_offloaded_connection_has_the_time_that_it_would_get_with_a_packet(tmp_path: Path) -> None:
+    switch = switch_with_connections()
+    switch.configure_offload({"hw-offload": "true"})
+    frame = Packet().eth().ipv4("10.0.0.1", "10.0.0.2").udp(1000, 53).payload(b"q")
+    reply = Packet().eth().ipv4("10.0.0.2", "192.0.2.7").udp(53, 1000).payload(b"a")
+    for n, (packet, port) in enumerate(((frame, 1), (reply, 2)) * 3):
+        switch.process(batch_of([packet], in_port=port, time_ns=(NOW_MS + n) * 1_000_000))
+    (found,) = snapshot.documents(switch.tracker, NOW_MS + 10)
+    assert [one.offload for one in switch.tracker.connections(NOW_MS + 10)] != [None]
+    assert found["offload"] is None
+    assert found["timeout_ms"] > 1000
+    snapshot.write(tmp_path / "connections", "default", [found], NOW_MS)
+    entries = snapshot.read(tmp_path / "connections", "default")
+    assert snapshot.put_back(Switch().tracker, entries, NOW_MS) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda text: "", "no line of a snapshot"),
+        (lambda text: text[:-20], "no line of a snapshot"),
+        (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "no line of a snapshot"),
+        (lambda text: text.replace('"version":1', '"version":9', 1), "is not flowshunt-connections"),
+        (lambda text: text.replace("default", "linux", 1), "is not flowshunt-connections"),
+        (lambda text: text.replace('{"end":1}', '{"end":2}'), "1 connections, but 2 were written"),
+        (lambda text: "[" * 100_000, "no line of a snapshot"),
+        (lambda text: "[]\n" + text, "no line of a snapshot"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused_with_its_reason(tmp_path: Path, damage, what: str) -> None:
+    path = written(tmp_path / "connections", switch_with_connections())
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(snapshot.SnapshotError, match=what):
+        snapshot.read(path, "default")
+
+
+def test_a_damaged_connection_is_refused_by_itself(tmp_path: Path) -> None:
+    path = written(tmp_path / "connections", switch_with_connections())
+    lines = path.read_text().splitlines()
+    other = json.loads(lines[1]) | {"zone": 7}
+    lines[1:] = [json.dumps(json.loads(lines[1]) | {"protocol": 999}), json.dumps(other), '{"end":2}']
+    path.write_text("\n".join(lines) + "\n")
+    tracker = Switch().tracker
+    (refused,) = snapshot.put_back(tracker, snapshot.read(path, "default"), NOW_MS)
+    assert refused.startswith("line 2: protocol: ")
+    assert [one.zone for one in tracker.connections(NOW_MS)] == [7]
+
+
+def test_nothing_is_a_snapshot_too(tmp_path: Path) -> None:
+    snapshot.write(tmp_path / "none", "default", [], NOW_MS)
+    assert snapshot.put_back(Switch().tracker, snapshot.read(tmp_path / "none", "default"), NOW_MS) == []
