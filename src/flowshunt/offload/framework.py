@@ -289,11 +289,6 @@ class Offload:
         """No counter is older than this time; 0: nothing was forwarded yet, or not everything was read once."""
         return 0 if self._installer is None else self._installer.accounting.synchronised_ms
 
-    def observe_paths(self, observer: Callable[[np.ndarray], None]) -> None:
-        """Have `observer` called with the paths that packets have shown (see `table.Paths.observe`)."""
-        if self._paths is not None:
-            self._paths.observe(observer)
-
     def keep_journal(self, journal: Journal | None) -> None:
         """Have `journal` called at each step of connections' lives (see `caller.Journal`); None: no more."""
         if self._installer is not None:
