@@ -27,7 +27,7 @@ _WALKED = ("ovs", "non-offloaded", "all")
 _CT_STATES = ("new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat")
 _TRANSPORTS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmpv6"}
 _PURGED_MS: WeakKeyDictionary[Bridge, int] = WeakKeyDictionary()
-"""When flows were last purged, a rule that no packet has met since is not listed."""
+"""When flows were last purged; a rule that no packet has met since is not listed."""
 
 Match = Mapping[str, tuple[int, int]]
 
