@@ -85,7 +85,7 @@ class Worker:
         return future
 
     def run_now(self, function: Callable[[], None]) -> bool:
-        """Call `function()` in the thread's place if it sleeps and nothing waits for it; False: it was not called.
+        """Call `function()`, and `done()`, in the thread's place if it sleeps and nothing waits; False: not called.
 
         Raises RuntimeError once the thread has stopped, and what the function raises.
         """
@@ -95,7 +95,10 @@ class Worker:
             return False
         try:
             self._holder = threading.get_ident()
-            function()
+            try:
+                function()
+            finally:
+                self._done()
         finally:
             self._holder = 0
             self._place.release()
