@@ -14,7 +14,7 @@ from flowshunt.daemon.worker import Worker
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    made = Worker(SystemClock(), lambda now_ms: None)
+    made = Worker(SystemClock(), lambda now_ms: None, lambda: None)
     made.start()
     yield made
     made.stop()
@@ -33,6 +33,15 @@ def test_a_sleeping_thread_lets_another_one_take_its_place(worker: Worker) -> No
     assert done == ["now"]
     assert not worker.is_current()
     assert worker.submit(worker.is_current).result(20)
+
+
+def test_what_follows_commands_follows_those_that_are_carried_out_in_its_place() -> None:
+    order: list[str] = []
+    worker = Worker(SystemClock(), lambda now_ms: None, lambda: order.append("followed"))
+    assert worker.run_now(lambda: order.append("command"))
+    assert order == ["command", "followed"]
+    assert not worker.is_current()
+    worker.stop()
 
 
 def test_a_busy_thread_keeps_its_place_and_what_waits_comes_first(worker: Worker) -> None:

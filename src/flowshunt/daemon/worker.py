@@ -87,7 +87,8 @@ class Worker:
     def run_now(self, function: Callable[[], None]) -> bool:
         """Call `function()` in the thread's place if it sleeps and nothing waits for it; False: it was not called.
 
-        Raises RuntimeError once the thread has stopped, and what the function raises.
+        As after a command `done` is called. Raises RuntimeError once the thread has stopped, and what the function
+        raises.
         """
         if self._stopping:
             raise RuntimeError("the packet thread has ended")
@@ -96,6 +97,7 @@ class Worker:
         try:
             self._holder = threading.get_ident()
             function()
+            self._guarded(self._done)
         finally:
             self._holder = 0
             self._place.release()
