@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from flowshunt.daemon.bridge import OpenPort, PortInfo
 from flowshunt.daemon.ports import describe
@@ -55,7 +55,8 @@ class Opener:
             yield
         finally:
             while self._opened:
-                self._opened.popitem()[1].close()
+                with suppress(KeyError):  # the packet thread has taken the last one meanwhile
+                    self._opened.popitem()[1].close()
 
     def _open(self, name: str) -> None:
         try:
