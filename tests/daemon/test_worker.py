@@ -12,9 +12,14 @@ from flowshunt.base.clock import SystemClock
 from flowshunt.daemon.worker import Worker
 
 
+FOLLOWED: list[int] = []
+"""Grows with each command that the worker has followed up."""
+
+
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    made = Worker(SystemClock(), lambda now_ms: None, lambda: None)
+    FOLLOWED.clear()
+    made = Worker(SystemClock(), lambda now_ms: None, lambda: FOLLOWED.append(1))
     made.start()
     yield made
     made.stop()
@@ -31,17 +36,9 @@ def test_a_sleeping_thread_lets_another_one_take_its_place(worker: Worker) -> No
     done: list[str] = []
     run_now(worker, done)
     assert done == ["now"]
+    assert len(FOLLOWED) == 1, "what was done is followed up like any command"
     assert not worker.is_current()
     assert worker.submit(worker.is_current).result(20)
-
-
-def test_what_follows_commands_follows_those_that_are_carried_out_in_its_place() -> None:
-    order: list[str] = []
-    worker = Worker(SystemClock(), lambda now_ms: None, lambda: order.append("followed"))
-    assert worker.run_now(lambda: order.append("command"))
-    assert order == ["command", "followed"]
-    assert not worker.is_current()
-    worker.stop()
 
 
 def test_a_busy_thread_keeps_its_place_and_what_waits_comes_first(worker: Worker) -> None:

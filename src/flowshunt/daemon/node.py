@@ -84,6 +84,7 @@ class Node:
         self.tracker = self.core.tracker
         self.offload = self.core.offload
         self.fragments = self.core.fragments
+        self.limits_are_of_database = False
         self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
