@@ -49,9 +49,10 @@ class Opener:
         One that cannot be opened is tried again by whoever wants it, and tells them why.
         """
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(_THREADS) as threads:
-            await asyncio.gather(*(loop.run_in_executor(threads, self._open, name) for name in dict.fromkeys(names)))
         try:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                opening = (loop.run_in_executor(threads, self._open, name) for name in dict.fromkeys(names))
+                await asyncio.gather(*opening)
             yield
         finally:
             while self._opened:
