@@ -11,7 +11,6 @@ import pytest
 from flowshunt.base.clock import SystemClock
 from flowshunt.daemon.worker import Worker
 
-
 FOLLOWED: list[int] = []
 """Grows with each command that the worker has followed up."""
 

@@ -367,9 +367,13 @@ class Node:
         if device.fileno() >= 0:
             self._worker.unwatch(device.fileno())
 
+    def follow_offload(self) -> None:
+        """See `Host`."""
+        self._kernel.follow()
+
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""
-        self._kernel.follow()
+        self._kernel.follow(info.ifindex)
         copy = bridge.port_info(info.name) if reason == REASON_ADDED else info
         for observer in self._observers:
             self.post(partial(observer, bridge.name, copy, reason))

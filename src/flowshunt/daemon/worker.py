@@ -98,7 +98,7 @@ class Worker:
             try:
                 function()
             finally:
-                self._done()
+                self._guarded(self._done)
         finally:
             self._holder = 0
             self._place.release()
