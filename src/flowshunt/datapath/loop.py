@@ -1,8 +1,8 @@
 """The batch loop: parse and hash, prefetch, run to completion, group after group.
 
 Packets go through the stages in groups: a group runs, then those behind it are each taken a stage further, and the
-memory that their next stages read is asked for in bursts. Each packet runs to its end in arrival order, so the result cannot depend
-on the size of a chunk.
+memory that their next stages read is asked for in bursts. Each packet runs to its end in arrival order, so the result
+cannot depend on the size of a chunk.
 """
 
 from __future__ import annotations
