@@ -18,8 +18,9 @@ from flowshunt.daemon import ports as daemon_ports
 from flowshunt.daemon.node import MAX_DELIVERIES
 from flowshunt.daemon.ports import open_dummy
 from flowshunt.ports.api import PortError
+from flowshunt.ports.live import plain
 from flowshunt.ports.recorder import Recording
-from tests.builders import Packet
+from tests.builders import Packet, batch_of
 from tests.builders.packets import CLIENT_MAC, SERVER_MAC
 
 OVS_OFCTL = shutil.which("ovs-ofctl")
@@ -96,6 +97,28 @@ def test_a_port_is_recorded_as_long_as_it_is_there(tmp_path: Path) -> None:
         await node.call(lambda: bridge.add_port("p1", "dummy"))
         info = await node.call(lambda: bridge.port_info("p1"))
         assert "pcap_left_out" not in info.statistics
+
+    run(work, tmp_path)
+
+
+@needs_ofctl
+def test_of_packets_that_come_together_each_is_treated_as_its_port_is(tmp_path: Path) -> None:
+    file = tmp_path / "p1.pcap"
+
+    async def work(node: Node) -> None:
+        bridge = await add_bridge(node, "br0", "p0", "p1", "p2")
+        await node.call(lambda: bridge.switch.add_flows("in_port=p0,actions=p2\nin_port=p1,actions=p2"))
+        await node.call(lambda: bridge.record("p1", Recording(str(file))))
+        batch = batch_of([PING, ANSWER, ANSWER])
+        batch.packets["in_port"] = 1, 2, 1
+        await node.call(lambda: node.forward(bridge, plain(batch)))
+        sent = await node.call(lambda: bridge.transmitted("p2"))
+        assert [each.frame for each in sent] == [PING, ANSWER, ANSWER]
+        assert file.stat().st_size == 24 + 16 + len(ANSWER)
+        await ofctl(bridge, "mod-port", "p0", "no-receive")
+        await node.call(lambda: node.forward(bridge, plain(batch)))
+        sent = await node.call(lambda: bridge.transmitted("p2"))
+        assert [each.frame for each in sent] == [ANSWER]
 
     run(work, tmp_path)
 

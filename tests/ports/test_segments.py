@@ -117,6 +117,15 @@ def test_what_needs_nothing_is_not_copied() -> None:
     assert list(Finisher()(frames, 2)) == []
 
 
+def test_a_frame_that_was_cut_short_goes_as_it_is_between_others() -> None:
+    whole = TCPV4.tcp(1000, 80, seq=0, ack=True).payload(PAYLOAD).bytes()
+    frames = frames_of(whole, GSO_TCPV4, 2000, 34, 16, copies=3)
+    frames.tx["length"][1], frames.tx["cut"][1] = 500, 1
+    segments = finish(frames_of(whole, GSO_TCPV4, 2000, 34, 16))
+    assert finish(frames) == [*segments, whole[:500], *segments]
+    assert len(segments) == 2
+
+
 def test_more_than_fits_at_a_time_comes_in_parts_and_in_order() -> None:
     payload = bytes(n % 251 for n in range(60_000))
     whole = TCPV4.tcp(1000, 80, seq=0, ack=True).payload(payload).bytes()

@@ -78,11 +78,17 @@ class Lab:
         self.process = self._launch(
             sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off", *flags
         )
+        poll(lambda: self._has_ended() or any(self.directory.glob("ovs-vswitchd.*.ctl")), START_S)
+        assert not self._has_ended(), self.process.communicate()
         words = ["add-br", "br0", "--", "set", "bridge", "br0", "fail-mode=secure", "datapath_type=netdev"]
         for number in HOSTS:
             words += ["--", "add-port", "br0", f"p{number}", "--", "set", "interface", f"p{number}"]
             words += [f"ofport_request={number}"]
-        self.system("ovs-vsctl", f"--timeout={START_S}", *words)
+        self.vsctl("--timeout=60", *words)
+
+    def _has_ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
 
     def start_database(self) -> None:
         """Start ovsdb-server."""
@@ -101,7 +107,7 @@ class Lab:
     def stop(self) -> None:
         """End it as scripts do; it must have been content throughout."""
         assert self.process is not None
-        assert self.process.poll() is None, self.process.communicate()
+        assert not self._has_ended(), self.process.communicate()
         self.appctl("exit", "--cleanup")
         said = self.process.communicate(timeout=60)
         assert (self.process.returncode, *said) == (0, "", "")
@@ -192,9 +198,10 @@ class Lab:
         """Tell host `number` that `address` is at host `other`."""
         self.network.run(f"h{number}", "ip", *_acquaintance(address, other).split())
 
-    def ping(self, number: int, address: str, *options: str) -> str:
-        """Three pings, which must not lose anything."""
-        return self.network.ping(f"h{number}", address, "-i", "0.05", *options)
+    def ping(self, number: int, address: str, *options: str) -> None:
+        """Three pings of one connection, each of which must be answered."""
+        for _ in range(3):  # ping waits as long as it is told to only for an only answer
+            self.network.ping(f"h{number}", address, "-e", "77", "-W", "20", *options, count=1)
 
     def open(
         self, number: int, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET, protocol: int = 0

@@ -245,13 +245,14 @@ def test_icmp_errors_about_nothing_are_invalid(lab: Lab) -> None:
     lab.wait_for_packets("table=1,ct_state=+inv+trk,icmp")
 
 
+HOSTS = "ct_nw_src=10.1.1.1,ct_nw_dst=10.1.1.2"
 FLUSHES = {
     "zone": (["zone=5"], {"2"}),
     "zone that has none": (["zone=6"], {"1", "2", "3"}),
     "mark": (["mark=3"], {"1", "2"}),
     "mark with a mask": (["mark=0x1/0x1"], {"2"}),
     "label": (["labels=0x2"], {"1", "3"}),
-    "original tuple": (["ct_nw_src=10.1.1.1,ct_nw_dst=10.1.1.2,ct_nw_proto=17,ct_tp_src=1,ct_tp_dst=7"], {"2", "3"}),
+    "original tuple": (["zone=5", f"{HOSTS},ct_nw_proto=17,ct_tp_src=1,ct_tp_dst=7"], {"2", "3"}),
     "part of the original tuple": (["ct_nw_src=10.1.1.1,ct_nw_proto=17,ct_tp_src=3"], {"1", "2"}),
     "protocol": (["ct_nw_proto=17"], set()),
     "reply tuple": (["", "ct_nw_src=10.1.1.2,ct_nw_proto=17,ct_tp_dst=2"], {"1", "3"}),

@@ -88,6 +88,17 @@ def test_a_packet_is_looked_for_again_after_ct(lab: Lab) -> None:
     assert [lab.packets(f"table={table}") for table in (1, 2, 3, 4, 5)] == [1, 1, 1, 1, 1]
 
 
+def test_a_resubmit_may_look_for_the_original_tuple(lab: Lab) -> None:
+    """resubmit(,T,ct): the rules of table T see who began, for packets of both directions."""
+    lab.rules(
+        "in_port=1,udp,actions=ct(commit,table=1)\nin_port=2,udp,actions=ct(table=1)\n"
+        "table=1,ct_state=-inv+trk,udp,actions=resubmit(,2,ct)\n"
+        "table=2,nw_src=10.1.1.1,nw_dst=10.1.1.2,udp,tp_src=1,tp_dst=2,actions=normal"
+    )
+    there_and_back(lab)
+    assert lab.packets("table=2") == 2
+
+
 @pytest.mark.parametrize(
     "group",
     [

@@ -41,8 +41,6 @@ from flowshunt.ports.recorder import Recording
 from flowshunt.rules.openflow.flow import Flow, Normal
 from flowshunt.rules.openflow.tracing.story import Group
 
-"""Why a port's status is told (OpenFlow's OFPPR_*)."""
-
 STAND_IN_PRIORITY = 0xF0F0F0
 """Of the flow by which a bridge forwards while its controllers are silent; hidden, as beyond those of OpenFlow."""
 _LAST_PORT = 0xFEFF
@@ -102,6 +100,7 @@ class Bridge:
         self.snooping = Snooping(self.controllers.connection)
         self.forwards_alone = fail_mode != "secure"
         self.service.bring_up = self.bring_up
+        self.service.on_configured = host.follow_offload
         self.service.events.wake = lambda: host.post(self.server.flush_events)
         switch.on_output = self._send_out
 
@@ -267,6 +266,11 @@ class Bridge:
         self._recorders.wanted[name] = recording
         if (number := self._info(name).ofport) > 0:
             self._recorders.open(name, number)
+            self._host.follow_offload()
+
+    def needs_packets(self, number: int) -> bool:
+        """Whether all packets of a port are to pass here: it is recorded, or is to receive or to forward nothing."""
+        return number in self._recorders or self.service.is_configured(number, CONFIG_NO_RECEIVE | CONFIG_NO_FORWARD)
 
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
@@ -330,9 +334,10 @@ class Bridge:
 
     def receive(self, received: LiveBatch) -> None:
         """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
-        packets = received.batch.packets
-        if len(packets) and self.service.is_configured(int(packets["in_port"][0]), CONFIG_NO_RECEIVE):
-            return
+        if deaf := self.service.configured(CONFIG_NO_RECEIVE):
+            received = received.select(~np.isin(received.batch.packets["in_port"], deaf))
+            if not len(received.batch.packets):
+                return
         if self._recorders:
             self._recorders.received(received)
         result = self.switch.process(received.batch)
@@ -432,6 +437,9 @@ class Host(Protocol):
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """A port came, went or changed."""
+
+    def follow_offload(self) -> None:
+        """What `Bridge.needs_packets` says of a port has changed."""
 
 
 def _nothing() -> None:

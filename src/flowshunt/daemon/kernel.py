@@ -73,8 +73,10 @@ class KernelPorts:
         self.close()
         self.follow()
 
-    def follow(self) -> None:
+    def follow(self, ifindex: int = 0) -> None:
         """Attach and detach as settings and ports are now; to be called when they have changed.
+
+        `ifindex`: a device with which something has happened.
 
         While packets are held back, programs of the process before go on as they are (`is_hitless`).
         """
@@ -94,9 +96,10 @@ class KernelPorts:
         for port, (_, device) in list(self._attached.items()):
             if port not in wanted or wanted[port][1] is not device:
                 self._detach(provider, port)
-        for port, (bridge, device, ifindex, mtu) in wanted.items():
+        provider.look_again(ifindex)
+        for port, (bridge, device, own, mtu) in wanted.items():
             if device not in self._refused:
-                self._attach(provider, port, bridge, device, ifindex, mtu)
+                self._attach(provider, port, bridge, device, own, mtu)
         provider.forget_others()
         for name in list(self._ups):
             if all(bridge != name for bridge, _ in self._attached.values()):
@@ -109,13 +112,15 @@ class KernelPorts:
         return found if isinstance(found, Kernel) else None
 
     def _wanted(self) -> dict[int, tuple[Bridge, AfPacketPort, int, int]]:
-        """By their numbers in paths: ports that are network devices."""
-        return {
-            port: (bridge, device, info.ifindex, info.mtu or 0)
-            for bridge in self._bridges.values()
-            for number, (info, device) in bridge.open_devices().items()
-            if isinstance(device, AfPacketPort) and (port := self._receiver.port_in_paths(bridge, number)) is not None
-        }
+        """By their numbers in paths: ports that are network devices, and need not see each packet here."""
+        found: dict[int, tuple[int, tuple[Bridge, AfPacketPort, int, int]]] = {}  # by device
+        for bridge in self._bridges.values():
+            for number, (info, device) in bridge.open_devices().items():
+                port = self._receiver.port_in_paths(bridge, number)
+                if isinstance(device, AfPacketPort) and port is not None and not bridge.needs_packets(number):
+                    # While a device goes from one bridge to another it may be in both.
+                    found.setdefault(info.ifindex, (port, (bridge, device, info.ifindex, info.mtu or 0)))
+        return dict(found.values())
 
     def _attach(
         self, provider: Kernel, port: int, bridge: Bridge, device: AfPacketPort, ifindex: int, mtu: int

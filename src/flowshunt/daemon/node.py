@@ -84,6 +84,7 @@ class Node:
         self.tracker = self.core.tracker
         self.offload = self.core.offload
         self.fragments = self.core.fragments
+        self.limits_are_of_database = False
         self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
@@ -366,9 +367,13 @@ class Node:
         if device.fileno() >= 0:
             self._worker.unwatch(device.fileno())
 
+    def follow_offload(self) -> None:
+        """See `Host`."""
+        self._kernel.follow()
+
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""
-        self._kernel.follow()
+        self._kernel.follow(info.ifindex)
         copy = bridge.port_info(info.name) if reason == REASON_ADDED else info
         for observer in self._observers:
             self.post(partial(observer, bridge.name, copy, reason))

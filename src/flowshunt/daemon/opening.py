@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from flowshunt.daemon.bridge import OpenPort, PortInfo
 from flowshunt.daemon.ports import describe
@@ -49,13 +49,15 @@ class Opener:
         One that cannot be opened is tried again by whoever wants it, and tells them why.
         """
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(_THREADS) as threads:
-            await asyncio.gather(*(loop.run_in_executor(threads, self._open, name) for name in dict.fromkeys(names)))
         try:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                opening = (loop.run_in_executor(threads, self._open, name) for name in dict.fromkeys(names))
+                await asyncio.gather(*opening)
             yield
         finally:
             while self._opened:
-                self._opened.popitem()[1].close()
+                with suppress(KeyError):  # the packet thread has taken the last one meanwhile
+                    self._opened.popitem()[1].close()
 
     def _open(self, name: str) -> None:
         try:

@@ -27,7 +27,7 @@ PURPOSES = {
     NET_RAW: "network devices cannot be opened",
     SYS_NICE: "packets wait for other programs",
     BPF: "nothing is offloaded into the kernel",
-    PERFMON: "nothing is offloaded into the kernel",
+    PERFMON: "programs in the kernel are a little slower",
 }
 """What is kept, and what is not there without."""
 

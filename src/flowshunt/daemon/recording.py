@@ -25,6 +25,9 @@ class Recorders:
     def __bool__(self) -> bool:
         return bool(self._open)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._open
+
     def open(self, name: str, number: int) -> None:
         """Begin to record a port, if that is wanted. Raises PortError when a file cannot be written."""
         self.close(number)
@@ -38,11 +41,12 @@ class Recorders:
             recorder.close()
 
     def received(self, received: LiveBatch) -> None:
-        """A batch has come in on one port, and was not worked on yet."""
-        recorder = self._open.get(int(received.batch.packets["in_port"][0]))
-        if recorder is not None:
-            recorder.received(received)
-            self._complain(recorder)
+        """A batch has come in, on one port or on several, and was not worked on yet."""
+        in_ports = received.batch.packets["in_port"]
+        for number, recorder in self._open.items():
+            if (mine := in_ports == number).any():
+                recorder.received(received.select(mine))
+                self._complain(recorder)
 
     def sent(self, frames: Frames, number: int) -> None:
         """Frames leave, some of them on port `number`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -20,9 +21,9 @@ SHARE = 20
 _LOG = logger(__name__)
 
 
-def place(node: Node) -> Path:
+def place_in(rundir: Path) -> Path:
     """Where connections are kept."""
-    return node.rundir / "connections.jsonl"
+    return rundir / "connections.jsonl"
 
 
 async def take_over(node: Node) -> None:
@@ -30,7 +31,7 @@ async def take_over(node: Node) -> None:
 
     A file that cannot be trusted is refused with a warning, and traffic starts fresh.
     """
-    path, profile = place(node), node.tracker.profile
+    path, profile = place_in(node.rundir), node.tracker.profile
     try:
         entries = await asyncio.to_thread(snapshot.read, path, profile)
         refused = await node.call(lambda: snapshot.put_back(node.tracker, entries, node.now_ms()))
@@ -49,14 +50,16 @@ async def write_connections(node: Node) -> None:
     try:
         now_ms = node.now_ms()
         found = await in_slices(node, lambda: snapshot.documents(node.tracker, now_ms))
-        await asyncio.to_thread(snapshot.write, place(node), node.tracker.profile, found, now_ms)
+        await asyncio.to_thread(snapshot.write, place_in(node.rundir), node.tracker.profile, found, now_ms)
     except OSError as problem:
         _LOG.warning("connections cannot be written down: %s", problem)
 
 
-async def keep_connections(node: Node) -> None:
-    """Write them down again and again, until cancelled."""
-    while True:
+async def keep_connections(node: Node, ending: asyncio.Event) -> None:
+    """Write them down again and again, and a last time at the end. Not to be cancelled: two at once spoil the file."""
+    while not ending.is_set():
         began = monotonic()
         await write_connections(node)
-        await asyncio.sleep(max(EVERY_S, SHARE * (monotonic() - began)))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), max(EVERY_S, SHARE * (monotonic() - began)))
+    await write_connections(node)

@@ -21,7 +21,7 @@ from flowshunt.control.unixctl.server import Server, socket_path
 from flowshunt.daemon.bridge import Bridge
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
-from flowshunt.daemon.restart import keep_connections, take_over, write_connections
+from flowshunt.daemon.restart import keep_connections, take_over
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
@@ -48,6 +48,7 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
     rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
     node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
     keeping: asyncio.Task[None] | None = None
+    ending = asyncio.Event()
     server = Server(node, registry(VERSION_TEXT, stop), PROGRAM)
     await node.start()
     try:
@@ -56,19 +57,20 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
             await _build(node, config, base, tell)
             if node.is_hitless:
                 await take_over(node)
-                keeping = asyncio.create_task(keep_connections(node))
+                keeping = asyncio.create_task(keep_connections(node, ending))
             settle_interpreter()
             tell("ready")
             tell_systemd("READY=1\nSTATUS=forwarding")
             await stop.wait()
             tell_systemd("STOPPING=1")
     finally:
-        if keeping is not None:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-            await write_connections(node)
-        await node.stop()
-        await server.close()
+        try:
+            ending.set()
+            if keeping is not None:
+                await keeping
+        finally:
+            await node.stop()
+            await server.close()
 
 
 def _say_hang_up() -> None:

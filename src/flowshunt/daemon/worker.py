@@ -86,7 +86,7 @@ class Worker:
         return future
 
     def run_now(self, function: Callable[[], None]) -> bool:
-        """Call `function()` in the thread's place if it sleeps and nothing waits for it; False: it was not called.
+        """Call `function()`, and `done()`, in the thread's place if it sleeps and nothing waits; False: not called.
 
         Raises RuntimeError once the thread has stopped, and what the function raises.
         """
@@ -96,8 +96,10 @@ class Worker:
             if self._stopping:
                 raise RuntimeError("the packet thread has ended")
             self._holder = threading.get_ident()
-            function()
-            self._guarded(self._done)
+            try:
+                function()
+            finally:
+                self._guarded(self._done)
         finally:
             self._holder = 0
             self._place.release()

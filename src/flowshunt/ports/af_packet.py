@@ -138,8 +138,8 @@ class AfPacketPort:
         return {"rx_dropped": self._dropped} | received | sent
 
     def fileno(self) -> int:
-        """The socket."""
-        return self._socket.fileno()
+        """The socket; -1 once it is closed."""
+        return self._socket.fileno() if self._is_open else -1
 
     def receive(self, now_ns: int) -> LiveBatch | None:
         """What lies in the ring. Raises PortError when the device is gone."""

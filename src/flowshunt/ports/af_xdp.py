@@ -150,24 +150,23 @@ class AfXdpPort:
     def _attach(self, ifindex: int) -> None:
         """Have the device's frames go to the socket, in the driver where it can do that, else behind it."""
         sockets = self._keep(bpf.create_map(bpf.XSK_MAP, 4, 4, 1))
-        bpf.update_map(sockets, 0, self._socket.fileno())
+        bpf.update(sockets, bytes(4), struct.pack("=I", self._socket.fileno()))
         step = bpf.instruction
-        program = self._keep(
-            bpf.load_xdp(
-                step(0x61, 2, 1, 16)  # r2 = queue; r1 = the map
-                + step(0x18, 1, 1, value=sockets)
-                + step(0x00)
-                + step(0xB7, 3, value=_XDP_PASS)
-                + step(0x85, value=_REDIRECT_MAP)
-                + step(0x95)
-            )
+        code = (
+            step(0x61, 2, 1, 16)  # r2 = queue; r1 = the map
+            + step(0x18, 1, 1, value=sockets)
+            + step(0x00)
+            + step(0xB7, 3, value=_XDP_PASS)
+            + step(0x85, value=_REDIRECT_MAP)
+            + step(0x95)
         )
+        program = self._keep(bpf.load_program(code, "GPL", "frames", bpf.XDP))
         try:
-            self._keep(bpf.attach_xdp(program, ifindex, bpf.XDP_NATIVE))
+            self._keep(bpf.link_xdp(program, ifindex, bpf.XDP_NATIVE))
         except OSError as problem:
             if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE):
                 raise
-            self._keep(bpf.attach_xdp(program, ifindex, bpf.XDP_GENERIC))
+            self._keep(bpf.link_xdp(program, ifindex, bpf.XDP_GENERIC))
         # A socket of another family keeps the device promiscuous; nothing comes to it.
         watching = self._opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
         watching.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("@iHH8x", ifindex, _MR_PROMISC, 0))

@@ -190,6 +190,12 @@ class Finisher:
         chosen = np.flatnonzero(frames.tx["port"] == port) if port != ALL_PORTS else np.arange(len(frames.tx))
         if not len(chosen):
             return
+        if frames.tx["cut"][chosen].any():  # those are sent as they are
+            tx = frames.tx[chosen]
+            for run in np.split(tx, np.flatnonzero(np.diff(tx["cut"])) + 1):
+                part = frames._replace(tx=run)
+                yield from [part] if run["cut"][0] else self(part)
+            return
         headers = frames.received.vnet[frames.tx["packet"][chosen]]
         if not (headers[:, V_FLAGS] & (VNET_NEEDS_CHECKSUM | 0xFF00)).any():
             yield frames._replace(tx=frames.tx[chosen])

@@ -31,6 +31,12 @@ class LiveBatch(NamedTuple):
     batch: Batch
     vnet: np.ndarray
 
+    def select(self, which: np.ndarray) -> LiveBatch:
+        """Some of its packets, bool (n,), in their order; itself when it is all of them."""
+        if which.all():
+            return self
+        return LiveBatch(Batch(self.batch.data, self.batch.packets[which]), self.vnet[: len(which)][which])
+
 
 class Frames(NamedTuple):
     """What a batch causes to be sent.

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flowshunt.control.ovsdb.apply import Applier
+from flowshunt.control.ovsdb.model import Zone
+from flowshunt.control.ovsdb.reconcile import SetDefaultLimit, SetZone
 from flowshunt.rules.odp import OdpError, frame
 from tests.builders import Packet
 from tests.control.unixctl.appctl import START_MS, Lab, needs_appctl, run
@@ -144,6 +147,27 @@ def test_limits_are_set_and_shown(tmp_path: Path) -> None:
         for (name, argument), text in wrong.items():
             assert await lab.refuses(f"dpctl/{name}", argument) == f"ovs-vswitchd: {text}{INVALID}"
         assert await lab.says("dpctl/ct-get-limits") == "default limit=0\n"
+
+    run(tmp_path, work)
+
+
+def test_limits_that_the_database_has_are_left_to_it(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        applier = Applier(lab.node)
+        limited, free = Zone(limit=3), Zone()
+        refused = "ovs-vswitchd: the zone limits are set via database, use 'ovs-vsctl {}-zone-limit <...>' instead."
+        for given, taken, shown in (
+            (SetZone(7, free, limited), SetZone(7, limited, free), "default limit=0\nzone=7,limit=3,count=0\n"),
+            (SetDefaultLimit(0), SetDefaultLimit(None), "default limit=0\n"),
+        ):
+            await applier.carry_out((given,))
+            for verb, argument in (("set", "zone=7,limit=5"), ("set", "default=5"), ("del", "zone=7")):
+                answer = await lab.refuses(f"dpctl/ct-{verb}-limits", argument)
+                assert answer == f"{refused.format(verb)} (Operation not permitted)"
+            assert await lab.says("dpctl/ct-get-limits") == shown
+            await applier.carry_out((taken,))
+            assert await lab.says("dpctl/ct-set-limits", "zone=7,limit=5") == ""
+            assert await lab.says("dpctl/ct-del-limits", "zone=7") == ""
 
     run(tmp_path, work)
 

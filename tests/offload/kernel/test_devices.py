@@ -20,7 +20,7 @@ pytestmark = [
 
 _SCRIPT = """
 import errno, subprocess, sys
-from flowshunt.offload.providers.kernel import syscall
+from flowshunt.base import bpf
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.ports.devices import look_up
 
@@ -32,7 +32,7 @@ def filters():
     return said.stdout.count("direct-action")
 
 if sys.argv[1] == "clsact":
-    syscall.link_ingress = refuse
+    bpf.link_ingress = refuse
 kernel = Kernel(limit=16)
 kernel.init()
 up = kernel.make_up_device()
@@ -44,6 +44,53 @@ kernel.detach(1)
 up.close()
 kernel.close()
 print(filters())
+"""
+
+_TWO_BRIDGES = """
+from flowshunt.base import bpf
+from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.ports.devices import look_up
+
+kernel = Kernel(limit=16)
+kernel.init()
+ups = [kernel.make_up_device() for _ in range(2)]
+ifindex = look_up("p0").ifindex
+kernel.attach(1, ifindex, 1500, ups[0])
+
+def place():
+    found = bpf.lookup(kernel.objects._ports, ifindex.to_bytes(4, "little"), 8)
+    numbers = {up.ifindex: n for n, up in enumerate(ups)}
+    return found and (found[0], numbers[int.from_bytes(found[4:], "little")])
+
+try:
+    kernel.attach(1 << 16 | 2, ifindex, 1500, ups[1])
+except OSError as problem:
+    print(problem.strerror, end=" ")
+print(place(), end=" ")
+kernel.detach(1)
+kernel.attach(1 << 16 | 2, ifindex, 1500, ups[1])
+print(place(), end=" ")
+kernel.detach(1 << 16 | 2)
+print(place())
+"""
+
+_PEERS = """
+import sys
+from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.ports.devices import look_up
+
+kernel = Kernel(limit=16)
+kernel.init()
+ifindex = look_up("p0").ifindex
+kernel.attach(1, ifindex, 1500, kernel.make_up_device())
+
+def has_peer():
+    kernel.look_again(ifindex)
+    print(kernel._ports.attached[1].peer != 0, flush=True)
+    sys.stdin.readline()
+
+for _ in range(3):
+    has_peer()
 """
 
 
@@ -59,8 +106,8 @@ def namespace() -> Iterator[str]:
 @pytest.mark.parametrize(("way", "filters"), [("tcx", "0 0 0"), ("clsact", "1 1 0")])
 def test_programs_come_and_go_with_the_port(namespace: str, way: str, filters: str) -> None:
     done = subprocess.run(
-        ["ip", "netns", "exec", namespace, sys.executable, "-c", _SCRIPT, way],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        [*_inside(namespace, _SCRIPT), way],
+        env=_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -68,3 +115,40 @@ def test_programs_come_and_go_with_the_port(namespace: str, way: str, filters: s
     if way == "tcx" and done.stdout.startswith("1"):
         pytest.skip("needs a kernel with tcx (Linux 6.6)")
     assert done.stdout.strip() == filters, done.stderr
+
+
+def _inside(namespace: str, script: str) -> list[str]:
+    return ["ip", "netns", "exec", namespace, sys.executable, "-c", script]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_a_device_is_one_port_at_a_time(namespace: str) -> None:
+    done = subprocess.run(
+        _inside(namespace, _TWO_BRIDGES), env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "the device is another port already (1, 0) (2, 1) None", done.stderr
+
+
+def test_the_other_end_of_a_pair_may_come_and_go(namespace: str) -> None:
+    other = f"{namespace}o"
+    subprocess.run(["ip", "netns", "add", other], check=True)
+    subprocess.run(["ip", "-n", namespace, "link", "set", "p0", "up"], check=True)
+    try:
+        with subprocess.Popen(
+            _inside(namespace, _PEERS), env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stdin is not None and running.stdout is not None
+            said = []
+            for move in (["-n", namespace, "link", "set", "p1", "netns", other],
+                         ["-n", other, "link", "set", "p1", "netns", namespace], []):  # fmt: skip
+                said.append(running.stdout.readline().strip())
+                if move:
+                    subprocess.run(["ip", *move], check=True)
+                running.stdin.write("\n")
+                running.stdin.flush()
+            assert said == ["False", "True", "False"]
+    finally:
+        subprocess.run(["ip", "netns", "del", other], check=True)

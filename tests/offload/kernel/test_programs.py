@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowshunt.base import bpf
 from flowshunt.datapath.paths.records import FLOW
-from flowshunt.offload.providers.kernel import syscall
 from flowshunt.offload.providers.kernel.devices import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from tests.builders import Packet, batch_of
@@ -109,7 +109,7 @@ class Both:
     def run(self, frame: bytes, **options: Any) -> bytes | None:
         """The frame as it would be redirected; None: it goes up."""
         before = self.objects.states["packets"].sum()
-        frame_out = syscall.run_program(self.objects.forward, frame, ifindex=LOOPBACK, **options)[1]
+        frame_out = bpf.run_program(self.objects.forward, frame, ifindex=LOOPBACK, **options)[1]
         return frame_out if self.objects.states["packets"].sum() > before else None
 
     def close(self) -> None:

@@ -6,12 +6,14 @@ import hashlib
 from contextlib import suppress
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowshunt.app import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath.tables import Datapath
+from flowshunt.datapath.tracing import run
 from flowshunt.datapath.tracing.run import Tracer
 from flowshunt.packet.schema import FIELDS
 from flowshunt.rules.openflow.tracing.explain import Asked, explain
@@ -243,3 +245,12 @@ def test_a_flow_as_it_was_printed_can_be_asked_again() -> None:
     text = story_text(explain(asked, 0).story, {})
     printed = text.partition("Flow: ")[2].partition("\n")[0]
     assert read_flow(printed, one.ports) == asked.key
+
+
+def test_a_way_that_takes_too_long_is_given_up_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = switch("ip,actions=ct(commit),normal")
+    monkeypatch.setattr(run, "MOST_SECONDS", -1.0)
+    before = digest(one)
+    with pytest.raises(UsageError, match="too long to be told"):
+        explain(Asked(Seen(one), read_flow("in_port=1,udp", one.ports)), START_MS * 1_000_000)
+    assert digest(one) == before

@@ -19,7 +19,7 @@ import sys
 import time
 from ipaddress import IPv4Address
 
-from flowshunt.base.bpf import instruction, load_xdp, run_live
+from flowshunt.base.bpf import XDP, instruction, load_program, run_live
 
 SIZE = 60
 FIRST_PORT, SECOND_PORT = 1000, 2000
@@ -111,7 +111,8 @@ def flood(
     """As many frames as the kernel makes in the time."""
     os.sched_setaffinity(0, {int(processor)})
     content = frame(source_mac, target_mac, source, target, ports_of(0))
-    program = load_xdp(_program(socket.if_nametoindex("eth0"), int(n_flows), content[:_HEADERS_SIZE]))
+    code = _program(socket.if_nametoindex("eth0"), int(n_flows), content[:_HEADERS_SIZE])
+    program = load_program(code, "GPL", "flood", XDP)
     n = 0
     start = time.monotonic()
     while time.monotonic() - start < float(seconds):

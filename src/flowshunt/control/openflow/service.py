@@ -121,6 +121,7 @@ class Service:
         self._describe_device = describe
         self._configs: dict[int, int] = {}
         self.bring_up: Callable[[str, bool], None] | None = None
+        self.on_configured: Callable[[], None] | None = None
         self._started_ns = started_ns
         self._now_ns = started_ns
         self.datapath_id = datapath_id
@@ -371,6 +372,8 @@ class Service:
                 no_flood = bool(self._configs[number] & ports.CONFIG_NO_FLOOD)
                 self._bridge.datapath.ports.set_flooded(number, not no_flood)
                 self.tell_port(REASON_CHANGED, name, number)
+                if self.on_configured is not None:
+                    self.on_configured()
 
     def _bring_up(self, name: str, up: bool) -> None:
         if self.bring_up is None:
@@ -389,6 +392,10 @@ class Service:
     def is_configured(self, number: int, config: int) -> bool:
         """Whether controllers have given a port one of these bits of configuration (`ports.CONFIG_*`)."""
         return bool(self._configs.get(number, 0) & config)
+
+    def configured(self, config: int) -> list[int]:
+        """The ports that have one of these bits."""
+        return [number for number, bits in self._configs.items() if bits & config]
 
     def _queue_stats(self, connection: Connection, request: Request) -> None:
         numbers = self._numbers(request.message.port, "OFPQOFC_BAD_PORT").values()

@@ -40,6 +40,7 @@ class Applier:
         self._vlan_limit = 1
         self._offload: dict[str, str] = {}
         self._hwaddr: dict[str, str] = {}
+        self._limited: set[int | None] = set()
 
     async def carry_out(self, actions: Sequence[R.Action]) -> None:
         """Carry out actions in order, with packets in between; returns when sockets are as they should be."""
@@ -90,6 +91,7 @@ class Applier:
                 self._set_config(dict(config))
             case R.SetDefaultLimit(limit):
                 node.tracker.set_zone_limit(None, limit or 0)
+                self._note_limit(None, limit)
             case R.SetZone():
                 self._set_zone(action)
 
@@ -222,6 +224,7 @@ class Applier:
                 tracker.del_zone_limit(number)
             else:
                 tracker.set_zone_limit(number, action.after.limit)
+            self._note_limit(number, action.after.limit)
         if action.before.timeouts != action.after.timeouts:
             if action.after.timeouts is None:
                 tracker.del_timeout_policy(number)
@@ -229,6 +232,14 @@ class Applier:
                 tracker.set_timeout_policy(
                     number, {name: seconds for name, seconds in action.after.timeouts if name in POLICY_CLASSES}
                 )
+
+    def _note_limit(self, zone: int | None, limit: int | None) -> None:
+        """While the database limits any zone, it alone says what limits there are."""
+        if limit is None:
+            self._limited.discard(zone)
+        else:
+            self._limited.add(zone)
+        self._node.limits_are_of_database = bool(self._limited)
 
 
 def _forwards_alone(bridge: Bridge) -> bool:

@@ -88,6 +88,8 @@ class Node(Protocol):
 
     tracker: Tracker
     is_holding: bool
+    limits_are_of_database: bool
+    """Whether nobody else may limit zones."""
 
     @property
     def bridges(self) -> Mapping[str, Any]:

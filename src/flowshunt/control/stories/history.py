@@ -8,31 +8,41 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.selection import Selection
 from flowshunt.control.stories.stories import Stories, Story
+from flowshunt.offload.caller import KINDS
+from flowshunt.offload.framework import MAX_PROVIDERS
 
 if TYPE_CHECKING:
     from flowshunt.control.stories.paths import Switch
 
 MAX_STEPS_KEPT = 1 << 16
-MAX_PATHS_KEPT = 1 << 13
+MAX_PATHS_KEPT = 1 << 12
 RATE_MS = 10_000
 """Over how long rates are measured."""
 _TICK_MS = 1000
 
 
-class _Steps(NamedTuple):
-    kind: str
-    rows: np.ndarray
-    generations: np.ndarray
-    now_ms: int
-    provider: str
-    reasons: np.ndarray
+STEP = np.dtype(
+    [
+        ("order", np.int64),
+        ("now_ms", np.int64),
+        ("row", np.uint32),
+        ("generation", np.uint32),
+        ("reason", np.uint16),
+        ("kind", np.uint8),
+        ("provider", np.uint8),
+    ],
+    align=True,
+)
+"""A step of one connection. `order`: among all steps and paths, from 1; 0: none. `kind`: in KINDS; `provider`: in the
+names that the history has met.
+"""
 
 
 class _Retold(Stories):
@@ -57,9 +67,11 @@ class History:
         """`switch`: one that offloads."""
         self._switch = switch
         self._order = 0
-        self._steps: deque[tuple[int, _Steps]] = deque()
+        self._steps = np.zeros(MAX_STEPS_KEPT, STEP)
+        self._next = 0
+        self._providers: list[str] = []
         self._paths: deque[tuple[int, np.ndarray]] = deque()
-        self._n_steps = self._n_paths = 0
+        self._n_paths = 0
         self._samples: deque[tuple[int, dict[str, int]]] = deque()
         switch.observe_paths(self._on_learned)
         switch.offload.keep_journal(self._note)
@@ -73,23 +85,34 @@ class History:
         provider: str,
         reason: np.ndarray | int,
     ) -> None:
-        """A step of connections (`offload.caller.Journal`)."""
-        if len(rows) == 0:
-            return
-        reasons = np.broadcast_to(np.asarray(reason, np.uint16), len(rows)).copy()
-        step = _Steps(kind, rows.astype(np.int64), generations.astype(np.int64), now_ms, provider, reasons)
-        self._steps.append((self._order, step))
+        """A step of connections (`offload.caller.Journal`); of more than are kept, the last ones."""
+        n = min(len(rows), MAX_STEPS_KEPT)
         self._order += 1
-        self._n_steps += len(rows)
-        while self._n_steps > MAX_STEPS_KEPT:
-            self._n_steps -= len(self._steps.popleft()[1].rows)
+        places = (self._next + np.arange(n)) % MAX_STEPS_KEPT
+        self._next = (self._next + n) % MAX_STEPS_KEPT
+        steps = self._steps
+        steps["order"][places] = self._order
+        steps["now_ms"][places] = now_ms
+        steps["row"][places] = rows[len(rows) - n :]
+        steps["generation"][places] = generations[len(rows) - n :]
+        steps["reason"][places] = np.broadcast_to(np.asarray(reason, np.uint16), len(rows))[len(rows) - n :]
+        steps["kind"][places] = KINDS.index(kind)
+        steps["provider"][places] = self._number_of(provider)
+
+    def _number_of(self, provider: str) -> int:
+        if provider not in self._providers:
+            if len(self._providers) > MAX_PROVIDERS:  # many came and went: begin anew
+                self._providers.clear()
+                self._steps["order"] = 0
+            self._providers.append(provider)
+        return self._providers.index(provider)
 
     def _on_learned(self, learned: np.ndarray) -> None:
         """Paths that packets have shown, LEARNED (n,)."""
         if len(learned) == 0:
             return
-        self._paths.append((self._order, learned.copy()))
         self._order += 1
+        self._paths.append((self._order, learned.copy()))
         self._n_paths += len(learned)
         while self._n_paths > MAX_PATHS_KEPT:
             self._n_paths -= len(self._paths.popleft()[1])
@@ -99,22 +122,20 @@ class History:
         stories = _Retold(self._switch, connections)
         leaders = self._leaders(stories.rows)
         wanted = np.union1d(stories.rows, leaders)
-        entries: list[tuple[int, _Steps | np.ndarray]] = [*self._steps, *self._paths]
+        mine = self._steps[np.isin(self._steps["row"], wanted) & (self._steps["order"] > 0)]
+        entries: list[tuple[int, np.void | np.ndarray]] = [(int(step["order"]), step) for step in mine]
+        entries += [(order, learned) for order, learned in self._paths if np.isin(learned["rows"], wanted).any()]
         for _, entry in sorted(entries, key=lambda pair: pair[0]):
-            if isinstance(entry, _Steps):
-                mine = np.isin(entry.rows, wanted)
-                if mine.any():
-                    stories.note(
-                        entry.kind,
-                        entry.rows[mine],
-                        entry.generations[mine],
-                        entry.now_ms,
-                        entry.provider,
-                        entry.reasons[mine],
-                    )
-            elif np.isin(entry["rows"], wanted).any():
+            if isinstance(entry, np.void):
+                self._retell(stories, entry)
+            else:
                 stories.on_learned(entry)
         return stories
+
+    def _retell(self, stories: Stories, step: np.void) -> None:
+        rows, generations = (np.array([step[name]], np.int64) for name in ("row", "generation"))
+        kind, provider = KINDS[int(step["kind"])], self._providers[int(step["provider"])]
+        stories.note(kind, rows, generations, int(step["now_ms"]), provider, int(step["reason"]))
 
     def _leaders(self, rows: np.ndarray) -> np.ndarray:
         """Rows of the connections that lead the ways on which these are."""

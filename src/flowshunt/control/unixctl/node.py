@@ -92,6 +92,8 @@ class Node(Protocol):
     offload: Offload
     fragments: Fragments
     history: History
+    limits_are_of_database: bool
+    """Whether nobody else may limit zones."""
 
     @property
     def core(self) -> Told:

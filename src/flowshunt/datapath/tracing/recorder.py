@@ -76,7 +76,7 @@ class Recorder:
     ) -> None:
         """`rule`: rules by number. `keys`: that of the packet that runs, (1, KEY_WORDS).
 
-        `pipeline`: words of the key that it begins with besides its headers. `deadline`: by time.monotonic().
+        `pipeline`: words of the key that it begins with besides its headers. `deadline`: by time.thread_time().
         `suppose`: instead of the tracker. `path`: what the paths of all parts begin with.
         """
         self.parts: list[Part] = []
@@ -151,7 +151,7 @@ class Recorder:
         self.begin_part(w.keys[0], None, self._path)
 
     def _fetch(self, c: Any, pc: Any) -> Any:
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise TooLongError("the packet's way is too long to be told", hint="name a table further on")
         self._steps.append(Fetched(int(pc) - self._base, _copy(self._keys)))
         return self._plain["fetch"](c, pc)

@@ -21,7 +21,7 @@ from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.schema import HEADER_WORDS, PACKET, VERDICT_SHORT_ETHERNET, W_PORT
 
 MOST_SECONDS = 2.0
-"""How long packets may have to wait for one trace."""
+"""Processor time that one trace may take; packets wait for it."""
 
 
 class Tracer:
@@ -75,7 +75,7 @@ class Tracer:
         own, out = D.make_own(), D.make_output(1)
         batch = own if program is not None else D.make_own()
         _take_in(batch, frame, in_port, now_ns, header)
-        self._deadline = self._deadline or time.monotonic() + MOST_SECONDS
+        self._deadline = self._deadline or time.thread_time() + MOST_SECONDS
         pipeline = {**(pipeline or {}), W_PORT: (pipeline or {}).get(W_PORT, 0) | in_port << 32}
         recorder = Recorder(datapath.rules.rule, work.keys, pipeline, self._deadline, suppose, path)
         arguments = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 from flowshunt.base.errors import UsageError
@@ -51,6 +52,7 @@ def set_limits(node: Node, arguments: list[str]) -> str:
         if default is None or default > MAX_LIMIT:
             raise refusal("invalid default limit")
     limits = [_zone_limit(text) for text in rest]
+    _leave_to_database(node, "set")
     if default is not None:
         node.tracker.set_zone_limit(None, default)
     for zone, limit in limits:
@@ -59,6 +61,13 @@ def set_limits(node: Node, arguments: list[str]) -> str:
         else:  # the database has no word for it: there, 0 is unlimited
             node.tracker.close_zone(zone)
     return ""
+
+
+def _leave_to_database(node: Node, verb: str) -> None:
+    """Refuse to change limits while the database has some."""
+    if node.limits_are_of_database:
+        hint = f"use 'ovs-vsctl {verb}-zone-limit <...>' instead."
+        raise refusal(f"the zone limits are set via database, {hint}", errno.EPERM)
 
 
 def _zone_limit(text: str) -> tuple[int, int]:
@@ -88,6 +97,7 @@ def del_limits(node: Node, arguments: list[str]) -> str:
     has_default = bool(rest) and rest[0] == "default"
     rest = rest[1:] if has_default else rest
     zones = _zones(rest[0]) if rest else []
+    _leave_to_database(node, "del")
     if has_default:
         node.tracker.set_zone_limit(None, 0)
     for zone in zones:

@@ -9,9 +9,10 @@ where the switch receives for all its ports.
                 ▼
              tap device, behind a tag with the port's number ──> the switch's packet socket
 
-- `syscall`: bpf(2) by way of ctypes. `elf`: programs out of the object.
+- `elf`: programs out of the object; `flowshunt.base.bpf` is the system call.
 - `records`: the structures that the programs share with us, and what a path becomes in them.
-- `objects`: the maps and programs of one provider. `devices`: attaching them to ports, and the device for misses.
+- `objects`: the maps and programs of one provider. `devices`: attaching them to ports, their pins, and the device for
+  misses. `peers`: may packets go straight to the other end of a veth pair?
 - `provider`: the provider, on the contract of `flowshunt.offload`.
 
 The daemon says which ports are devices (`Kernel.attach`, `detach`) and receives what goes up.

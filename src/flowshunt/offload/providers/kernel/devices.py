@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowshunt.offload.providers.kernel import syscall
+from flowshunt.base import bpf
 from flowshunt.ports.devices import look_up, set_up
 
 # linux/if_tun.h
@@ -42,13 +42,19 @@ class Ingress:
         if self._link >= 0:
             return
         try:
-            self._link = syscall.link_ingress(program_fd, ifindex)
+            self._link = bpf.link_ingress(program_fd, ifindex)
         except OSError as problem:
-            if problem.errno not in _NO_TCX or keep:
+            if problem.errno not in _NO_TCX:
                 raise
+            if keep:
+                raise OSError(problem.errno, "kernel-hitless needs tcx links, as in Linux 6.6") from None
             _add_filter(program_fd, ifindex)
         if self._pin is not None:
-            syscall.pin(self._link, self._pin)
+            try:
+                bpf.pin(self._link, self._pin)
+            except OSError as problem:
+                os.close(self._link)
+                raise OSError(problem.errno, f"cannot be pinned as {self._pin}: {problem.strerror}") from None
 
     @property
     def is_tcx(self) -> bool:
@@ -56,17 +62,20 @@ class Ingress:
         return self._link >= 0
 
     def replace(self, program_fd: int) -> None:
-        """Another program from the next packet on. Raises OSError."""
+        """Another program from the next packet on, unless the device is gone. Raises OSError."""
         if self._link >= 0:
-            syscall.update_link(self._link, program_fd)
+            try:
+                bpf.update_link(self._link, program_fd)
+            except OSError as problem:
+                if problem.errno != errno.ENOLINK:
+                    raise
         else:
             _add_filter(program_fd, self.ifindex)
 
     def close(self, *, keep: bool = False) -> None:
         """Take the program off the device, if it is still there; `keep`: leave it there if its link is pinned."""
         if self._pin is not None and not keep:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._pin)
+            unpin(self._pin)
         if self._link >= 0:
             os.close(self._link)
             self._link = -1
@@ -78,17 +87,23 @@ class Ingress:
 def _take_over(program_fd: int, pin: str, keep: bool) -> int:
     """The link that is pinned there, with this program; -1: there is none, or its device is gone."""
     try:
-        link = syscall.get(pin)
+        link = bpf.get(pin)
     except OSError:  # there is none, or nothing was ever pinned there
         return -1
     try:
-        syscall.update_link(link, program_fd)
+        bpf.update_link(link, program_fd)
     except OSError:
         os.close(link)
         link = -1
     if link < 0 or not keep:
-        os.unlink(pin)
+        unpin(pin)
     return link
+
+
+def unpin(pin: str) -> None:
+    """Let go of what is pinned there, if that may be done and there is anything."""
+    with contextlib.suppress(OSError):
+        os.unlink(pin)
 
 
 def pin_of(folder: str, ifindex: int) -> str:
@@ -153,12 +168,12 @@ class Ports:
         self._sort()
         return found
 
-    def set_mtu(self, port: int, mtu: int) -> bool:
-        """Note the MTU of a port that is there; whether it was another one."""
-        was = self.attached[port]
-        self.attached[port] = was._replace(mtu=mtu)
-        self._sort()
-        return was.mtu != mtu
+    def change(self, port: int, changed: Attached) -> bool:
+        """Note what a port that is there is now; whether that is new."""
+        if self.attached[port] == changed:
+            return False
+        self.add(port, changed)
+        return True
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Indexes and MTUs of the devices of ports, and their peers, all as `numbers`; 0: it is not attached."""
@@ -217,9 +232,13 @@ class UpDevice:
             with contextlib.suppress(OSError), open(_ipv6_of(self.name), "w", encoding="ascii") as setting:
                 setting.write("1")
             self._discard = Ingress(discard_fd, self.ifindex)
-            set_up(self.name)
         except OSError:
             os.close(self._fd)
+            raise
+        try:
+            set_up(self.name)
+        except OSError:
+            self.close()
             raise
 
     def replace(self, discard_fd: int) -> None:

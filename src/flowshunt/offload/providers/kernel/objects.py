@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from flowshunt.offload.providers.kernel import syscall
+from flowshunt.base import bpf
 from flowshunt.offload.providers.kernel.elf import ObjectFile
 from flowshunt.offload.providers.kernel.records import CONTROL, KEY, PORT, REASONS, STATE, VALUE
 
@@ -63,11 +63,11 @@ class Objects:
             raise
 
     def _make(self, limit: int) -> None:
-        array, hash_ = syscall.ARRAY, syscall.HASH
+        array, hash_ = bpf.ARRAY, bpf.HASH
         self._flows = self._map("flows", hash_, KEY.itemsize, VALUE.itemsize, 2 * limit)
-        states = self._map("states", array, 4, STATE.itemsize, 2 * limit, syscall.MMAPABLE)
-        control = self._map("control", array, 4, CONTROL.itemsize, 1, syscall.MMAPABLE)
-        reasons = self._map("reasons", array, 4, 8, len(REASONS), syscall.MMAPABLE)
+        states = self._map("states", array, 4, STATE.itemsize, 2 * limit, bpf.MMAPABLE)
+        control = self._map("control", array, 4, CONTROL.itemsize, 1, bpf.MMAPABLE)
+        reasons = self._map("reasons", array, 4, 8, len(REASONS), bpf.MMAPABLE)
         self._ports = self._map("ports", hash_, 4, PORT.itemsize, MAX_PORTS)
         self.states = _mapped(states, STATE, 2 * limit).reshape(limit, 2)
         self.control = _mapped(control, CONTROL, 1)
@@ -78,11 +78,11 @@ class Objects:
         self.discard = self._program("discard", maps)
 
     def _map(self, name: str, type_: int, key_size: int, value_size: int, length: int, flags: int = 0) -> int:
-        self._fds.append(syscall.create_map(type_, key_size, value_size, length, flags=flags, name=name))
+        self._fds.append(bpf.create_map(type_, key_size, value_size, length, flags=flags, name=name))
         return self._fds[-1]
 
     def _program(self, name: str, maps: dict[str, int]) -> int:
-        self._fds.append(syscall.load_program(object_file().program(name, maps), object_file().license, name))
+        self._fds.append(bpf.load_program(object_file().program(name, maps), object_file().license, name))
         return self._fds[-1]
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Objects:
         errors = np.zeros(len(keys), np.int32)
         done = 0
         while done < len(keys):
-            n, problem = syscall.update_batch(self._flows, keys[done:], values[done:])
+            n, problem = bpf.update_batch(self._flows, keys[done:], values[done:])
             done += n
             if problem != 0:
                 errors[done : done + 1] = _of_room(problem)
@@ -119,7 +119,7 @@ class Objects:
 
     def _insert_one(self, key: bytes, value: bytes) -> int:
         try:
-            syscall.update(self._flows, key, value, syscall.NOEXIST)
+            bpf.update(self._flows, key, value, bpf.NOEXIST)
         except OSError as problem:
             return _of_room(problem.errno or errno.EIO)
         return 0
@@ -134,7 +134,7 @@ class Objects:
         np.subtract.at(self._uses, self._places(keys), 1)
         done = 0
         while done < len(keys):
-            n, problem = syscall.delete_batch(self._flows, keys[done:])
+            n, problem = bpf.delete_batch(self._flows, keys[done:])
             if problem not in (0, errno.ENOENT):
                 raise OSError(problem, os.strerror(problem))
             done += n + (problem != 0)
@@ -142,12 +142,12 @@ class Objects:
     def set_port(self, ifindex: int, number: int, up_ifindex: int) -> None:
         """What comes in on a device goes up to another one, as that port's. Raises OSError (E2BIG) beyond MAX_PORTS."""
         port = np.array([(number, up_ifindex)], PORT)
-        syscall.update(self._ports, ifindex.to_bytes(4, sys.byteorder), port.tobytes())
+        bpf.update(self._ports, ifindex.to_bytes(4, sys.byteorder), port.tobytes())
 
     def clear_port(self, ifindex: int) -> None:
         """The device is no port any more."""
         with contextlib.suppress(OSError):
-            syscall.delete(self._ports, ifindex.to_bytes(4, sys.byteorder))
+            bpf.delete(self._ports, ifindex.to_bytes(4, sys.byteorder))
 
     def reasons(self) -> dict[str, int]:
         """How many packets went up, by why."""

@@ -23,6 +23,7 @@ from flowshunt.offload.providers.kernel.devices import (
     is_bpf_folder,
     pin_of,
     pins_in,
+    unpin,
 )
 from flowshunt.offload.providers.kernel.objects import Objects
 from flowshunt.offload.providers.kernel.peers import peer_address
@@ -175,14 +176,17 @@ class Kernel(ArrayProvider):
         """A port of paths is this device: from now on its packets pass here, or go up to `up`.
 
         There they have the low 16 bits of the port's number in a tag. Again for a port that is there: flows through it
-        are handed back if its device or MTU is another one. Raises OSError; then it is not attached.
+        are handed back if its device or MTU is another one. Raises OSError; then it is not attached (EBUSY: the device
+        is another port's).
         """
         known = self._ports.attached.get(port)
         if known is not None and known.ifindex == ifindex:
-            if self._ports.set_mtu(port, mtu):
+            if self._ports.change(port, known._replace(mtu=mtu)):
                 self._give_up_port(port)
             return
         self.detach(port)
+        if any(other.ifindex == ifindex for other in self._ports.attached.values()):
+            raise OSError(errno.EBUSY, "the device is another port already")
         objects = self._load()
         number = port & 0xFFFF
         objects.set_port(ifindex, number, up.ifindex)
@@ -191,8 +195,7 @@ class Kernel(ArrayProvider):
         except OSError:
             objects.clear_port(ifindex)
             raise
-        peer = peer_address(ifindex) if self._may_skip else 0
-        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, peer))
+        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, self._peer(ifindex)))
 
     def detach(self, port: int, *, keep: bool = False) -> None:
         """The port is none any more, or its packets are received otherwise; an unknown one is no error.
@@ -209,12 +212,20 @@ class Kernel(ArrayProvider):
         if self.objects is not None:
             self.objects.clear_port(known.ifindex)
 
+    def look_again(self, ifindex: int) -> None:
+        """Something happened to a device, perhaps to the other end of a veth pair: flows to it are handed back then."""
+        for port, known in list(self._ports.attached.items()):
+            if known.ifindex == ifindex and self._ports.change(port, known._replace(peer=self._peer(ifindex))):
+                self._give_up_port(port)
+
+    def _peer(self, ifindex: int) -> int:
+        return peer_address(ifindex) if self._may_skip else 0
+
     def forget_others(self) -> None:
         """Let go of pinned programs on devices that are no ports any more."""
-        mine = {pin_of(self._pins, port.ifindex) for port in self._ports.attached.values()}
-        for pin in pins_in(self._pins):
-            if pin not in mine:
-                os.unlink(pin)
+        if pins := pins_in(self._pins):
+            for pin in set(pins) - {pin_of(self._pins, port.ifindex) for port in self._ports.attached.values()}:
+                unpin(pin)
 
     def _give_up_port(self, port: int) -> None:
         self._give_up(np.flatnonzero(self._is_used & (self._path_ports == port).any(axis=(1, 2))))
