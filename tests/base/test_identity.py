@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flowshunt.base.identity import IdentityCache
+from flowshunt.base.identity import LARGE, IdentityCache
 
 
 def test_a_result_is_for_the_very_object_and_an_equal_key() -> None:
@@ -21,3 +21,11 @@ def test_it_does_not_grow_beyond_its_size() -> None:
         cache.keep(thing, None, number)
         assert cache.find(thing, None) == number
     assert sum(cache.find(thing, None) is not None for thing in things) <= 4
+
+
+def test_large_results_are_not_kept() -> None:
+    cache: IdentityCache[str] = IdentityCache(8)
+    thing = (1, 2)
+    assert cache.keep(thing, None, "large", LARGE + 1) == "large"
+    assert cache.find(thing, None) is None
+    assert cache.keep(thing, None, "small", LARGE) == cache.find(thing, None) == "small"

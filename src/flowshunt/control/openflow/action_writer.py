@@ -50,7 +50,10 @@ def encode_actions(actions: tuple[F.Action, ...], version: int, facts: Facts) ->
     """
     key = version, facts
     found = _WRITTEN.find(actions, key)
-    return found if found is not None else _WRITTEN.keep(actions, key, _encode(actions, version, facts))
+    if found is not None:
+        return found
+    data = _encode(actions, version, facts)
+    return _WRITTEN.keep(actions, key, data, len(data))
 
 
 def _encode(actions: tuple[F.Action, ...], version: int, facts: Facts) -> bytes:

@@ -111,7 +111,7 @@ def _program_of(flow: F.Flow) -> _Program:
     made = _Actions(flow).list_of(flow.actions)
     if any(isinstance(late.thing, Handled) for late in made[1]):  # the flow's own
         return made
-    return _PROGRAMS.keep(flow.actions, key, made)
+    return _PROGRAMS.keep(flow.actions, key, made, 8 * len(made[0]))
 
 
 def _protocol_of(match: tuple[tuple[str, int, int], ...]) -> tuple[int | None, int | None]:
