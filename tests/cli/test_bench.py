@@ -39,6 +39,14 @@ def test_quotients_are_taken_within_a_round() -> None:
     assert "live.slow.to_bridge.udp64_100k" in record.table()
 
 
+def test_where_nothing_arrived_there_is_no_quotient() -> None:
+    record = Record()
+    none = dict.fromkeys(live.RATIOS, 2.0) | {"udp64": 0.0}
+    live._compare(record, {"bridge": none, "slow": dict.fromkeys(live.RATIOS, 1.0)})
+    assert "live.slow.to_bridge.udp64" not in record.figures
+    assert record.figures["live.slow.to_bridge.ping"].values == [0.5]
+
+
 def test_generated_frames_are_what_they_should_be() -> None:
     made = frame("02:00:00:00:00:01", "02:00:00:00:00:02", "10.0.0.1", "10.0.0.2", ports_of(50_003))
     base = Packet().eth("02:00:00:00:00:01", "02:00:00:00:00:02").ipv4("10.0.0.1", "10.0.0.2", id=0, df=True)

@@ -392,7 +392,8 @@ class Bridge:
         return sent
 
     def close(self) -> None:
-        """Close all devices."""
+        """Close all devices, and let go of what forwards without controllers."""
+        self._stand_in(False)
         for name in list(self.ports):
             self.del_port(name)
 

@@ -47,10 +47,12 @@ class Cells:
 
     def put(self, number: int, words: Sequence[int]) -> None:
         """Store the words of a thing, in the place of those before. Raises PoolFullError, and changes nothing."""
+        known = self._cells.get(number)
+        cell = known or int(changes.store_words(self._arrays, np.zeros(1, np.int64)))
         at = int(changes.store_words(self._arrays, np.array(words, np.int64)))
-        cell = self._cells.get(number) or int(changes.store_words(self._arrays, np.zeros(1, np.int64)))
         if not at or not cell:
             self._free(at, len(words))
+            self._free(0 if known else cell, 1)
             raise PoolFullError("the flow tables are full", hint="delete flows first")
         self._free(*self._stored.get(number, (0, 0)))
         self._stored[number] = at, len(words)

@@ -1,8 +1,8 @@
 """The batch loop: parse and hash, prefetch, run to completion, group after group.
 
-Packets go through the stages in groups: a group is parsed, and the memory that its next stage reads asked for in one
-burst, while groups before it are further on. Each packet runs to its end in arrival order, so the result cannot depend
-on the size of a chunk.
+Packets go through the stages in groups: a group runs, then those behind it are each taken a stage further, and the
+memory that their next stages read is asked for in bursts. Each packet runs to its end in arrival order, so the result
+cannot depend on the size of a chunk.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MAX_EVENTS = MAX_TRACKS * (EVENTS_PER_TRACK + 2)
 """The most events that one packet can cause: at each pass those of the tracker, and a change of mark and label."""
 _BYTES_AHEAD = 8
 _GROUP = 8
-_FIND_AFTER, _JUDGE_AFTER, _RUN_AFTER = 2, 3, 4
+_FIND_AFTER, _JUDGE_AFTER, _RUN_AFTER = 1, 2, 3
 """How many groups behind the one that is parsed the others stand whose entries or connections are looked for, that are
 judged, and that run.
 """
@@ -115,13 +115,11 @@ def _judge(w: Any, t: Any, s: Any, packets: Any, i: Any) -> Any:
 
 @kernel
 def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shunts: Any) -> Any:
-    """Take a group, and those behind it, a stage further; groups before the first and past the last have no packets."""
+    """Take the groups behind `group` a stage further, the foremost first, and read that one.
+
+    What a stage asks for has a whole turn to come. Groups before the first and past the last have no packets.
+    """
     n = len(packets)
-    for i in range(group * _GROUP, min((group + 1) * _GROUP, n)):
-        _read(w, t, s, data, packets, i, shunts)
-    at = max(group - _FIND_AFTER, -1) * _GROUP
-    for i in range(max(at, 0), min(at + _GROUP, n)):
-        _find(w, t, s, i, shunts)
     at = max(group - _JUDGE_AFTER, -1) * _GROUP
     if shunts:
         for i in range(max(at, 0), min(at + _GROUP, n)):
@@ -130,6 +128,11 @@ def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shu
         if shunts and s.why[i] != CAUSE_NONE:
             suggest(t, w.original, i)
         prefetch_told(w, t, i)
+    at = max(group - _FIND_AFTER, -1) * _GROUP
+    for i in range(max(at, 0), min(at + _GROUP, n)):
+        _find(w, t, s, i, shunts)
+    for i in range(group * _GROUP, min((group + 1) * _GROUP, n)):
+        _read(w, t, s, data, packets, i, shunts)
 
 
 @kernel
@@ -227,7 +230,6 @@ def run_batch(
         b = by_reference(PacketArrays(data, chunk, w.original))
         shunts = s.state["n_flows"][0] != 0  # changes between calls only
         for group in range(_RUN_AFTER - (first - end) // _GROUP):
-            _look_ahead(w, t, s, data, chunk, group, shunts)
             at = max(group - _RUN_AFTER, -1) * _GROUP
             stop = min(at + _GROUP, end - first)
             for i in range(max(at, 0), stop):
@@ -241,6 +243,7 @@ def run_batch(
                     return first + i
             _count(p, o, s, chunk, counted, stop, shunts)
             counted = max(counted, stop)
+            _look_ahead(w, t, s, data, chunk, group, shunts)
         first = end
         counted = np.int64(0)
     return first

@@ -21,6 +21,9 @@ from flowshunt.datapath.linking import Linker, Token
 from flowshunt.datapath.program import CompiledRule
 from flowshunt.datapath.timers import Timers
 
+MAX_PRIORITY = 0xFFFF
+"""Rules of a higher priority are the switch's own: changes and deletions mean them only strictly."""
+
 _Linked = tuple[list[int], list[Token]]
 _NOTHING_LINKED: _Linked = ([], [])
 
@@ -346,7 +349,7 @@ class Rules:
         """Numbers of the rules that a change means, in its table or, when that is ALL_TABLES, in all.
 
         Strict: the one of equal match and priority. Otherwise all whose packets the match covers, whatever their
-        priority (OpenFlow's non-strict selection).
+        priority (OpenFlow's non-strict selection), but for those of the switch itself (beyond MAX_PRIORITY).
         """
         tables = [rule.table]
         if rule.table == D.ALL_TABLES:
@@ -360,7 +363,8 @@ class Rules:
         n = 0
         for table in tables:
             n = int(changes.select_rules(self.arrays, table, triples, n, found))
-        return sorted(found[:n].tolist())
+        selected = found[:n]
+        return sorted(selected[self.arrays.rules["priority"][selected] <= MAX_PRIORITY].tolist())
 
     def has(self, number: int) -> bool:
         """Whether there is a rule of that number."""

@@ -210,6 +210,36 @@ def test_a_connection_that_does_not_read_is_paused_and_told_later(
     assert told[-1] == "paused" and len(told) < 10
 
 
+def test_a_paused_connection_hears_nothing_of_a_failed_bundle(service: Service) -> None:
+    other, watch = Watch(service), Watch(service)
+    other.flow("table=1,actions=1")
+    watch.watch()
+    watch.connection.congested = True
+    other.flow("table=3,actions=1")
+    assert watch.told() == ["initial 1", "added 3", "paused"]
+    mods = [
+        flow_mod(parse_flow("table=1,actions=2"), 5),
+        flow_mod(parse_flow("table=9", command="del"), 5, "del"),
+        flow_mod(parse_flow("table=2,actions=group:7"), 5),
+    ]
+    for data in (control(5, 0), *(add(5, mod) for mod in mods), control(5, 4)):
+        other.carry_out(data)
+    assert watch.told() == []
+    other.flow("table=1", "del")
+    assert watch.told() == ["removed 1 2"]
+
+
+def test_what_no_update_can_say_is_left_out(service: Service, switch: Switch) -> None:
+    other, watch = Watch(service), Watch(service)
+    watch.watch()
+    long = F.Flow(actions=(F.Output(1),) * 5000, idle_timeout=5)
+    switch.datapath.add_flow(long, NOW // 1_000_000)
+    other.flow("table=2,actions=1")
+    assert watch.told() == ["added 2"]
+    switch.datapath.expire_flows(NOW // 1_000_000 + 60_000)
+    assert len(switch.flows()) == 1
+
+
 def test_a_connection_that_goes_takes_its_monitors_along(service: Service) -> None:
     other, watch = Watch(service), Watch(service)
     watch.watch()
@@ -237,7 +267,8 @@ changes = st.one_of(
     st.tuples(st.just("add"), flows),
     st.tuples(st.sampled_from(("mod", "mod_strict")), flows),
     st.tuples(st.just("del"), st.sampled_from(("table=1", "table=2,tcp", "ip", "udp", "table=1,reg0=1"))),
-    st.tuples(st.sampled_from(("congest", "read", "fail")), st.just("")),
+    st.tuples(st.sampled_from(("congest", "read")), st.just("")),
+    st.tuples(st.sampled_from(("bundle", "failing bundle")), st.lists(flows, max_size=4).map("\n".join)),
 )
 
 
@@ -259,10 +290,13 @@ def test_what_a_monitor_is_told_adds_up_to_the_table(steps: list[tuple[str, str]
         elif what == "read":
             watch.connection.congested = False
             service.resume_monitors(watch.connection)
-        elif what == "fail":
-            mods = [flow_mod(parse_flow(each), 5) for each in ("table=1,actions=1", "table=2,actions=group:7")]
+        elif what.endswith("bundle"):
+            mods = [flow_mod(parse_flow(each), 5) for each in text.splitlines()]
+            mods.append(flow_mod(parse_flow("table=1,tcp", command="del_strict"), 5, "del_strict"))
+            if what.startswith("failing"):
+                mods.append(flow_mod(parse_flow("table=2,actions=group:7"), 5))
             for data in (control(5, 0), *(add(5, mod) for mod in mods), control(5, 4)):
-                other.carry_out(data)
+                (watch if alone else other).carry_out(data)
         else:
             (watch if alone else other).flow(text, what)
     watch.connection.congested = False

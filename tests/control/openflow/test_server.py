@@ -22,6 +22,7 @@ from flowshunt.app import Switch
 from flowshunt.base.clock import SystemClock
 from flowshunt.base.errors import InputError, UsageError
 from flowshunt.control.openflow import server as server_module
+from flowshunt.control.openflow.controllers import Controllers, ControllerSettings
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
 from tests.control.openflow.wires import hello, message
@@ -453,3 +454,21 @@ def test_a_peer_that_does_not_read_what_it_is_told_is_cut_off(
     running.do(lambda: None)
     assert not running.server.peers
     connection.close()
+
+
+def test_controllers_with_names_that_cannot_be_are_told_of(running: Running) -> None:
+    name = "a" * 70 + ".example"
+    changed = threading.Event()
+    controllers = Controllers(running.server, changed.set)
+    targets = f"tcp:{name}", f"ptcp:0:{name}", "ptcp:0:127.0.0.1"
+    try:
+        running.call(controllers.configure([ControllerSettings(target) for target in targets], may_stand_in=False))
+        deadline = time.monotonic() + 20
+        while controllers.statuses[targets[0]].state != "BACKOFF":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert controllers.statuses[targets[0]].last_error
+        assert controllers.statuses[targets[1]].state == "VOID"
+        assert controllers.statuses[targets[2]].state == "LISTENING"
+    finally:
+        running.call(controllers.close())

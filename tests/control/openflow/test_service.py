@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowshunt.app import Switch
 from flowshunt.control.openflow.connection import Commit, Request
@@ -14,7 +16,7 @@ from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import MAX_PACKET_INS, Event, Events
 from flowshunt.control.openflow.service import Service
 from flowshunt.datapath.feed import Feed, feeds_of
-from flowshunt.datapath.rules import TablesFullError
+from flowshunt.datapath.rules import MAX_PRIORITY, TablesFullError
 from flowshunt.rules.openflow import Flow, format_flow, parse_flow
 from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.flow import ALL_TABLES
@@ -280,7 +282,8 @@ def test_a_bundle_that_fails_on_its_way_is_undone(
 
     def full(feed: Feed, *rest: Any) -> int:
         if any(rule.priority == 9 for rule in feed.rules):
-            insert(next(feeds_of(feed.rules[:-1])), *rest)
+            for those_before in feeds_of(feed.rules[:-1]):
+                insert(those_before, *rest)
             raise TablesFullError("the flow tables are full")
         return insert(feed, *rest)
 
@@ -296,8 +299,67 @@ def test_a_bundle_that_fails_on_its_way_is_undone(
             ("add", "priority=9,actions=1"),
         )
     )
-    assert [code[1:] for code in talk.errors()] == [(5, 1), (17, 13)]
+    assert talk.errors() == [(15, 5, 1), (9, 17, 13)]
     assert texts(switch) == before
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+def test_the_message_that_a_bundle_fails_for_is_named(service: Service, switch: Switch, prepares: bool) -> None:
+    talk = Talk(service, 5)
+    talk.prepares = prepares
+    talk.flow("priority=1,actions=1")
+    good = [("add", f"priority={n},actions=2") for n in range(1, 9)]
+    talk.say(bundle(5, *good, ("add", "priority=9,actions=group:7"), *good))
+    assert [code[0] for code in talk.errors()] == [18, 9]
+    assert texts(switch) == ["priority=1 actions=output:1"]
+
+
+def test_what_is_refused_beforehand_is_not_looked_at_again(
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(service, 5)
+    mods = [("add", f"priority={n},actions=2") for n in range(1, 5)]
+    talk.connection.receive_data(bundle(5, *mods, ("add", "table=254,actions=1"), *mods))
+    commit = talk.connection.next_event()
+    assert isinstance(commit, Commit)
+    assert not list(service.prepare(commit))
+    monkeypatch.setattr(switch.datapath, "compile", None)
+    service.carry_out(talk.connection, commit, NOW)
+    assert talk.errors() == [(14, 1, 5), (9, 17, 13)]
+    assert not texts(switch)
+
+
+def test_flows_of_the_switch_itself_are_its_own(service: Service, switch: Switch) -> None:
+    hidden = F.Flow((), (F.Normal(),), 0, MAX_PRIORITY + 1)
+    switch.datapath.add_flow(hidden)
+    service.hides_flows = True
+    talk = Talk(service, 5)
+    talk.flow("table=0,actions=drop", "mod")
+    talk.flow("table=0", "del")
+    talk.flow("", "del")
+    talk.say(bundle(5, ("mod", "table=0,actions=drop"), ("del", "")))
+    assert not talk.errors()
+    assert [line.flow for line in switch.flows()] == [hidden]
+    switch.datapath.delete_flows(hidden, strict=True)
+    assert not switch.flows()
+
+
+def test_what_cannot_be_prepared_is_answered_when_it_is_carried_out(
+    service: Service, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(switch.datapath, "compile", fail)
+    talk = Talk(service, 5)
+    talk.connection.receive_data(
+        flow_mod(parse_flow("actions=1"), 5, xid=4) + bundle(5, ("add", "actions=1"), ("add", "tcp,actions=1"))
+    )
+    while (event := talk.connection.next_event()) is not None:
+        assert isinstance(event, Request | Commit)
+        assert not list(service.prepare(event))
+        service.carry_out(talk.connection, event, NOW)
+    assert [code[0] for code in talk.errors()] == [4, 9]
 
 
 @pytest.mark.parametrize(
@@ -632,3 +694,67 @@ def _types(data: bytes) -> Iterator[int]:
     while data:
         yield data[1]
         data = data[int.from_bytes(data[2:4], "big") :]
+
+
+# --- bundles do what their messages do --------------------------------------------------------------------------------
+
+mods = st.one_of(
+    st.tuples(
+        st.just("add"),
+        st.builds(
+            "table={},{},actions={}".format,
+            st.integers(1, 2),
+            st.sampled_from(("tcp", "udp", "ip,priority=9", "idle_timeout=5,reg0=1", "check_overlap,ip")),
+            st.sampled_from(("1", "2", "controller", "conjunction(1,1/2)", "conjunction(2,2/2),conjunction(3,1/2)")),
+        ),
+    ),
+    st.tuples(
+        st.sampled_from(("mod", "mod_strict")),
+        st.builds(
+            "table={},{},actions={}".format,
+            st.integers(1, 2),
+            st.sampled_from(("tcp", "ip", "reg0=1")),
+            st.sampled_from(("3", "conjunction(1,2/2)")),
+        ),
+    ),
+    st.tuples(
+        st.sampled_from(("del", "del_strict")),
+        st.sampled_from(("table=1", "table=2,tcp", "table=1,tcp", "table=1,reg0=1", "table=2,udp")),
+    ),
+    st.tuples(st.just("del_strict"), st.sampled_from(("table=1,ip,priority=9", "table=2,ip,priority=9", "tcp"))),
+)
+
+
+def _kept(switch: Switch) -> object:
+    """What a switch holds for its flows, whatever it was called there."""
+    rules = switch.datapath.rules
+    assert rules._n_clauses == sum(rule.is_clause for rule in rules._rules.values())
+    assert int(rules.arrays.state["live_rules"][0]) == len(rules._rules)
+    in_tables = {number: rules.find(rule) for number, rule in rules._rules.items()}
+    assert in_tables == {number: number for number in rules._rules}
+    tallies = sorted((conjunction, n) for conjunction, n in rules.linker.tallies._users.values())
+    handled = sum(1 for _ in rules.linker.handled_actions())
+    return sorted(texts(switch)), tallies, handled, len(rules._timers), sorted(rules._subtables), rules._per_table
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(mods, max_size=6), st.lists(mods, min_size=1, max_size=12), st.booleans(), st.booleans())
+def test_a_bundle_does_what_its_messages_do_one_by_one_or_nothing(
+    before: list[tuple[str, str]], changes: list[tuple[str, str]], fails: bool, prepares: bool
+) -> None:
+    bundled, single = (Talk(Service(Switch(max_connections=10), started_ns=NOW), 5) for _ in range(2))
+    switches = [talk.service._bridge for talk in (bundled, single)]
+    bundled.prepares = prepares
+    for talk in (bundled, single):
+        for command, text in before:
+            talk.flow(text, command)
+        talk.errors()
+    was = _kept(switches[0])  # type: ignore[arg-type]
+    if fails:
+        changes = [*changes, ("add", "table=5,actions=group:9")]
+    bundled.say(bundle(5, *changes))
+    is_refused = bool(bundled.errors())
+    for command, text in changes:
+        single.flow(text, command)
+    assert is_refused == bool(single.errors())
+    assert _kept(switches[0]) == (was if is_refused else _kept(switches[1]))  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from flowshunt.base.errors import UsageError
 
@@ -70,11 +71,16 @@ class Lab:
             raise UsageError(f"{' '.join(words)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
-    def start(self, name: str, *words: str) -> subprocess.Popen[str]:
-        """A command that goes on in a namespace."""
-        process = subprocess.Popen(
-            self.command(name, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
-        )
+    def start(self, name: str, *words: str, log: Path | None = None) -> subprocess.Popen[str]:
+        """A command that goes on in a namespace. `log`: where its errors go, of one that may have many to tell."""
+        with open(log or os.devnull, "w", encoding="utf-8") as file:
+            process = subprocess.Popen(
+                self.command(name, *words),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if log is None else file,
+                text=True,
+                env=_environment(),
+            )
         self._processes.append(process)
         return process
 

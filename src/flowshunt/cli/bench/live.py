@@ -93,5 +93,7 @@ def _compare(record: Record, taken: dict[str, dict[str, float]]) -> None:
             if reference not in taken or name == reference:
                 continue
             for figure in RATIOS:
+                if not taken[reference][figure]:
+                    continue
                 quotient = values[figure] / taken[reference][figure]
                 record.add(f"live.{name}.to_{reference}.{figure}", "ratio", quotient)

@@ -63,7 +63,8 @@ def measure_tcp(lab: Lab, row: Row, ends: Ends, report: Report, seconds: float) 
         if time.monotonic() > deadline:
             raise UsageError("iperf3 -s does not listen")
     with _cpu_told(report, row, "tcp"):
-        said = lab.run(ends.client, "iperf3", "-c", ends.address, "-t", str(math.ceil(seconds)), "-J")
+        words = ("iperf3", "-c", ends.address, "-t", str(math.ceil(seconds)), "-J")
+        said = lab.run(ends.client, *words, timeout=seconds + COMMAND_S)
     serving.communicate(timeout=_LISTEN_S)
     report("tcp", "Gbit/s", float(json.loads(said)["end"]["sum_received"]["bits_per_second"]) / 1e9)
 
@@ -97,7 +98,9 @@ def measure_flow_pings(lab: Lab, row: Row, ends: Ends, report: Report, directory
     adding = lab.start(ends.switch, "ovs-ofctl", "add-flows", f"unix:{socket}", str(flows))
     words = ("ping", "-n", "-c", str(N_PINGS), "-i", str(PING_INTERVAL_S), "-W", "2", ends.address)
     report_pings(lab.run(ends.client, *words, check=False), report, "ping_flows")
-    adding.communicate(timeout=COMMAND_S)
+    _, errors = adding.communicate(timeout=COMMAND_S)
+    if adding.returncode:
+        raise UsageError(f"ovs-ofctl add-flows: {errors.strip()}")
     lab.run(ends.switch, "ovs-ofctl", "del-flows", f"unix:{socket}", "table=9")
 
 
@@ -115,7 +118,8 @@ def measure_flood(lab: Lab, row: Row, ends: Ends, report: Report, name: str, n_f
         before = _arrived(lab, ends.server)
         words = (CLIENT_MAC, ends.to_server, ends.flood_from, ends.flood_to, str(n_flows), str(seconds), str(first))
         with _cpu_told(report, row, name):
-            sent, took_s = lab.run_module(ends.client, _GENERATOR, "flood", *words).split()
+            said = lab.run_module(ends.client, _GENERATOR, "flood", *words, timeout=seconds + COMMAND_S)
+        sent, took_s = said.split()
         arrived = _arrived(lab, ends.server) - before
     finally:
         row.pin(processors)

@@ -162,12 +162,13 @@ class Flowshunt:
         self._rundir = directory / name
         file = directory / f"{name}.toml"
         file.write_text(self._config(number))
-        self._process = lab.start(name, *PYTHON, "flowshunt", "run", "--config", str(file))
+        log = directory / f"{name}.log"
+        self._process = lab.start(name, *PYTHON, "flowshunt", "run", "--config", str(file), log=log)
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line == "ready\n":
                 return ends
-        raise UsageError(f"flowshunt run: {self._process.communicate()[1].strip()}")
+        raise UsageError(f"flowshunt run: {log.read_text(encoding='utf-8').strip()}")
 
     def _config(self, number: int) -> str:
         flows = ", ".join(f'"{rule.format(number=number)}"' for rule in self._rules)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import NamedTuple
 
 from flowshunt.base.errors import UsageError
@@ -87,7 +86,8 @@ class FlowChanges:
         for index, mod in enumerate(mods):
             try:
                 rules.append(self._checked(mod, version))
-            except (UsageError, OpenFlowError):
+            except (UsageError, OpenFlowError) as problem:
+                self._plans[id(mods[0])] = _Plan(mods[0], rules, {}, problem)
                 return
             if index % _SLICE == _SLICE - 1:
                 yield
@@ -142,7 +142,7 @@ class FlowChanges:
         gone = set(self._meters.apply(mod, now_ns))
         rules = self._datapath.rules
         numbers = rules.that_refer_to(MeterNumber(number) for number in gone)
-        lines = rules.statistics_of_all(numbers)
+        lines = self._datapath.statistics_of(numbers)
         rules.remove(numbers, METER_DELETED)
         return [line for line in lines if "send_flow_rem" in line.flow.flags]
 
@@ -172,16 +172,24 @@ class FlowChanges:
         runs: Mapping[int, _Run] = {} if plan is None else plan.runs
         undo: list[Undo] = []
         gone: list[tuple[FlowStatistics, int]] = []
-        done = 0
+        done = one_by_one = 0
         try:
             if plan is None:
                 for mod in mods:
                     rules.append(self._checked(mod, version))
+            elif plan.problem is not None:
+                raise plan.problem
             while done < len(mods):
                 mod = mods[done]
-                run = runs.get(done) if plan is not None else self._run_from(mods, rules, done)
+                run = None
+                if done >= one_by_one:
+                    run = runs.get(done) if plan is not None else self._run_from(mods, rules, done)
                 if run is not None:
-                    way_back, lines = self._carry_out_run(run, now_ms)
+                    try:
+                        way_back, lines = self._carry_out_run(run, now_ms)
+                    except UsageError:  # which message is to blame is seen when they come one by one
+                        one_by_one = done + run.n
+                        continue
                     undo.append(way_back)
                     gone += [(line, REASON_DELETE) for line in lines]
                     done += run.n
@@ -215,7 +223,8 @@ class FlowChanges:
         """The run that begins at `at`; None: the message there is to be carried out by itself."""
         added: list[CompiledRule] = []
         deleted: list[F.Flow] = []
-        for mod, rule in zip(islice(mods, at, None), islice(rules, at, None), strict=True):
+        for place in range(at, len(mods)):
+            mod, rule = mods[place], rules[place]
             if isinstance(mod, GroupMod):
                 break
             if mod.command == "add" and rule is not None and not rule.checks_overlap and not deleted:
@@ -352,11 +361,15 @@ class _Run(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What was prepared of a bundle: its first message, what each became, and the runs by the place of their first."""
+    """What was prepared of a bundle: its first message, what each became, and the runs by the place of their first.
+
+    With a `problem` it is refused, for the message behind those in `rules`.
+    """
 
     first: FlowMod | GroupMod
     rules: list[CompiledRule | None]
     runs: Mapping[int, _Run]
+    problem: UsageError | OpenFlowError | None = None
 
 
 def refusal(problem: UsageError) -> OpenFlowError:

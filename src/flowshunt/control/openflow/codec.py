@@ -346,7 +346,7 @@ def _group_features(message: groups.GroupFeatures, version: int) -> Parts:
 
 
 def _monitor(message: monitor.MonitorReply, version: int) -> Parts:
-    entries = tuple(monitor.encode_update(update, version) for update in message.updates)
+    entries = monitor.encode_updates(message.updates, version)
     if version >= OF14:
         return _parts(version, 16, entries)
     return _vendor_parts(version, ONF, 1870, entries) if version == OF13 else _vendor_parts(version, NX, 2, entries)

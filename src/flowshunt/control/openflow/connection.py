@@ -28,6 +28,7 @@ from flowshunt.control.openflow.flow_removed import FlowRemoved
 from flowshunt.control.openflow.flow_stats import FlowReply
 from flowshunt.control.openflow.groups import GroupMod
 from flowshunt.control.openflow.hello import decode_hello, encode_hello, negotiate
+from flowshunt.control.openflow.monitor import MonitorReply
 from flowshunt.control.openflow.packets import FORM_STANDARD, PacketIn, PacketOut
 from flowshunt.control.openflow.ports import PortMod
 from flowshunt.control.openflow.wire import HEADER, HEADER_SIZE, MAX_MESSAGE, VERSIONS, frame
@@ -131,7 +132,7 @@ class Connection:
         self._at = 0
         # A deque, as the switch's thread may add to it while another takes from it.
         hello = frame(max(self._versions), codec.TYPE_HELLO, 0, encode_hello(self._versions))
-        self._output: deque[bytes | tuple[Request, FlowReply]] = deque([hello])
+        self._output: deque[bytes | tuple[Request, FlowReply | MonitorReply]] = deque([hello])
         self._bundles: dict[int, _Bundle] = {}
         self._parts: tuple[int, bytearray] | None = None
         self._dropped = False
@@ -342,7 +343,7 @@ class Connection:
 
         Flows, of which there may be very many, are encoded when they are sent.
         """
-        if isinstance(message, FlowReply):
+        if isinstance(message, FlowReply | MonitorReply):
             self._output.append((request, message))
         else:
             self._output.extend(self._encoded(request, message))

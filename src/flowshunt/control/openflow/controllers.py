@@ -209,6 +209,8 @@ class Outgoing:
                     peer = self._peer = await self._connect()
             except OSError as problem:  # that it took too long is one, too
                 self._error = os.strerror(problem.errno) if problem.errno else str(problem) or "Connection timed out"
+            except ValueError as problem:  # a name that cannot be one of a host or file
+                self._error = str(problem)
             else:
                 try:
                     if await self._converse(peer):
@@ -289,6 +291,8 @@ class Passive:
                 self._listening = await loop.create_server(make, target.host, target.port)
         except OSError as problem:
             raise InputError(f"cannot listen: {problem.strerror or problem}") from None
+        except ValueError as problem:  # a name that cannot be one of a host or file
+            raise InputError(f"cannot listen: {problem}") from None
         self._tell()
 
     async def close(self) -> None:

@@ -23,9 +23,8 @@ from flowshunt.control.openflow.flow_removed import (
     REASON_METER_DELETE,
 )
 from flowshunt.control.openflow.monitor import FlowUpdate, Monitor, MonitorPause, MonitorReply
-from flowshunt.control.openflow.wire import MAX_PRIORITY
 from flowshunt.datapath.program import CompiledRule
-from flowshunt.datapath.rules import ADDED, DELETED, EXPIRED_HARD, EXPIRED_IDLE, Rules
+from flowshunt.datapath.rules import ADDED, DELETED, EXPIRED_HARD, EXPIRED_IDLE, MAX_PRIORITY, Rules
 from flowshunt.datapath.schema import ALL_TABLES
 from flowshunt.rules.openflow.compile import FlowCompiler
 from flowshunt.rules.openflow.flow import Flow
@@ -75,6 +74,15 @@ class _Missed(NamedTuple):
     rule: CompiledRule
 
 
+class _Change(NamedTuple):
+    """A change as `Rules.on_change` tells it."""
+
+    event: str
+    rule: CompiledRule
+    before: Flow | None
+    why: str
+
+
 _Key = tuple[int, int, tuple[tuple[int, int, int], ...]]
 
 
@@ -113,6 +121,7 @@ class FlowMonitors:
         self._call = call
         self._listeners: dict[Connection, _Listener] = {}
         self._own: tuple[Connection, int] | None = None
+        self._changes: list[_Change] = []  # of the request that is being carried out
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -168,7 +177,7 @@ class FlowMonitors:
             if "initial" in each.monitor.flags:
                 for number in self._rules.select(each.selection):
                     rule = self._rules.rule(number)
-                    if rule.priority <= MAX_PRIORITY and _COMPILER.is_selected(rule.source, each.monitor.selection):
+                    if _COMPILER.is_selected(rule.source, each.monitor.selection):
                         flags[number] = flags.get(number, frozenset()) | each.monitor.flags
         return [
             FlowUpdate("initial", self._rules.rule(number).source, actions="actions" in flags[number])
@@ -183,14 +192,16 @@ class FlowMonitors:
 
     def discard(self) -> None:
         """What has changed since `begin` was taken back."""
-        for listener in self._listeners.values():
-            listener.updates, listener.is_abbreviated = [], False
+        self._changes.clear()
 
     def end(self) -> None:
         """The request is done: tell what changed."""
-        self._own = None
+        changed, self._changes = self._changes, []
         for connection, listener in self._listeners.items():
+            for change in changed:
+                self._note(connection, listener, *change)
             self._tell(connection, listener)
+        self._own = None
 
     def _tell(self, connection: Connection, listener: _Listener) -> None:
         updates, listener.updates, listener.is_abbreviated = listener.updates, [], False
@@ -203,27 +214,36 @@ class FlowMonitors:
 
     def _changed(self, event: str, rule: CompiledRule, before: Flow | None, why: str) -> None:
         """A rule came, went or changed; `before` is what it was then."""
+        if self._own is not None:
+            self._changes.append(_Change(event, rule, before, why))
+            return
         for connection, listener in self._listeners.items():
-            flags = listener.flags_for(event, rule, before)
-            if not flags:
-                continue
-            if listener.missed is not None:
-                if event != DELETED:
-                    listener.missed.setdefault(_key(rule), _Missed(event, event == ADDED and before is None, rule))
-                    continue
-                first = listener.missed.pop(_key(rule), None)
-                if first is not None and first.is_new:
-                    continue
-            elif self._own is not None and connection is self._own[0] and not flags & _IN_FULL:
-                if not listener.is_abbreviated:
-                    listener.is_abbreviated = True
-                    listener.updates.append(FlowUpdate("abbreviated", None, xid=self._own[1]))
-                continue
-            reason = _REASONS[why] if event == DELETED else 0
-            listener.updates.append(FlowUpdate(event, rule.source, reason, actions="actions" in flags))
-            if self._own is None:
+            self._note(connection, listener, event, rule, before, why)
+            if listener.updates:
                 self._tell(connection, listener)
                 self._call()
+
+    def _note(
+        self, connection: Connection, listener: _Listener, event: str, rule: CompiledRule, before: Flow | None, why: str
+    ) -> None:
+        """What a listener is to be told of a change, or will be when it reads again."""
+        flags = listener.flags_for(event, rule, before)
+        if not flags:
+            return
+        if listener.missed is not None:
+            if event != DELETED:
+                listener.missed.setdefault(_key(rule), _Missed(event, event == ADDED and before is None, rule))
+                return
+            first = listener.missed.pop(_key(rule), None)
+            if first is not None and first.is_new:
+                return
+        elif self._own is not None and connection is self._own[0] and not flags & _IN_FULL:
+            if not listener.is_abbreviated:
+                listener.is_abbreviated = True
+                listener.updates.append(FlowUpdate("abbreviated", None, xid=self._own[1]))
+            return
+        reason = _REASONS[why] if event == DELETED else 0
+        listener.updates.append(FlowUpdate(event, rule.source, reason, actions="actions" in flags))
 
     def resume(self, connection: Connection) -> None:
         """The connection reads again: tell it what it missed."""

@@ -14,7 +14,7 @@ from flowshunt.control.openflow.fixed import SIZE_10, decode_match_10, encode_ma
 from flowshunt.control.openflow.flow_mod import decode_match, flag_names, selected_port, selected_port_32
 from flowshunt.control.openflow.instructions import encode_instructions
 from flowshunt.control.openflow.match import decode_nxm_match, encode_fields, encode_oxm_match
-from flowshunt.control.openflow.wire import GROUP_ANY, MAX_MESSAGE, OF10, OF11, OF13, OF14, OF15, padded
+from flowshunt.control.openflow.wire import GROUP_ANY, MAX_ENTRY, OF10, OF11, OF13, OF14, OF15, padded
 from flowshunt.rules.openflow.flow import Flow
 from flowshunt.rules.openflow.match import Facts, Triples, facts_of
 
@@ -289,10 +289,6 @@ def _entry_15(entry: FlowEntry, version: int) -> bytes:
     )
 
 
-_AROUND_ENTRIES = 40
-"""Bytes of a reply around its entries, at most: headers of message, multipart and experimenter."""
-
-
 def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> Iterator[bytes]:
     """The entries of a reply, one by one. A flow for which a message has no room is left out."""
     encode = _entry_nx if nicira else _entry_10 if version == OF10 else _entry_11 if version < OF15 else _entry_15
@@ -301,7 +297,7 @@ def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> 
             data = encode(entry, version)
         except (OpenFlowError, StructError):  # the latter: longer than its own length field can say
             continue
-        if len(data) <= MAX_MESSAGE - _AROUND_ENTRIES:
+        if len(data) <= MAX_ENTRY:
             yield data
 
 

@@ -7,6 +7,7 @@ error for it, never silence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -47,7 +48,6 @@ from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterT
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
 from flowshunt.control.openflow.wire import (
-    MAX_PRIORITY,
     NO_BUFFER,
     OF13,
     PORT_CONTROLLER,
@@ -56,7 +56,14 @@ from flowshunt.control.openflow.wire import (
     PORT_NONE,
     TABLE_ALL,
 )
-from flowshunt.datapath.rules import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics, Listing
+from flowshunt.datapath.rules import (
+    EXPIRED_HARD,
+    EXPIRED_IDLE,
+    MAX_PRIORITY,
+    ExpiredRule,
+    FlowStatistics,
+    Listing,
+)
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
 from flowshunt.rules.openflow.flow import Flow
@@ -160,12 +167,16 @@ class Service:
             connection.fail(request, error)
 
     def prepare(self, event: Request | Commit) -> Iterator[None]:
-        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives: a slice at each step."""
-        if isinstance(event, Commit):
-            mods, _ = _split(event.requests)
-            yield from self._changes.prepare_all([request.message for request in mods], event.control.version)
-        elif isinstance(event.message, FlowMod):
-            self._changes.prepare(event.message, event.version)
+        """Do beforehand, in any thread, what `carry_out` need not do where the switch lives: a slice at each step.
+
+        What goes wrong is left to `carry_out`, which tells of it.
+        """
+        with suppress(Exception):
+            if isinstance(event, Commit):
+                mods, _ = _split(event.requests)
+                yield from self._changes.prepare_all([request.message for request in mods], event.control.version)
+            elif isinstance(event.message, FlowMod):
+                self._changes.prepare(event.message, event.version)
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""

@@ -19,6 +19,8 @@ ONF = 0x4F4E4600
 HEADER = Struct("!BBHI")
 HEADER_SIZE = HEADER.size
 MAX_MESSAGE = 0xFFFF
+MAX_ENTRY = MAX_MESSAGE - 40
+"""Bytes of one entry of a multipart reply: around it are headers of message, multipart and experimenter."""
 
 NO_BUFFER = 0xFFFFFFFF
 
@@ -35,8 +37,6 @@ GROUP_ALL = 0xFFFFFFFC
 GROUP_ANY = 0xFFFFFFFF
 
 TABLE_ALL = 0xFF
-MAX_PRIORITY = 0xFFFF
-"""Of a flow; those of a higher one are the switch's own, and hidden from controllers."""
 
 
 def frame(version: int, message_type: int, xid: int, body: bytes) -> bytes:
