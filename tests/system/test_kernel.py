@@ -441,6 +441,12 @@ def moves_on(network: Network) -> None:
     poll(lambda: counter(network, "h2", "rx_bytes") > before + 300_000)
 
 
+def are_written_down(file: Path) -> bool:
+    """Whether both of iperf3's connections are, as established."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return sum('"destination_port":5201' in line and '"state":"ESTABLISHED","status"' in line for line in lines) == 2
+
+
 def test_connections_outlive_the_switch(tmp_path: Path, pins: Path) -> None:
     network = Unshared()
     try:
@@ -454,7 +460,7 @@ def test_connections_outlive_the_switch(tmp_path: Path, pins: Path) -> None:
         calling = network.start("h1", "iperf3", "-J", "-c", "192.0.2.80", "-t", "600", "-b", "2M")
         for _ in range(3):
             poll(partial(switch.connections, "OFFLOAD"), 60)
-            time.sleep(2.5)  # until it has been written down as established
+            poll(partial(are_written_down, switch.rundir / "connections.jsonl"))
             switch.process.kill()
             switch.process.communicate()
             moves_on(network)
