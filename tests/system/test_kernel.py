@@ -324,8 +324,8 @@ def test_the_next_packet_obeys_what_controllers_say_of_a_port(
     time.sleep(1)
     returned = time.monotonic()
     switch.ofctl("mod-port", port, word.removeprefix("no-"))
-    poll(lambda: switch.connections("udp", "OFFLOAD"))
-    time.sleep(0.5)
+    before = counter(network, "h2", "rx_packets")
+    poll(lambda: counter(network, "h2", "rx_packets") > before + 50)
     sent = [at for _, at in end_datagrams(*both)]
     assert not [at for at in sent if obeyed < at < returned - 0.1]
     assert [at for at in sent if at < obeyed] and [at for at in sent if at > returned]
@@ -337,7 +337,7 @@ def test_a_port_that_is_recorded_is_not_passed_by(network: Network, tmp_path: Pa
     switch = Offloading(network, tmp_path, bridge(*C1) + '[bridge.br0.port.p1]\npcap = "p1.pcap"\n')
     network.ping("h1", "10.1.0.2")
     sending, serving = start_datagrams(network, "h1", "h2", "10.1.0.2")
-    time.sleep(1)
+    poll(lambda: counter(network, "h2", "rx_packets") > 100)
     received = end_datagrams(sending, serving)
     switch.stop()
     with open_capture(tmp_path / "p1.pcap") as reader:
@@ -441,6 +441,12 @@ def moves_on(network: Network) -> None:
     poll(lambda: counter(network, "h2", "rx_bytes") > before + 300_000)
 
 
+def are_written_down(file: Path) -> bool:
+    """Whether both of iperf3's connections are, as established."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return sum('"destination_port":5201' in line and '"state":"ESTABLISHED","status"' in line for line in lines) == 2
+
+
 def test_connections_outlive_the_switch(tmp_path: Path, pins: Path) -> None:
     network = Unshared()
     try:
@@ -454,7 +460,7 @@ def test_connections_outlive_the_switch(tmp_path: Path, pins: Path) -> None:
         calling = network.start("h1", "iperf3", "-J", "-c", "192.0.2.80", "-t", "600", "-b", "2M")
         for _ in range(3):
             poll(partial(switch.connections, "OFFLOAD"), 60)
-            time.sleep(2.5)  # until it has been written down as established
+            poll(partial(are_written_down, switch.rundir / "connections.jsonl"))
             switch.process.kill()
             switch.process.communicate()
             moves_on(network)

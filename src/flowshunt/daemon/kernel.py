@@ -73,10 +73,13 @@ class KernelPorts:
         self.close()
         self.follow()
 
-    def follow(self, ifindex: int = 0) -> None:
-        """Attach and detach as settings and ports are now; to be called when they have changed.
+    def look_again(self, ifindex: int) -> None:
+        """Something happened to a device, which `follow` may know nothing of."""
+        if self._provider is not None:
+            self._provider.look_again(ifindex)
 
-        `ifindex`: a device with which something has happened.
+    def follow(self) -> None:
+        """Attach and detach as settings and ports are now; to be called when they have changed.
 
         While packets are held back, programs of the process before go on as they are (`is_hitless`).
         """
@@ -96,7 +99,6 @@ class KernelPorts:
         for port, (_, device) in list(self._attached.items()):
             if port not in wanted or wanted[port][1] is not device:
                 self._detach(provider, port)
-        provider.look_again(ifindex)
         for port, (bridge, device, own, mtu) in wanted.items():
             if device not in self._refused:
                 self._attach(provider, port, bridge, device, own, mtu)

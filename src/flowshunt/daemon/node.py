@@ -354,7 +354,9 @@ class Node:
         if info.ifindex != before:
             bridge.lose_port(info.ofport, f"{info.name}: the device is another one")
             bridge.open_port(info.name)
-        elif has_changed:
+            return
+        self._kernel.look_again(info.ifindex)
+        if has_changed:
             bridge.port_changed(info.name)
 
     def watch(self, bridge: Bridge, device: LivePort) -> None:
@@ -373,7 +375,7 @@ class Node:
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""
-        self._kernel.follow(info.ifindex)
+        self._kernel.follow()
         copy = bridge.port_info(info.name) if reason == REASON_ADDED else info
         for observer in self._observers:
             self.post(partial(observer, bridge.name, copy, reason))

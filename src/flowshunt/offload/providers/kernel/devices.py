@@ -21,6 +21,8 @@ _NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _CLSACT = 0xFFFF0000
 _INGRESS = 0xFFFFFFF2
 _PREFERENCE = 0xC000
+_TAP_MTU = 0xFFFF - 14
+"""The largest: Linux 5.11 drops larger packets that are redirected."""
 _LARGEST = 0xFFFF
 """MTU that a flow can say."""
 
@@ -236,7 +238,7 @@ class UpDevice:
             os.close(self._fd)
             raise
         try:
-            set_up(self.name)
+            set_up(self.name, _TAP_MTU)
         except OSError:
             self.close()
             raise
