@@ -20,6 +20,7 @@ from flowshunt.offload.providers import built_in, factory_of
 from flowshunt.offload.providers.dummy import ArrayDummy
 from flowshunt.offload.registry import Settings
 from tests.offload.broken import DEFECTS, Batched, Hangs, Quiet, RaisesAtFlush, Sound
+from tests.offload.kernel.rights import WHY_NO_BPF
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
@@ -30,7 +31,8 @@ def test_ours_pass(provider: str, scenario: Scenario) -> None:
     result = run(scenario, factory_of(provider))
     assert result.verdict in (PASSED, SKIPPED), result.detail
     if scenario.name.startswith("forward-"):
-        assert (result.verdict == PASSED) == (provider in ("flowtable", "eswitch")), result.detail
+        forwarders = ("flowtable", "eswitch", *(() if WHY_NO_BPF else ("kernel",)))
+        assert (result.verdict == PASSED) == (provider in forwarders), result.detail
 
 
 @pytest.mark.parametrize(("factory", "scenario"), DEFECTS, ids=lambda value: getattr(value, "__name__", str(value)))

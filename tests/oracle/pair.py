@@ -132,7 +132,7 @@ class Pair:
             result.tx_data.tobytes() if (result.tx["source"] != SOURCE_BATCH).any() else b"",
         )
         left: list[list[Seen]] = [[] for _ in events]
-        for start, _, length, port, packet, source in result.tx.tolist():
+        for start, length, port, packet, source in result.tx[["data", "length", "port", "packet", "source"]].tolist():
             data = own if source == SOURCE_BATCH else other
             left[packet].append(Seen(ct_state_text(port - STATE_PORT), data[start : start + length]))
         return result.ct_state.copy(), [regroup(frames) for frames in left]

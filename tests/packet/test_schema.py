@@ -46,7 +46,7 @@ def test_registers_pair_up_with_the_even_one_on_top() -> None:
 
 
 def test_header_fields_come_first() -> None:
-    pipeline = ("in_port", "ct_", "metadata", "reg", "xreg", "xxreg")
+    pipeline = ("in_port", "ct_", "metadata", "reg", "xreg", "xxreg", "conj_id")
     for name, place in FIELDS.items():
         assert (place.word >= HEADER_WORDS) == name.startswith(pipeline), name
 

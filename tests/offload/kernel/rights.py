@@ -15,5 +15,5 @@ def _why_not() -> str:
     return ""
 
 
-_WHY_NOT = _why_not()
-needs_bpf = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT or "none")
+WHY_NO_BPF = _why_not()
+needs_bpf = pytest.mark.skipif(bool(WHY_NO_BPF), reason=WHY_NO_BPF or "none")
