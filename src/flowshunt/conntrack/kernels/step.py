@@ -466,13 +466,14 @@ def _look_up(t: Any, keys: Any, k: Any, hashed: Any, word: Any, flags: Any) -> A
 
 @kernel(inline=False)
 def _is_of(t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, row: Any, d: Any) -> Any:
-    """Whether the packet has the tuple of connection `row` in direction `d`, or what the tracker translates it to."""
+    """Whether the packet has the tuple of connection `row` in direction `d` (-1: any), or what it is translated to."""
     word = packet_word(packets, i, keys, k) | zone << 16
-    if find(t, hash_packet(t.state, keys, k, word), keys, k, word) == row << 1 | d:
+    found = match_row(t, row, keys, k, word)
+    if found >= 0 and (found == d or d < 0):
         return True
     turn_packet(t, keys, k)
-    word = turn_word(word)
-    return find(t, hash_packet(t.state, t.nat_key, 0, word), t.nat_key, 0, word) == row << 1 | (1 - d)
+    found = match_row(t, row, t.nat_key, np.int64(0), turn_word(word))
+    return found >= 0 and (found == 1 - d or d < 0)
 
 
 @kernel(inline=False)
@@ -488,7 +489,8 @@ def _comes_back(t: Any, packets: Any, i: Any, keys: Any, k: Any, zone: Any, flag
     if t.tracked["zone"][k] != zone or t.tracked["generation"][k] != t.conns["generation"][row]:
         return False
     d = np.int64(1 if state & _WAS_REPLY else 0)
-    if flags & HASHED == 0 and state & _WAS_ERROR == 0 and not _is_of(t, packets, i, keys, k, zone, row, d):
+    known = np.int64(-1) if state & S.CS_INVALID else d  # of what is invalid the direction was not kept
+    if flags & HASHED == 0 and state & _WAS_ERROR == 0 and not _is_of(t, packets, i, keys, k, zone, row, known):
         t.tracked["row"][k] = -1
         return False
     if flags & FORCE and state & S.CS_REPLY:
