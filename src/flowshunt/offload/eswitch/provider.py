@@ -10,8 +10,9 @@ import numpy as np
 
 from flowshunt.datapath.paths.records import FLOW, USAGE
 from flowshunt.offload import reasons as R
+from flowshunt.offload.answers import answer
 from flowshunt.offload.api import ArrayProvider
-from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
+from flowshunt.offload.batch import Batch
 from flowshunt.offload.eswitch.groups import FITS, patterns_of
 from flowshunt.offload.eswitch.model import ABSENT, INSERTED, REFUSALS, WAITING, Model
 from flowshunt.offload.eswitch.profiles import settings_from
@@ -19,7 +20,6 @@ from flowshunt.offload.eswitch.remainders import Remainders
 from flowshunt.offload.eswitch.settings import EswitchSettings
 from flowshunt.offload.eswitch.waiting import Waiting
 from flowshunt.offload.sharing import Share, Shares
-from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
 _SWEEP_MS = 10
 _SWEEP_BUDGET = 4096
@@ -89,20 +89,10 @@ class Eswitch(ArrayProvider):
     # --- notifications -----------------------------------------------------------------------------------------------
 
     def batch_submit(self, batch: Batch, /) -> None:
-        """Connections of other protocols than TCP and UDP are refused when they begin; nothing is kept before install.
-
-        UPD has no answer: last uses are told by `statistics`.
-        """
-        records = batch.records
-        kinds = records["type"]
-        records["error"] = np.where(np.isin(kinds, (ADD, DEL, EST, FLUSH, POLICY)), 0, errno.EINVAL)
-        records["error"][kinds == UPD] = errno.ENODATA
-        others = (kinds == ADD) & ~np.isin((records["tuple"] >> 8) & 0xFF, (PROTO_TCP, PROTO_UDP))
-        records["error"][others] = errno.EOPNOTSUPP
-        records["reason"][others] = _PROTOCOL
-        if (kinds == FLUSH).any():
+        """See `answers.answer`: others than TCP and UDP are refused when they begin."""
+        flushed, ended = answer(batch, declines=False)
+        if flushed:
             self._flush()
-        ended = records[kinds == DEL]
         if len(ended) and self.model.n_connections:
             self.withdraw(ended["row"], ended["generation"])
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from flowshunt.offload import reasons as R
+from flowshunt.offload.answers import answer
 from flowshunt.offload.api import ArrayProvider
-from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
+from flowshunt.offload.batch import Batch
 from flowshunt.offload.installing import USAGE
 from flowshunt.offload.providers.values import check_names, number_of, truth_of
 from flowshunt.offload.sharing import Share, Shares
-from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
 TIMEOUT_MS = 30_000
 """As of a flow table in Linux (nf_flowtable_udp_timeout, nf_flowtable_tcp_timeout)."""
@@ -115,24 +115,12 @@ class Flowtable(ArrayProvider):
     # --- notifications -----------------------------------------------------------------------------------------------
 
     def batch_submit(self, batch: Batch, /) -> None:
-        """Other protocols than TCP and UDP are declined; nothing is kept before install.
-
-        UPD has no answer: last uses are told by `statistics`.
-        """
-        records = batch.records
-        kinds = records["type"]
-        records["error"] = np.where(np.isin(kinds, (ADD, DEL, EST, FLUSH, POLICY)), 0, errno.EINVAL)
-        records["error"][kinds == UPD] = errno.ENODATA
-        asked = (kinds == POLICY) | (kinds == ADD)
-        if asked.any():
-            others = asked & ~np.isin((records["tuple"] >> 8) & 0xFF, (PROTO_TCP, PROTO_UDP))
-            records["error"][others] = np.where(kinds[others] == POLICY, errno.EPERM, errno.EOPNOTSUPP)
-            records["reason"][others] = _PROTOCOL
+        """See `answers.answer`: others than TCP and UDP are declined."""
+        flushed, ended = answer(batch, declines=True)
         if self._share is None:
             return
-        if (kinds == FLUSH).any():
+        if flushed:
             self._share.flush()
-        ended = records[kinds == DEL]
         if len(ended):
             self._share.withdraw(ended["row"], ended["generation"])
 

@@ -12,8 +12,9 @@ import numpy as np
 from flowshunt.base.errors import UsageError
 from flowshunt.datapath.paths.records import REWRITE_VLAN
 from flowshunt.offload import reasons as R
+from flowshunt.offload.answers import answer
 from flowshunt.offload.api import ArrayProvider
-from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
+from flowshunt.offload.batch import Batch
 from flowshunt.offload.installing import USAGE
 from flowshunt.offload.providers.kernel.devices import (
     Attached,
@@ -239,23 +240,11 @@ class Kernel(ArrayProvider):
     # --- notifications -----------------------------------------------------------------------------------------------
 
     def batch_submit(self, batch: Batch, /) -> None:
-        """Other protocols than TCP and UDP are declined; nothing is kept before install.
-
-        UPD has no answer: last uses are told by `statistics`.
-        """
-        records = batch.records
-        kinds = records["type"]
-        records["error"] = np.where(np.isin(kinds, (ADD, DEL, EST, FLUSH, POLICY)), 0, errno.EINVAL)
-        records["error"][kinds == UPD] = errno.ENODATA
-        asked = (kinds == POLICY) | (kinds == ADD)
-        if asked.any():
-            others = asked & ~np.isin((records["tuple"] >> 8) & 0xFF, (PROTO_TCP, PROTO_UDP))
-            records["error"][others] = np.where(kinds[others] == POLICY, errno.EPERM, errno.EOPNOTSUPP)
-            records["reason"][others] = _PROTOCOL
-        if (kinds == FLUSH).any():
+        """See `answers.answer`: others than TCP and UDP are declined."""
+        flushed, ended = answer(batch, declines=True)
+        if flushed:
             self._remove(np.flatnonzero(self._is_used))
             self._given_up.clear()
-        ended = records[kinds == DEL]
         if len(ended):
             self._remove(self._find(ended["row"], ended["generation"])[1])
 
