@@ -35,7 +35,7 @@ from flowshunt.datapath.schema import (
     make_tables,
     make_work,
 )
-from flowshunt.datapath.shunt.lookup import come_back, count_hits, judge, pass_by
+from flowshunt.datapath.shunt.lookup import come_back, count_hits, judge, pass_by, send_up
 from flowshunt.datapath.shunt.lookup import suggest as suggest_shunt
 from flowshunt.datapath.shunt.places import prefetch_place
 from flowshunt.datapath.shunt.schema import CAUSE_NONE, make_shunt
@@ -66,14 +66,16 @@ def _example() -> tuple[Any, ...]:
 
 
 @kernel
-def _has_room(w: Any, o: Any, t: Any, f: Any) -> Any:
-    """Learning stops the loop when it cannot take another packet (`paths.tell.STOP_*`).
+def _has_room(w: Any, o: Any, t: Any, f: Any, hits: Any) -> Any:
+    """Whether there is room for so many hits, and then for whatever one packet causes.
+
+    Learning stops the loop when it cannot take another packet (`paths.tell.STOP_*`).
 
     A fragment may complete a datagram in each of several zones: all that are held, and itself each time.
     """
     return (
-        o.sent[0] + MAX_OUTPUTS <= len(o.tx)
-        and o.sent[1] + MAX_OUTPUT_SIZE <= len(o.tx_data)
+        o.sent[0] + hits + MAX_OUTPUTS <= len(o.tx)
+        and o.sent[1] + (hits + 1) * MAX_OUTPUT_SIZE <= len(o.tx_data)
         and o.sent[2] + 2 * len(f.fragments) <= len(o.joined)
         and t.state["n_events"][0] + MAX_EVENTS <= len(t.events)
         and w.paths["stop"][0] == 0
@@ -125,7 +127,9 @@ def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shu
         for i in range(max(at, 0), min(at + _GROUP, n)):
             _judge(w, t, s, packets, i)
     for i in range(max(at, 0), min(at + _GROUP, n)):
-        if shunts and s.why[i] != CAUSE_NONE:
+        if shunts:
+            if s.why[i] == CAUSE_NONE:
+                continue
             suggest(t, w.original, i)
         prefetch_told(w, t, i)
     at = max(group - _FIND_AFTER, -1) * _GROUP
@@ -175,14 +179,14 @@ def _run(
     w: Any, c: Any, p: Any, o: Any, t: Any, f: Any, own: Any, s: Any, b: Any, i: Any, packet: Any, shunts: Any,
     resumes: Any,
 ) -> Any:  # fmt: skip
-    """Take packet i of a chunk to its end; False when it waits for an answer."""
+    """Take packet i of a chunk through the tables, to its end; False when it waits for an answer."""
     if b.packets["verdict"][i] == VERDICT_SHORT_ETHERNET:
         o.fate[packet] = FATE_INVALID
         o.ct_state[packet] = 0
         o.fates[FATE_INVALID] += 1
         return True
-    if shunts and not resumes and pass_by(w, p, o, t, s, b, i, packet):
-        return True
+    if shunts and not resumes:
+        send_up(s, t, b, i)
     if has_tag_too_many(p, w.original, i) and not resumes:
         hide_inner_tag(b.packets, i, w.original, i)
         hash_parsed(t, b.packets, i, w.original, i)
@@ -232,12 +236,16 @@ def run_batch(
         for group in range(_RUN_AFTER - (first - end) // _GROUP):
             at = max(group - _RUN_AFTER, -1) * _GROUP
             stop = min(at + _GROUP, end - first)
+            for_hits = _has_room(w, o, t, f, np.int64(_GROUP))
             for i in range(max(at, 0), stop):
-                if not _has_room(w, o, t, f):
+                if not for_hits and not _has_room(w, o, t, f, np.int64(0)):
                     _count(p, o, s, chunk, counted, i, shunts)
                     return first + i
                 resumes = w.machine["punt"][0] == PUNT_ANSWERED
                 o.counters[N_PACKETS] += 0 if resumes else 1  # what is held of it goes by its number
+                if shunts and not resumes and pass_by(w, p, o, t, s, b, i, first + i):
+                    continue
+                for_hits = False
                 if not _run(w, c, p, o, t, f, own, s, b, i, first + i, shunts, resumes):
                     _count(p, o, s, chunk, counted, i + 1, shunts)
                     return first + i

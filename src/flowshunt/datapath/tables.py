@@ -44,7 +44,7 @@ FATES = D.FATES
 _log = logger(__name__)
 _hide_inner_tag = plain(hide_inner_tag)
 _FRAMES_AT_ONCE = 2 * D.MAX_OUTPUTS
-_SIZE_AT_ONCE = 4 * D.MAX_OUTPUT_SIZE
+_SIZE_AT_ONCE = 16 * D.MAX_OUTPUT_SIZE
 
 
 class Result(NamedTuple):

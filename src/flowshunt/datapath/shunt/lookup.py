@@ -245,24 +245,30 @@ def _why_not_plain(s: Any, t: Any, b: Any, i: Any, entry: Any, now: Any) -> Any:
 
 @kernel
 def pass_by(w: Any, p: Any, o: Any, t: Any, s: Any, b: Any, i: Any, packet: Any) -> Any:
-    """Take packet i of the chunk, judged, past the tables: True when it has left.
+    """Take packet i of the chunk, judged, past the tables: True when it has left. Otherwise, call `send_up`."""
+    if s.why[i] != CAUSE_NONE:
+        return False
+    entry = s.found[i]
+    now = _time(t, b.packets, i)
+    why = _why_not_now(s, p, t, b, i, entry, now)
+    if why != CAUSE_NONE:
+        s.why[i] = why
+        return False
+    t.state["now_ms"][0] = now
+    _leave(w, o, s, b, i, packet, entry, now)
+    return True
 
-    Otherwise the tracker may see it: timers of its connections are settled. When it has, call `come_back`.
+
+@kernel
+def send_up(s: Any, t: Any, b: Any, i: Any) -> Any:
+    """Packet i of the chunk takes the long way, where the tracker may see it: timers of its connections are settled.
+
+    When it has, call `come_back`.
     """
     why = s.why[i]
-    if why == CAUSE_NONE:
-        entry = s.found[i]
-        now = _time(t, b.packets, i)
-        why = _why_not_now(s, p, t, b, i, entry, now)
-        if why == CAUSE_NONE:
-            t.state["now_ms"][0] = now
-            _leave(w, o, s, b, i, packet, entry, now)
-            return True
-        s.why[i] = why
     s.causes[why] += 1
     if why != CAUSE_ABSENT:
         _settle_all(s, t, b, i, why)
-    return False
 
 
 @kernel
