@@ -43,7 +43,7 @@ from flowshunt.datapath.shunt.settle import bury
 from flowshunt.datapath.vlans import has_tag_too_many, hide_inner_tag
 from flowshunt.jit import by_reference, kernel, prefetch
 from flowshunt.packet.parse import parse
-from flowshunt.packet.schema import PACKET, VERDICT_SHORT_ETHERNET
+from flowshunt.packet.schema import PACKET, VERDICT_OK, VERDICT_SHORT_ETHERNET
 
 MAX_EVENTS = MAX_TRACKS * (EVENTS_PER_TRACK + 2)
 """The most events that one packet can cause: at each pass those of the tracker, and a change of mark and label."""
@@ -149,9 +149,8 @@ def _follow_epoch(w: Any, s: Any) -> Any:
 @kernel
 def _count(p: Any, o: Any, s: Any, packets: Any, start: Any, stop: Any, shunts: Any) -> Any:
     """Count for ports and verdicts packets `[start, stop)` of a chunk, and those that the shunt took."""
-    received = np.int64(0)
     port = np.int64(-1)
-    n = np.int64(0)
+    n = received = total = n_ok = np.int64(0)
     for i in range(start, stop):
         if packets["in_port"][i] != port:
             _count_port(p, port, n, received)
@@ -160,9 +159,14 @@ def _count(p: Any, o: Any, s: Any, packets: Any, start: Any, stop: Any, shunts: 
         size = max(np.int64(packets["wire_length"][i]), np.int64(packets["length"][i]))
         n += 1
         received += size
-        o.counters[N_BYTES] += size
-        o.verdicts[np.int64(packets["verdict"][i])] += 1
+        total += size
+        if packets["verdict"][i] == VERDICT_OK:
+            n_ok += 1
+        else:
+            o.verdicts[np.int64(packets["verdict"][i])] += 1
     _count_port(p, port, n, received)
+    o.counters[N_BYTES] += total
+    o.verdicts[VERDICT_OK] += n_ok
     if shunts:
         count_hits(p, o, s, packets, start, stop)
 
