@@ -470,7 +470,7 @@ def test_connections_outlive_the_switch(tmp_path: Path, pins: Path) -> None:
         assert calling.poll() is None, "the connection was lost"
         calling.kill()
         switch.stop()
-        assert len(list((pins / "switch").iterdir())) == 2
+        assert len(list((pins / "switch").iterdir())) == 4
         switch = Offloading(network, tmp_path, rules, options[1])
         network.ping("h1", "10.2.0.2")
         assert not list((pins / "switch").iterdir())

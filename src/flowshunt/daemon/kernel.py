@@ -7,11 +7,13 @@ for all ports of the bridge, where a socket of ours receives it with the number 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from flowshunt.base.log import logger
+from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon.bridge import Bridge
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers.kernel.devices import UpDevice
@@ -52,8 +54,9 @@ class _Up(NamedTuple):
 class KernelPorts:
     """Keeps the provider attached to the ports that it can forward between. The packet thread alone uses it."""
 
-    def __init__(self, offload: Offload, bridges: Mapping[str, Bridge], receiver: Receiver) -> None:
+    def __init__(self, offload: Offload, holding: Holding, bridges: Mapping[str, Bridge], receiver: Receiver) -> None:
         self._offload = offload
+        self._holding = holding
         self._bridges = bridges
         self._receiver = receiver
         self._provider: Kernel | None = None
@@ -92,6 +95,7 @@ class KernelPorts:
         if provider is None:
             return
         provider.count_ports = self._count
+        provider.describe = partial(self._offload.describe, self._holding)
         if self._receiver.is_holding and provider.is_hitless:
             return
         wanted = self._wanted()
@@ -102,10 +106,29 @@ class KernelPorts:
         for port, (bridge, device, own, mtu) in wanted.items():
             if device not in self._refused:
                 self._attach(provider, port, bridge, device, own, mtu)
-        provider.forget_others()
+        try:
+            provider.forget_others()
+        except OSError as problem:
+            _LOG.warning("connections would not outlive the process: %s", problem)
         for name in list(self._ups):
             if all(bridge != name for bridge, _ in self._attached.values()):
                 self._close_up(name)
+
+    def prepare(self) -> Kernel | None:
+        """Before packets come in: make ports known to the provider, so that what the process before left can be taken.
+
+        Its programs go on. None: forwarding is not to outlive a process.
+        """
+        provider = self._working()
+        if provider is None or not provider.is_hitless:
+            return None
+        for port, (bridge, device, own, mtu) in self._wanted().items():
+            try:
+                provider.attach(port, own, mtu, self._up(provider, bridge), later=True)
+            except (OSError, PortError) as problem:
+                _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
+                self._refused.add(device)
+        return provider
 
     def _working(self) -> Kernel | None:
         if not self._offload.settings.enabled or Kernel.name not in self._offload.registry:

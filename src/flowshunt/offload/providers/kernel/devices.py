@@ -135,12 +135,15 @@ def is_bpf_folder(folder: str) -> bool:
 
 
 class Attached(NamedTuple):
-    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`."""
+    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`.
+
+    `ingress`: None while the program of the process before forwards.
+    """
 
     number: int
     ifindex: int
     mtu: int
-    ingress: Ingress
+    ingress: Ingress | None
     up: UpDevice
     peer: int = 0
 

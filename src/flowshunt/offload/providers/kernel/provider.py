@@ -15,7 +15,9 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.answers import answer
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import Batch
+from flowshunt.offload.handover import Described
 from flowshunt.offload.installing import USAGE
+from flowshunt.offload.picking import pick
 from flowshunt.offload.providers.kernel.devices import (
     Attached,
     Ingress,
@@ -28,6 +30,7 @@ from flowshunt.offload.providers.kernel.devices import (
 )
 from flowshunt.offload.providers.kernel.objects import Objects
 from flowshunt.offload.providers.kernel.peers import peer_address
+from flowshunt.offload.providers.kernel.pinned import LeftBehind, forget_all
 from flowshunt.offload.providers.kernel.records import KEY, can_say, keys_of, values_of
 from flowshunt.offload.providers.values import check_names, number_of, truth_of
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, VLAN_PRESENT
@@ -41,6 +44,8 @@ _SWEEP_EVERY_MS = 50
 _SWEEP_LEAST = 1024
 _TURNS = 8
 """Turns through the flows within a timeout."""
+_CHECKED_PER_MS = 20
+"""Flows of the process before whose next packets show within a millisecond whether they are still right."""
 _NS_PER_MS = 1_000_000
 _MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
 _ETHERNET_SIZE, _TAG_SIZE = 14, 4
@@ -53,6 +58,7 @@ _COUNTERS = ("packets", "bytes", "extra_bytes")
 
 
 CountPorts = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+Describe = Callable[[np.ndarray], Described]
 
 
 class Kernel(ArrayProvider):
@@ -72,8 +78,10 @@ class Kernel(ArrayProvider):
 
         `count_ports(ports, packets, bytes_in, bytes_out)`, where it is set, hears of everything that is told: by path
         its input and output port, uint32 (n, 2), packets and frame bytes as they came in and as they left, int64 (n,).
+        `describe`, likewise, is `Offload.describe`: without it nothing is left to the next process.
         """
         self.count_ports: CountPorts | None = None
+        self.describe: Describe | None = None
         self.timeout_ms = TIMEOUT_MS
         self._limit = limit
         self._may_skip = True
@@ -101,6 +109,9 @@ class Kernel(ArrayProvider):
         self._free = np.arange(limit - 1, -1, -1, dtype=np.int32)
         self._n_free = limit
         self._slot_of[:] = 0
+        self._unchecked = np.zeros(0, np.int64)
+        self._unchecked_epoch = 0
+        self._checked_ms = 0
 
     def init(self) -> None:
         """Load the programs. Raises OSError with the privilege that is missing, or what the kernel lacks."""
@@ -108,9 +119,14 @@ class Kernel(ArrayProvider):
 
     def _load(self) -> Objects:
         if self.objects is None:
-            self.objects = Objects(self._limit)
+            self.objects = Objects(self._limit, self._folder)
             self.objects.control["epoch"] = self._epoch
         return self.objects
+
+    @property
+    def _folder(self) -> str | None:
+        """Where what the next process needs is pinned."""
+        return self._pins if self.is_hitless else None
 
     def close(self, *, keep: bool = False) -> None:
         """Detach everything, and give up maps and programs; `keep`: those that are pinned go on without us."""
@@ -119,7 +135,7 @@ class Kernel(ArrayProvider):
         if not keep:
             self._give_up(np.flatnonzero(self._is_used))
         if self.objects is not None:
-            self.objects.close()
+            self.objects.close(keep=keep)
             self.objects = None
         self._forget()
 
@@ -130,8 +146,8 @@ class Kernel(ArrayProvider):
 
         For ports that are attached from now on: `peer` true or false: whether packets may go straight to the other ends
         of veth pairs. `hitless` true or false: whether the programs outlive the process, by pins in the folder `pins`
-        of a BPF file system. With another limit flows begin anew. Raises UsageError, with nothing changed, for others,
-        and OSError when the kernel refuses.
+        of a BPF file system. With another limit or folder flows begin anew. Raises UsageError, with nothing changed,
+        for others, and OSError when the kernel refuses.
         """
         check_names(self.name, options, _OPTIONS)
         mode = options.get("mode", "tc")
@@ -148,19 +164,21 @@ class Kernel(ArrayProvider):
         if is_hitless:
             _check_pins(pins)
         self.timeout_ms, self._may_skip = 1000 * timeout_s, may_skip
+        folder = self._folder
         self.is_hitless, self._pins = is_hitless, pins
-        if limit != self._limit:
+        if limit != self._limit or folder != self._folder:
             self._resize(limit)
 
     def _resize(self, limit: int) -> None:
         """New maps and programs, in the places of the old ones; flows are handed back."""
         former = self.objects
-        made = Objects(limit) if former is not None else None
+        made = Objects(limit, self._folder) if former is not None else None
         if made is not None and former is not None:
             made.control["epoch"] = self._epoch
             for port in self._ports.attached.values():
                 made.set_port(port.ifindex, port.number, port.up.ifindex)
-                port.ingress.replace(made.forward)
+                if port.ingress is not None:
+                    port.ingress.replace(made.forward)
                 port.up.replace(made.discard)
             self._give_up(np.flatnonzero(self._is_used))
             former.close()
@@ -173,15 +191,21 @@ class Kernel(ArrayProvider):
         """A device for what goes up from ports. Raises OSError."""
         return UpDevice(self._load().discard)
 
-    def attach(self, port: int, ifindex: int, mtu: int, up: UpDevice) -> None:
+    def attach(self, port: int, ifindex: int, mtu: int, up: UpDevice, *, later: bool = False) -> None:
         """A port of paths is this device: from now on its packets pass here, or go up to `up`.
 
         There they have the low 16 bits of the port's number in a tag. Again for a port that is there: flows through it
         are handed back if its device or MTU is another one. Raises OSError; then it is not attached (EBUSY: the device
         is another port's).
+
+        `later`: flows may begin and end there, but its packets do not pass here before this is called again: those of
+        flows go on as the process before had it.
         """
         known = self._ports.attached.get(port)
         if known is not None and known.ifindex == ifindex:
+            if known.ingress is None and not later:
+                known = known._replace(ingress=self._ingress(ifindex))
+                self._ports.add(port, known)
             if self._ports.change(port, known._replace(mtu=mtu)):
                 self._give_up_port(port)
             return
@@ -192,11 +216,14 @@ class Kernel(ArrayProvider):
         number = port & 0xFFFF
         objects.set_port(ifindex, number, up.ifindex)
         try:
-            ingress = Ingress(objects.forward, ifindex, pin_of(self._pins, ifindex), keep=self.is_hitless)
+            ingress = None if later else self._ingress(ifindex)
         except OSError:
             objects.clear_port(ifindex)
             raise
         self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, self._peer(ifindex)))
+
+    def _ingress(self, ifindex: int) -> Ingress:
+        return Ingress(self._load().forward, ifindex, pin_of(self._pins, ifindex), keep=self.is_hitless)
 
     def detach(self, port: int, *, keep: bool = False) -> None:
         """The port is none any more, or its packets are received otherwise; an unknown one is no error.
@@ -206,7 +233,8 @@ class Kernel(ArrayProvider):
         known = self._ports.remove(port)
         if known is None:
             return
-        known.ingress.close(keep=keep)
+        if known.ingress is not None:
+            known.ingress.close(keep=keep)
         if keep:
             return
         self._give_up_port(port)
@@ -223,10 +251,54 @@ class Kernel(ArrayProvider):
         return peer_address(ifindex) if self._may_skip else 0
 
     def forget_others(self) -> None:
-        """Let go of pinned programs on devices that are no ports any more."""
+        """Let go of pinned programs on devices that are no ports any more, and of what other processes have left.
+
+        Raises OSError when the next process cannot be told of what is here.
+        """
+        if self.objects is not None and self.objects.pinned is not None:
+            self.objects.pinned.publish()
+        else:
+            forget_all(self._pins)
         if pins := pins_in(self._pins):
             for pin in set(pins) - {pin_of(self._pins, port.ifindex) for port in self._ports.attached.values()}:
                 unpin(pin)
+
+    # --- what the process before has left ----------------------------------------------------------------------------
+
+    def left_behind(self) -> LeftBehind | None:
+        """The flows that go on by its programs; None: there are none. Raises OSError for those that cannot be read."""
+        try:
+            return LeftBehind(self._pins)
+        except FileNotFoundError:
+            return None
+
+    def ports_at(self, ifindexes: np.ndarray) -> np.ndarray:
+        """The ports that these devices are now, int64 (n, m), -1: none of them is attached."""
+        ports = {known.ifindex: port for port, known in self._ports.attached.items()}
+        found = [ports.get(ifindex, -1) for ifindex in ifindexes.reshape(-1).tolist()]
+        return np.array(found, np.int64).reshape(ifindexes.shape)
+
+    def go_on(self, rows: np.ndarray, generations: np.ndarray, last_used_ns: np.ndarray) -> None:
+        """Flows were those of the process before, last used at these times, int64 (n, 2), on our programs' clock.
+
+        They pass as they are; a few at a time their next packets come up, and show whether that is still right.
+        """
+        which, slots = self._find(rows, generations)
+        self._load().states["last_used_ns"][slots] = last_used_ns[which]
+        self._unchecked = np.append(self._unchecked, slots.astype(np.int64))
+        self._unchecked_epoch = self._epoch
+
+    def _check_some(self, now_ms: int) -> None:
+        elapsed = min(max(now_ms - self._checked_ms, 0), 1000)
+        self._checked_ms = now_ms
+        if len(self._unchecked) == 0 or self.objects is None:
+            return
+        n = elapsed * _CHECKED_PER_MS
+        slots, self._unchecked = self._unchecked[:n], self._unchecked[n:]
+        if self._unchecked_epoch != self._epoch:  # all come up anyway
+            self._unchecked = self._unchecked[:0]
+            return
+        self.objects.states["epoch"][slots] = ~np.uint32(self._epoch)
 
     def _give_up_port(self, port: int) -> None:
         self._give_up(np.flatnonzero(self._is_used & (self._path_ports == port).any(axis=(1, 2))))
@@ -318,6 +390,9 @@ class Kernel(ArrayProvider):
         states["last_used_ns"][slots] = _now_ns()
         states["max_idle_ns"][slots] = (flows["max_idle_ms"][taken].astype(np.int64) * _NS_PER_MS)[:, None]
         states["epoch"][slots] = (flows["epoch"][taken] & 0xFFFFFFFF)[:, None]
+        if objects.pinned is not None and self.describe is not None:
+            devices = keys["ifindex"].reshape(-1, 2), values["out_ifindex"].reshape(-1, 2)
+            objects.pinned.write(slots, self.describe(pick(flows, taken)), devices, self._counters(slots)[:, :, :2])
         errors = objects.insert(keys, values).reshape(-1, 2)
         failed = np.flatnonzero((errors != 0).any(axis=1))
         if len(failed):
@@ -364,6 +439,7 @@ class Kernel(ArrayProvider):
     def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Connections that were silent for the timeout, and those whose ports or maps are others."""
         self._set_clock(now_ms)
+        self._check_some(now_ms)
         self._give_up_idle(now_ms)
         parts, self._given_up = self._given_up, []
         if not parts:
@@ -449,6 +525,8 @@ class Kernel(ArrayProvider):
         return usage
 
     def _release(self, slots: np.ndarray) -> None:
+        if self.objects is not None and self.objects.pinned is not None:
+            self.objects.pinned.clear(slots)
         self._slot_of[self._rows[slots]] = 0
         self._is_used[slots] = False
         self._free[self._n_free : self._n_free + len(slots)] = slots
