@@ -202,12 +202,10 @@ class KernelPorts:
         up.device.close()
 
     def leave(self) -> None:
-        """The process ends: pinned programs go on, the others end."""
-        if self._provider is not None and self._provider.is_hitless:
+        """The process ends, and the pinned programs go on."""
+        if self._provider is not None:
             self._provider.close(keep=True)
             self._has_left = True
-        else:
-            self.close()
 
     def close(self) -> None:
         """Detach all ports, and have the provider give up its programs."""

@@ -95,6 +95,7 @@ class Node:
         self._is_configured = False
         self.is_restoring = False
         """What the process before has left is still to be put back."""
+        self.leaves_nothing = False
         self.history = History(self.core)
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
@@ -129,7 +130,11 @@ class Node:
     @property
     def is_hitless(self) -> bool:
         """Whether offloaded connections go on while there is no process."""
-        return self._kernel.is_hitless
+        return self._kernel.is_hitless and not self.leaves_nothing
+
+    def leave_nothing(self) -> None:
+        """When this process ends, nothing is to go on, and nothing to be put back by the next one."""
+        self.leaves_nothing = True
 
     async def take_over(self) -> None:
         """Once all is made that was asked for: let packets in, after what the process before has left is put back.
@@ -164,7 +169,7 @@ class Node:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
-        await self.call(self._kernel.leave)
+        await self.call(self._kernel.leave if self.is_hitless else self._kernel.close)
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
         await self.call(self._kernel.close)

@@ -109,6 +109,8 @@ async def keep_connections(node: Node, ending: asyncio.Event) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(ending.wait(), max(EVERY_S, SHARE * (monotonic() - began)))
     await _write_if_kept(node)
+    if node.leaves_nothing:
+        place_in(node.rundir).unlink(missing_ok=True)
 
 
 async def _write_if_kept(node: Node) -> None:

@@ -47,7 +47,7 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
     stop = stop or asyncio.Event()
     rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
     node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
-    server = Server(node, registry(VERSION_TEXT, stop), PROGRAM)
+    server = Server(node, registry(VERSION_TEXT, stop, leave_nothing=node.leave_nothing), PROGRAM)
     await node.start()
     try:
         with handled(stop, _say_hang_up):

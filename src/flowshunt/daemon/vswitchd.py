@@ -121,7 +121,8 @@ async def serve(settings: Settings, ready: Callable[[], None], vlog: Vlog) -> No
         has_devices=settings.dummy not in ("override", "system"),
     )
     stepped = clock if isinstance(clock, SteppedClock) else None
-    server = Server(node, registry(settings.version, stop, vlog=vlog, clock=stepped), settings.program)
+    commands = registry(settings.version, stop, vlog=vlog, clock=stepped, leave_nothing=node.leave_nothing)
+    server = Server(node, commands, settings.program)
     _BRIDGE_LOG.info("%s", settings.version)
     for line in FEATURES:
         _FEATURE_LOG.info("netdev@ovs-netdev: %s", line.format(vlans=MAX_VLANS))
