@@ -76,7 +76,7 @@ def read(path: Path, profile: str, now_ms: int) -> Snapshot:
         if said != {"format": FORMAT, "version": VERSION, "profile": profile}:
             raise SnapshotError(f"{path}: {said} is not {FORMAT} of version {VERSION} and profile {profile}")
         written_ms = beginning.get("time_ms")
-        if type(written_ms) is not int or not 0 < written_ms < MAX_MS:
+        if type(written_ms) is not int or not 0 <= written_ms < MAX_MS:
             raise SnapshotError(f"{path}: it does not say when it was written")
         age_ms = max(now_ms - written_ms, 0)
         entries: list[Entry] = []
