@@ -209,6 +209,25 @@ def test_what_a_helper_announced_comes_from_what_was_written_if_it_can(is_writte
     after.kernel.close()
 
 
+@pytest.mark.parametrize(("field", "value"), [("peer", 99), ("state", 200), ("tuple", 1 << 8)])
+def test_nonsense_is_left_out(field: str, value: int, pins: str) -> None:
+    before = Process(ONE_ZONE, pins)
+    describe = before.kernel.describe
+    assert describe is not None
+
+    def spoilt(flows: np.ndarray):
+        described = describe(flows)
+        described.connections["connection"][field] = value
+        return described
+
+    before.kernel.describe = spoilt
+    before.talk()
+    before.end()
+    after = Process(ONE_ZONE, pins)
+    assert after.take_over().n_rebuilt == 0
+    after.kernel.close()
+
+
 def test_another_profile_or_version_is_refused(pins: str) -> None:
     before = Process(ONE_ZONE, pins)
     before.talk()

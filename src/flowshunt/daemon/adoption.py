@@ -8,12 +8,14 @@ import numpy as np
 
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.holding import Holding
-from flowshunt.conntrack.snapshot import connection
+from flowshunt.conntrack.snapshot import NAT_NAMES, connection
+from flowshunt.conntrack.states import HELPER_NAMES, LINUX_NAMES, PEER_NAMES
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath.paths.records import N_ZONES
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers.kernel.pinned import LeftBehind
 from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
 _NS_PER_MS = 1_000_000
 _NUMBER_IN_BRIDGE = 0xFFFF
@@ -40,7 +42,9 @@ class Adoption:
         self._kept = np.concatenate([left.leaders[:, None], left.others], axis=1)
         flows = left.notes["flow"]
         self._is_wanted = np.arange(N_ZONES) < flows["n_zones"][:, None]
-        self._is_wanted &= (flows["is_linux"] == self._holding.is_linux)[:, None]
+        self._is_wanted &= (flows["is_linux"] == self._holding.is_linux)[:, None] & _makes_sense(
+            self._kept, self._holding.is_linux
+        )
         self._rows = np.full(self._is_wanted.shape, -1, np.int64)
         self._generations = np.zeros(self._is_wanted.shape, np.int64)
         self._is_new = np.zeros(self._is_wanted.shape, bool)
@@ -110,3 +114,13 @@ class Adoption:
             turned = self._left.notes["flow"]["turned"][flows, 0].astype(np.int64) >> zone & 1
             counted = counters[flows]
             self._holding.add_usage(*identity, turned, counted[:, :, 0], counted[:, :, 1], used_ms[flows])
+
+
+def _makes_sense(kept: np.ndarray, is_linux: bool) -> np.ndarray:
+    """Whether numbers in KEPT have a meaning: bool, as the shape of it."""
+    record, ext = kept["connection"], kept["ext"]
+    sense: np.ndarray = np.isin(record["tuple"] >> 8 & 0xFF, (PROTO_TCP, PROTO_UDP))
+    sense &= record["state"] < len(LINUX_NAMES)
+    if not is_linux:
+        sense &= (record["peer"] < len(PEER_NAMES)).all(axis=-1)
+    return sense & (ext["nat"] < len(NAT_NAMES)) & (ext["helper"] < len(HELPER_NAMES))

@@ -48,24 +48,37 @@ async def take_over(node: Node) -> None:
 
 
 def _put_back(node: Node, written: snapshot.Snapshot | None) -> None:
+    """On the packet thread. Whatever is wrong with what was left, packets come in afterwards."""
+    adoption = None
     try:
         adoption = _adoption(node)
-        if adoption is not None:
-            adoption.rebuild(announced=False)
-        refused = _restore(node, written) if written is not None else 0
-        if adoption is not None:
-            adoption.rebuild(announced=True)
-        snapshot.look_anew(node.tracker)
-        _LOG.info(
-            "%d connections are back, %d of them rebuilt from flows of the kernel; %d had expired, %d are refused",
-            len(node.tracker), adoption.n_rebuilt if adoption else 0, written.n_expired if written else 0, refused,
-        )  # fmt: skip
+        _restore(node, written, adoption)
         if adoption is not None:
             adoption.install()
-    finally:
-        node.end_restoring()
+    except Exception:  # noqa: BLE001
+        _LOG.exception("what the process before has left could not be put back")
+        adoption = None
+    node.end_restoring()
     if adoption is not None:
         adoption.settle()
+
+
+def _restore(node: Node, written: snapshot.Snapshot | None, adoption: Adoption | None) -> None:
+    """Put connections back."""
+    refused: list[str] = []
+    if adoption is not None:
+        adoption.rebuild(announced=False)
+    if written is not None:
+        refused = snapshot.put_back(node.tracker, written.entries, node.now_ms())
+    if adoption is not None:
+        adoption.rebuild(announced=True)
+    snapshot.look_anew(node.tracker)
+    for line in refused[:10]:
+        _LOG.warning("%s: %s", place_in(node.rundir), line)
+    _LOG.info(
+        "%d connections are back, %d of them rebuilt from flows of the kernel; %d had expired, %d are refused",
+        len(node.tracker), adoption.n_rebuilt if adoption else 0, written.n_expired if written else 0, len(refused),
+    )  # fmt: skip
 
 
 def _adoption(node: Node) -> Adoption | None:
@@ -78,14 +91,6 @@ def _adoption(node: Node) -> Adoption | None:
     if provider is None or left is None:
         return None
     return Adoption(left, node.tracker, node.offload, provider, node.now_ms())
-
-
-def _restore(node: Node, written: snapshot.Snapshot) -> int:
-    """Returns how many were refused."""
-    refused = snapshot.put_back(node.tracker, written.entries, node.now_ms())
-    for line in refused[:10]:
-        _LOG.warning("%s: %s", place_in(node.rundir), line)
-    return len(refused)
 
 
 async def write_connections(node: Node) -> None:
