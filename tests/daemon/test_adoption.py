@@ -193,7 +193,7 @@ def test_what_a_helper_announced_comes_from_what_was_written_if_it_can(is_writte
 
     def announced(flows: np.ndarray):
         described = describe(flows)
-        described.connections["ext"]["parent_row"] = 3
+        described.connections[0]["ext"]["parent_row"] = 3
         return described
 
     before.kernel.describe = announced
@@ -217,7 +217,7 @@ def test_nonsense_is_left_out(field: str, value: int, pins: str) -> None:
 
     def spoilt(flows: np.ndarray):
         described = describe(flows)
-        described.connections["connection"][field] = value
+        described.connections[0]["connection"][field] = value
         return described
 
     before.kernel.describe = spoilt

@@ -13,6 +13,8 @@ from flowshunt.conntrack.states import HELPER_NAMES, LINUX_NAMES, PEER_NAMES
 from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath.paths.records import N_ZONES
 from flowshunt.offload.framework import Offload
+from flowshunt.offload.handover import KEPT
+from flowshunt.offload.picking import as_bytes, pick
 from flowshunt.offload.providers.kernel.pinned import LeftBehind
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
@@ -39,12 +41,12 @@ class Adoption:
         self._holding = Holding(tracker)
         self._now_ms = now_ms
         self._ahead_ms = now_ms - time.monotonic_ns() // _NS_PER_MS
-        self._kept = np.concatenate([left.leaders[:, None], left.others], axis=1)
         flows = left.notes["flow"]
         self._is_wanted = np.arange(N_ZONES) < flows["n_zones"][:, None]
-        self._is_wanted &= (flows["is_linux"] == self._holding.is_linux)[:, None] & _makes_sense(
-            self._kept, self._holding.is_linux
-        )
+        self._is_wanted &= (flows["is_linux"] == self._holding.is_linux)[:, None]
+        for zone, kept in enumerate(left.kept):
+            self._is_wanted[:, zone] &= _makes_sense(kept, self._holding.is_linux)
+        self._is_wanted[:, len(left.kept) :] = False
         self._rows = np.full(self._is_wanted.shape, -1, np.int64)
         self._generations = np.zeros(self._is_wanted.shape, np.int64)
         self._is_new = np.zeros(self._is_wanted.shape, bool)
@@ -59,29 +61,31 @@ class Adoption:
 
         They age from the last packet of their flow on; those that have expired by now are left out.
         """
-        known = (self._kept["connection"]["ext"] != 0) & (self._kept["ext"]["parent_row"] != C.NO_PARENT)
-        chosen = np.argwhere(self._is_wanted & (known == announced))
-        if announced:
-            chosen = chosen[[not self._find(flow, zone) for flow, zone in chosen.tolist()]]
-        flows, zones = chosen[:, 0], chosen[:, 1]
-        kept = self._kept[flows, zones]
-        records, exts = np.ascontiguousarray(kept["connection"]), np.ascontiguousarray(kept["ext"])
+        for zone, kept in enumerate(self._left.kept):
+            known = (kept["connection"]["ext"] != 0) & (kept["ext"]["parent_row"] != C.NO_PARENT)
+            flows = np.flatnonzero(self._is_wanted[:, zone] & (known == announced))
+            if announced:
+                flows = flows[[not self._find(flow, zone) for flow in flows.tolist()]]
+            self._rebuild(pick(kept, flows), flows, zone)
+
+    def _rebuild(self, kept: np.ndarray, flows: np.ndarray, zone: int) -> None:
+        records, exts = (_contents(kept, name) for name in ("connection", "ext"))
         used_ms = self._left.last_used_ns().max(axis=1)[flows] // _NS_PER_MS + self._ahead_ms
         records["expires_ms"] = np.minimum(used_ms, self._now_ms) + kept["idle_limit_ms"]
         records["in_port"] &= _NUMBER_IN_BRIDGE
         lives = np.flatnonzero(records["expires_ms"] > self._now_ms)
-        rows = self._tracker.restore_records(records[lives], exts[lives], self._now_ms)
-        flows, zones, there = flows[lives], zones[lives], rows >= 0
-        self._note(flows[there], zones[there], rows[there])
-        self._is_new[flows[there], zones[there]] = True
+        rows = self._tracker.restore_records(pick(records, lives), pick(exts, lives), self._now_ms)
+        there = rows >= 0
+        self._note(flows[lives[there]], zone, rows[there])
+        self._is_new[flows[lives[there]], zone] = True
 
-    def _note(self, flows: np.ndarray, zones: np.ndarray, rows: np.ndarray) -> None:
-        self._rows[flows, zones] = rows
-        self._generations[flows, zones] = self._holding.records(rows)[0]["generation"]
+    def _note(self, flows: np.ndarray, zone: int, rows: np.ndarray) -> None:
+        self._rows[flows, zone] = rows
+        self._generations[flows, zone] = self._holding.records(rows)[0]["generation"]
 
     def _find(self, flow: int, zone: int) -> bool:
         """Note the connection that is there already, if it is."""
-        kept = self._kept[flow, zone]
+        kept = self._left.kept[zone][flow]
         was = connection(kept["connection"], kept["ext"], kept["connection"], 0, self._now_ms, self._holding.is_linux)
         found = self._tracker.find(was.original, was.protocol, was.zone)
         if found is None or found.original != was.original or found.reply != was.reply:
@@ -114,6 +118,12 @@ class Adoption:
             turned = self._left.notes["flow"]["turned"][flows, 0].astype(np.int64) >> zone & 1
             counted = counters[flows]
             self._holding.add_usage(*identity, turned, counted[:, :, 0], counted[:, :, 1], used_ms[flows])
+
+
+def _contents(kept: np.ndarray, field: str) -> np.ndarray:
+    """A copy of one of the records in KEPT (n,)."""
+    dtype = KEPT[field]
+    return np.ascontiguousarray(as_bytes(kept, field)).reshape(-1).view(dtype)
 
 
 def _makes_sense(kept: np.ndarray, is_linux: bool) -> np.ndarray:

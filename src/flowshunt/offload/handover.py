@@ -38,10 +38,10 @@ NO_CHAIN = 0xFFFFFFFF
 
 
 class Described(NamedTuple):
-    """HANDOVER (n,), and KEPT (n, m) for as many places on the way as any of the flows has."""
+    """HANDOVER (n,), and KEPT (n,) for each place on the way that any of the flows has; of no meaning beyond."""
 
     flows: np.ndarray
-    connections: np.ndarray
+    connections: list[np.ndarray]
 
 
 def describe(table: Records, book: Book, flows: np.ndarray) -> Described:
@@ -53,17 +53,19 @@ def describe(table: Records, book: Book, flows: np.ndarray) -> Described:
     described["turned"] = book.entries["turned"][leaders]
     described["n_zones"] = flows["n_zones"]
     described["is_linux"] = table.is_linux
-    kept = np.zeros((len(flows), int(flows["n_zones"].max(initial=1))), KEPT)
-    for zone in range(kept.shape[1]):
-        there = np.flatnonzero(flows["n_zones"] > zone)
-        rows = flows["rows"][there, zone].astype(np.int64)
-        part = np.zeros(len(there), KEPT)
-        part["idle_limit_ms"] = table.idle_limits(rows, flows["generations"][there, zone].astype(np.int64))
-        records, exts = table.records(rows)
-        as_bytes(part, "connection")[:] = records.view(np.uint8).reshape(len(part), C.CONNECTION.itemsize)
-        as_bytes(part, "ext")[:] = exts.view(np.uint8).reshape(len(part), C.EXT.itemsize)
-        kept[there, zone] = part
-    return Described(described, kept)
+    places = range(int(flows["n_zones"].max(initial=1)))
+    return Described(described, [_kept(table, flows, zone) for zone in places])
+
+
+def _kept(table: Records, flows: np.ndarray, zone: int) -> np.ndarray:
+    """KEPT (n,) of the connections at one place on the way."""
+    rows = flows["rows"][:, zone].astype(np.int64)
+    kept = np.zeros(len(flows), KEPT)
+    records, exts = table.records(rows)
+    as_bytes(kept, "connection")[:] = records.view(np.uint8).reshape(len(kept), C.CONNECTION.itemsize)
+    as_bytes(kept, "ext")[:] = exts.view(np.uint8).reshape(len(kept), C.EXT.itemsize)
+    kept["idle_limit_ms"] = table.idle_limits(rows, flows["generations"][:, zone].astype(np.int64))
+    return kept
 
 
 def learned_of(flows: np.ndarray, rows: np.ndarray, generations: np.ndarray, epoch: int, now_ms: int) -> np.ndarray:

@@ -83,12 +83,12 @@ class Pinned:
         notes["in_ifindexes"], notes["out_ifindexes"] = ifindexes
         self._notes["is_there"][slots] = 0
         _put(self._notes, slots, notes)
-        _put(self._leaders, slots, np.ascontiguousarray(described.connections[:, 0]))
-        if described.connections.shape[1] > 1:
-            if self._others is None:
-                self._others = self._make("others", _OTHERS)
-            for zone in range(1, described.connections.shape[1]):
-                self._others["kept"][slots, zone - 1] = described.connections[:, zone]
+        _put(self._leaders, slots, described.connections[0])
+        if len(described.connections) > 1 and self._others is None:
+            self._others = self._make("others", _OTHERS)
+        for zone, kept in enumerate(described.connections[1:]):
+            assert self._others is not None
+            self._others["kept"][slots, zone] = kept
         self._notes["is_there"][slots] = 1
 
     def clear(self, slots: np.ndarray) -> None:
@@ -115,7 +115,7 @@ class Pinned:
 class LeftBehind:
     """The flows that the process before has left, as they were when it ended, but for `usage`.
 
-    `notes`: NOTE (n,). `leaders`: KEPT (n,), of the first connection of each; `others`: KEPT (n, N_ZONES - 1).
+    `notes`: NOTE (n,). `kept`: KEPT (n,) for the first connection on the way of each, and for the next ones if any has.
     """
 
     def __init__(self, folder: str) -> None:
@@ -129,11 +129,11 @@ class LeftBehind:
         notes = _opened(os.path.join(link, wanted), NOTE)
         slots = np.flatnonzero(notes["is_there"])
         self.notes = _picked(notes, slots)
-        self.leaders = _picked(_opened(os.path.join(link, f"leaders-{_layout()}"), KEPT, len(notes)), slots)
-        self.others = np.zeros((len(slots), N_ZONES - 1), KEPT)
-        if f"others-{_layout()}" in names and len(slots):
+        self.kept = [_picked(_opened(os.path.join(link, f"leaders-{_layout()}"), KEPT, len(notes)), slots)]
+        if f"others-{_layout()}" in names:
             others = _opened(os.path.join(link, f"others-{_layout()}"), _OTHERS, len(notes))
-            self.others = others["kept"][slots]
+            several = _picked(others, slots).view(_raw_type(KEPT)).reshape(-1, N_ZONES - 1)
+            self.kept += [np.ascontiguousarray(several[:, n]).view(KEPT) for n in range(N_ZONES - 1)]
         states = _opened(os.path.join(link, "states"), STATE, 2 * len(notes))
         self._states = states.reshape(-1, 2)
         self._slots = slots
@@ -209,8 +209,12 @@ def _mapped(fd: int, dtype: np.dtype, length: int) -> np.ndarray:
     return np.frombuffer(mmap.mmap(fd, size), dtype, length)
 
 
+def _raw_type(dtype: np.dtype) -> np.dtype:
+    return np.dtype((np.void, dtype.itemsize))
+
+
 def _raw(records: np.ndarray) -> np.ndarray:
-    return records.view(np.dtype((np.void, records.itemsize)))
+    return records.view(_raw_type(records.dtype))
 
 
 def _put(records: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
