@@ -8,7 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -203,6 +203,8 @@ class Node:
             await asyncio.wait(self._tasks)
         if self._has_devices:
             await asyncio.to_thread(wait_until_gone)
+        while await self.call(self._kernel.is_attaching):
+            await asyncio.to_thread(self._kernel.wait)
 
     def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """On the thread of control: have network devices ready for the `add_port` of bridges, while this is entered.
@@ -372,6 +374,11 @@ class Node:
     def follow_offload(self) -> None:
         """See `Host`."""
         self._kernel.follow()
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """From any thread: have the packet thread call this, as long as there is one."""
+        with suppress(RuntimeError):
+            self._worker.submit(partial(_logged, function))
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""
