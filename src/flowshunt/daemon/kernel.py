@@ -6,7 +6,8 @@ for all ports of the bridge, where a socket of ours receives it with the number 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -15,8 +16,9 @@ import numpy as np
 from flowshunt.base.log import logger
 from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon.bridge import Bridge
+from flowshunt.daemon.preparing import Preparing
 from flowshunt.offload.framework import Offload
-from flowshunt.offload.providers.kernel.devices import UpDevice
+from flowshunt.offload.providers.kernel.devices import Prepared, UpDevice
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.ports.af_packet import AfPacketPort
 from flowshunt.ports.api import PortError
@@ -39,6 +41,9 @@ class Receiver(Protocol):
     def is_holding(self) -> bool:
         """Whether what is received is dropped for now."""
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """From any thread: have the packet thread call this, as long as there is one."""
+
     def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
         """How paths name a port of a bridge; None: the bridge has none."""
 
@@ -49,6 +54,11 @@ class Receiver(Protocol):
 class _Up(NamedTuple):
     device: UpDevice
     port: AfPacketPort
+
+    def close(self) -> None:
+        """Remove the device."""
+        self.port.close()
+        self.device.close()
 
 
 class KernelPorts:
@@ -63,6 +73,7 @@ class KernelPorts:
         self._ups: dict[str, _Up] = {}
         self._attached: dict[int, tuple[str, AfPacketPort]] = {}
         self._refused: set[AfPacketPort] = set()
+        self._preparing: Preparing[_Up | Prepared] = Preparing(partial(receiver.soon, self.follow))
         self._has_left = False
 
     @property
@@ -79,7 +90,10 @@ class KernelPorts:
     def look_again(self, ifindex: int) -> None:
         """Something happened to a device, which `follow` may know nothing of."""
         if self._provider is not None:
-            self._provider.look_again(ifindex)
+            self._preparing.run(partial(self._ask_for_peer, self._provider, ifindex))
+
+    def _ask_for_peer(self, provider: Kernel, ifindex: int) -> None:
+        self._receiver.soon(partial(provider.look_again, ifindex, provider.peer_of(ifindex)))
 
     def follow(self) -> None:
         """Attach and detach as settings and ports are now; to be called when they have changed.
@@ -103,9 +117,11 @@ class KernelPorts:
         for port, (_, device) in list(self._attached.items()):
             if port not in wanted or wanted[port][1] is not device:
                 self._detach(provider, port)
+        pending: set[Hashable] = set()
         for port, (bridge, device, own, mtu) in wanted.items():
             if device not in self._refused:
-                self._attach(provider, port, bridge, device, own, mtu)
+                pending |= self._attach(provider, port, bridge, device, own, mtu)
+        self._preparing.keep(pending)
         try:
             provider.forget_others()
         except OSError as problem:
@@ -124,7 +140,9 @@ class KernelPorts:
             return None
         for port, (bridge, device, own, mtu) in self._wanted().items():
             try:
-                provider.attach(port, own, mtu, self._up(provider, bridge), later=True)
+                up = self._up(provider, bridge)
+                assert up is not None
+                provider.attach(port, own, mtu, up, later=True)
             except (OSError, PortError) as problem:
                 _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
                 self._refused.add(device)
@@ -149,10 +167,25 @@ class KernelPorts:
 
     def _attach(
         self, provider: Kernel, port: int, bridge: Bridge, device: AfPacketPort, ifindex: int, mtu: int
-    ) -> None:
-        """First the programs, then silence at the port's own socket: a few packets may come twice, none is lost."""
+    ) -> set[Hashable]:
+        """First the programs, then silence at the port's own socket: a few packets may come twice, none is lost.
+
+        Returns what has to be there before, and is not yet.
+        """
+        pending: set[Hashable] = set()
         try:
-            provider.attach(port, ifindex, mtu, self._up(provider, bridge))
+            provider.init()
+            key = provider.objects, device
+            up, prepared = self._up(provider, bridge), None
+            # The program of the process before forwards until ours takes its place, and then its port is silent.
+            if port not in self._attached and not provider.is_hitless:
+                prepared = self._preparing.get(key, partial(provider.prepare, ifindex))
+                pending |= {key} if prepared is None or up is None else set()
+            if up is None or pending:
+                return pending | {(provider.objects, bridge.name)}
+            assert prepared is None or isinstance(prepared, Prepared)
+            provider.attach(port, ifindex, mtu, up, prepared)
+            self._preparing.took(key)
             if port not in self._attached:
                 self._attached[port] = bridge.name, device
                 device.pause()
@@ -162,6 +195,7 @@ class KernelPorts:
             _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
             self._refused.add(device)
             self._detach(provider, port)
+        return set()
 
     def _detach(self, provider: Kernel, port: int) -> None:
         _, device = self._attached.pop(port, ("", None))
@@ -183,29 +217,41 @@ class KernelPorts:
                     totals = packets[mine].sum(keepdims=True), sizes[mine].sum(keepdims=True)
                     bridge.switch.datapath.ports.add_usage(end, numbers, *totals)
 
-    def _up(self, provider: Kernel, bridge: Bridge) -> UpDevice:
+    def _up(self, provider: Kernel, bridge: Bridge) -> UpDevice | None:
+        """The device for what goes up from the ports of a bridge; None: not yet."""
         if bridge.name not in self._ups:
-            device = provider.make_up_device()
-            try:
-                port = AfPacketPort(device.name, IN_TAG)
-            except PortError:
-                device.close()
-                raise
-            self._ups[bridge.name] = _Up(device, port)
-            self._receiver.watch(bridge, port)
+            key = provider.objects, bridge.name
+            prepare = partial(_prepare_up, provider)
+            made = prepare()() if provider.is_hitless else self._preparing.get(key, prepare)
+            if made is None:
+                return None
+            assert isinstance(made, _Up)
+            self._preparing.took(key)
+            self._ups[bridge.name] = made
+            self._receiver.watch(bridge, made.port)
         return self._ups[bridge.name].device
 
     def _close_up(self, name: str) -> None:
         up = self._ups.pop(name)
         self._receiver.unwatch(up.port)
-        up.port.close()
-        up.device.close()
+        threading.Thread(target=up.close, name="closing").start()
 
-    def leave(self) -> None:
-        """The process ends, and the pinned programs go on."""
-        if self._provider is not None:
+    def is_attaching(self) -> bool:
+        """Whether `follow` waits for something to be there."""
+        self.follow()
+        return self._preparing.is_busy
+
+    def wait(self) -> None:
+        """From any thread: wait until that is there."""
+        self._preparing.wait()
+
+    def leave(self, *, keep: bool) -> None:
+        """The process ends. `keep`: pinned programs go on, otherwise all end."""
+        if keep and self._provider is not None:
             self._provider.close(keep=True)
-            self._has_left = True
+        else:
+            self.close()
+        self._has_left = True
 
     def close(self) -> None:
         """Detach all ports, and have the provider give up its programs."""
@@ -215,9 +261,25 @@ class KernelPorts:
             self._detach(self._provider, port)
         for name in list(self._ups):
             self._close_up(name)
+        self._preparing.keep(())
         self._provider.close()
         self._provider = None
         self._refused.clear()
+
+
+def _prepare_up(provider: Kernel) -> Callable[[], _Up]:
+    """What makes the device for what goes up, and a socket there."""
+    make = provider.prepare_up_device()
+
+    def make_both() -> _Up:
+        device = make()
+        try:
+            return _Up(device, AfPacketPort(device.name, IN_TAG))
+        except PortError:
+            device.close()
+            raise
+
+    return make_both
 
 
 def _empty(device: AfPacketPort) -> None:

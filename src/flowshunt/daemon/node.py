@@ -8,7 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -169,7 +169,7 @@ class Node:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
-        await self.call(self._kernel.leave if self.is_hitless else self._kernel.close)
+        await self.call(partial(self._kernel.leave, keep=self.is_hitless))
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
         await self.call(self._kernel.close)
@@ -233,6 +233,8 @@ class Node:
             await asyncio.wait(self._tasks)
         if self._has_devices:
             await asyncio.to_thread(wait_until_gone)
+        while await self.call(self._kernel.is_attaching):
+            await asyncio.to_thread(self._kernel.wait)
 
     def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """On the thread of control: have network devices ready for the `add_port` of bridges, while this is entered.
@@ -404,6 +406,11 @@ class Node:
     def follow_offload(self) -> None:
         """See `Host`."""
         self._kernel.follow()
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """From any thread: have the packet thread call this, as long as there is one."""
+        with suppress(RuntimeError):
+            self._worker.submit(partial(_logged, function))
 
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""

@@ -17,9 +17,9 @@ from flowshunt.base.errors import UsageError
 from flowshunt.cli.bench.lab import COMMAND_S, Lab
 from flowshunt.cli.bench.rows import CLIENT_MAC, SERVER_MAC, Ends, Row
 
-N_PINGS = 500
+N_PINGS = 2000
 N_ADDED = 10_000
-PING_INTERVAL_S = 0.002
+PING_INTERVAL_S = 0.001
 MAX_MISSING = 0.01
 """Share of flows that may fail to get through when they are introduced."""
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -77,11 +78,14 @@ class Ingress:
             _add_filter(program_fd, self.ifindex)
 
     def close(self, *, keep: bool = False) -> None:
-        """Take the program off the device, if it is still there; `keep`: leave it there if its link is pinned."""
+        """Take the program off the device, if it is still there; `keep`: leave it there if its link is pinned.
+
+        A link goes soon: the kernel has whoever closes it wait until no processor runs the program.
+        """
         if self._pin is not None and not keep:
             unpin(self._pin)
         if self._link >= 0:
-            os.close(self._link)
+            threading.Thread(target=os.close, args=(self._link,), name="closing").start()
             self._link = -1
         elif self.ifindex:
             _remove_filter(self.ifindex)
@@ -148,6 +152,17 @@ class Attached(NamedTuple):
     ingress: Ingress | None
     up: UpDevice
     peer: int = 0
+
+
+class Prepared(NamedTuple):
+    """A device that the program is on and does nothing yet. `peer`: see `peers`."""
+
+    ingress: Ingress
+    peer: int
+
+    def close(self) -> None:
+        """Take the program off."""
+        self.ingress.close()
 
 
 class Ports:

@@ -22,6 +22,7 @@ from flowshunt.offload.providers.kernel.devices import (
     Attached,
     Ingress,
     Ports,
+    Prepared,
     UpDevice,
     is_bpf_folder,
     pin_of,
@@ -178,12 +179,46 @@ class Kernel(ArrayProvider):
         """A device for what goes up from ports. Raises OSError."""
         return UpDevice(self._load().discard)
 
-    def attach(self, port: int, ifindex: int, mtu: int, up: UpDevice, *, later: bool = False) -> None:
+    def prepare(self, ifindex: int) -> Callable[[], Prepared]:
+        """What puts the program on a device, in any thread; it lets all packets pass there until `attach`."""
+        program = os.dup(self._load().forward)
+        pin = pin_of(self._pins, ifindex)
+
+        def put() -> Prepared:
+            try:
+                return Prepared(Ingress(program, ifindex, pin), self.peer_of(ifindex))
+            finally:
+                os.close(program)
+
+        return put
+
+    def prepare_up_device(self) -> Callable[[], UpDevice]:
+        """`make_up_device` for any thread."""
+        program = os.dup(self._load().discard)
+
+        def make() -> UpDevice:
+            try:
+                return UpDevice(program)
+            finally:
+                os.close(program)
+
+        return make
+
+    def attach(
+        self,
+        port: int,
+        ifindex: int,
+        mtu: int,
+        up: UpDevice,
+        prepared: Prepared | None = None,
+        *,
+        later: bool = False,
+    ) -> None:
         """A port of paths is this device: from now on its packets pass here, or go up to `up`.
 
-        There they have the low 16 bits of the port's number in a tag. Again for a port that is there: flows through it
-        are handed back if its device or MTU is another one. Raises OSError; then it is not attached (EBUSY: the device
-        is another port's).
+        There they have the low 16 bits of the port's number in a tag. `prepared`: the device as `prepare` has left it,
+        with the same programs; it is ours then. Again for a port that is there: flows through it are handed back if
+        its device or MTU is another one. Raises OSError; then it is not attached (EBUSY: the device is another port's).
 
         `later`: flows may begin and end there, but its packets do not pass here before this is called again: those of
         flows go on as the process before had it.
@@ -203,11 +238,12 @@ class Kernel(ArrayProvider):
         number = port & 0xFFFF
         objects.set_port(ifindex, number, up.ifindex)
         try:
-            ingress = None if later else self._ingress(ifindex)
+            ingress = prepared.ingress if prepared else None if later else self._ingress(ifindex)
         except OSError:
             objects.clear_port(ifindex)
             raise
-        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, self._peer(ifindex)))
+        peer = prepared.peer if prepared else self.peer_of(ifindex)
+        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, peer))
 
     def _ingress(self, ifindex: int) -> Ingress:
         return Ingress(self._load().forward, ifindex, pin_of(self._pins, ifindex), keep=self.is_hitless)
@@ -220,21 +256,24 @@ class Kernel(ArrayProvider):
         known = self._ports.remove(port)
         if known is None:
             return
+        if not keep:
+            self._give_up_port(port)
+            if self.objects is not None:
+                self.objects.clear_port(known.ifindex)
         if known.ingress is not None:
             known.ingress.close(keep=keep)
-        if keep:
-            return
-        self._give_up_port(port)
-        if self.objects is not None:
-            self.objects.clear_port(known.ifindex)
 
-    def look_again(self, ifindex: int) -> None:
-        """Something happened to a device, perhaps to the other end of a veth pair: flows to it are handed back then."""
+    def look_again(self, ifindex: int, peer: int) -> None:
+        """Something happened to a device, perhaps to the other end of a veth pair: flows to it are handed back then.
+
+        `peer`: what `peer_of` says now.
+        """
         for port, known in list(self._ports.attached.items()):
-            if known.ifindex == ifindex and self._ports.change(port, known._replace(peer=self._peer(ifindex))):
+            if known.ifindex == ifindex and self._ports.change(port, known._replace(peer=peer)):
                 self._give_up_port(port)
 
-    def _peer(self, ifindex: int) -> int:
+    def peer_of(self, ifindex: int) -> int:
+        """See `peers`; 0 where packets may not skip anything. In any thread: the kernel may be busy with devices."""
         return peer_address(ifindex) if self._may_skip else 0
 
     def forget_others(self) -> None:
