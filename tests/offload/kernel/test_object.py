@@ -63,7 +63,7 @@ def test_structures_have_the_fields_of_the_records_in_the_same_places(
 
 
 def test_reasons_are_named_in_the_order_of_the_source() -> None:
-    (names,) = re.findall(r"enum reason \{(.*?)N_REASONS", (BPF / "forward.c").read_text(), re.DOTALL)
+    (names,) = re.findall(r"enum reason \{(.*?)N_REASONS", (BPF / "flows.h").read_text(), re.DOTALL)
     assert [name.strip().lower().replace("_", "-") for name in names.split(",") if name.strip()] == list(REASONS)
 
 

@@ -13,6 +13,9 @@ typedef long long s64;
 #define ntohs(n) __builtin_bswap16(n)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
+/* At the ends of branches whose common code the compiler shall not share: offsets in it would be variables. */
+#define apart(branch) asm volatile("# " branch)
+
 struct __sk_buff {
 	u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority;
 	u32 ingress_ifindex, ifindex, tc_index, cb[5], hash, tc_classid, data, data_end, napi_id;
