@@ -7,12 +7,15 @@ import errno
 import fcntl
 import os
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from flowshunt.base import bpf
 from flowshunt.ports.devices import look_up, set_up
+
+if TYPE_CHECKING:
+    from flowshunt.offload.providers.kernel.frames import FrameHook
 
 # linux/if_tun.h
 _SET_INTERFACE = 0x400454CA
@@ -25,6 +28,10 @@ _TAP_MTU = 0xFFFF - 14
 """The largest: Linux 5.11 drops larger packets that are redirected."""
 _LARGEST = 0xFFFF
 """MTU that a flow can say."""
+_ONE_BUFFER = 2048
+"""MTU up to which a frame is in one buffer, whatever room drivers leave in it."""
+INGRESS, FRAMES = "ingress", "xdp"
+"""Where programs are attached."""
 
 
 class Ingress:
@@ -40,7 +47,7 @@ class Ingress:
         """
         self.ifindex = ifindex
         self._pin = pin if keep else None
-        self._link = -1 if pin is None else _take_over(program_fd, pin, keep)
+        self._link = -1 if pin is None else take_over(program_fd, pin, keep)
         if self._link >= 0:
             return
         try:
@@ -86,7 +93,7 @@ class Ingress:
         self.ifindex = 0
 
 
-def _take_over(program_fd: int, pin: str, keep: bool) -> int:
+def take_over(program_fd: int, pin: str, keep: bool) -> int:
     """The link that is pinned there, with this program; -1: there is none, or its device is gone."""
     try:
         link = bpf.get(pin)
@@ -108,21 +115,22 @@ def unpin(pin: str) -> None:
         os.unlink(pin)
 
 
-def pin_of(folder: str, ifindex: int) -> str:
-    """Where the link of a device of this network namespace is pinned."""
-    return os.path.join(folder, f"{_prefix()}{ifindex}")
+def pin_of(folder: str, ifindex: int, hook: str = INGRESS) -> str:
+    """Where the link of a device of this network namespace is pinned. `hook`: INGRESS or FRAMES."""
+    return os.path.join(folder, f"{hook}{_namespace()}{ifindex}")
 
 
 def pins_in(folder: str) -> list[str]:
     """All links of this network namespace that are pinned."""
     try:
-        return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(_prefix())]
+        prefixes = INGRESS + _namespace(), FRAMES + _namespace()
+        return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(prefixes)]
     except OSError:
         return []
 
 
-def _prefix() -> str:
-    return f"ingress-{os.stat('/proc/thread-self/ns/net').st_ino}-"
+def _namespace() -> str:
+    return f"-{os.stat('/proc/thread-self/ns/net').st_ino}-"
 
 
 def is_bpf_folder(folder: str) -> bool:
@@ -135,7 +143,11 @@ def is_bpf_folder(folder: str) -> bool:
 
 
 class Attached(NamedTuple):
-    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`."""
+    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`.
+
+    `wants_frames`: it is to do without packets, see `frames`; `hook`: it does; `why`: it cannot. `takes_large`: it
+    sends frames of several buffers.
+    """
 
     number: int
     ifindex: int
@@ -143,6 +155,10 @@ class Attached(NamedTuple):
     ingress: Ingress
     up: UpDevice
     peer: int = 0
+    wants_frames: bool = False
+    hook: FrameHook | None = None
+    takes_large: bool = False
+    why: str = ""
 
 
 class Ports:
@@ -158,6 +174,7 @@ class Ports:
         self._ifindexes = np.array([self.attached[port].ifindex for port in order] + [0], np.int64)
         self._mtus = np.array([min(self.attached[port].mtu, _LARGEST) for port in order] + [0], np.int64)
         self._peers = np.array([self.attached[port].peer for port in order] + [0], np.int64)
+        self._frames = np.array([_frames_of(self.attached[port]) for port in order] + [0], np.int64)
 
     def add(self, port: int, attached: Attached) -> None:
         """One more."""
@@ -179,14 +196,38 @@ class Ports:
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Indexes and MTUs of the devices of ports, and their peers, all as `numbers`; 0: it is not attached."""
+        places = self._places(numbers)
+        return self._ifindexes[places], self._mtus[places], self._peers[places]
+
+    def by_frames(self, inputs: np.ndarray, outputs: np.ndarray, mtus: np.ndarray) -> np.ndarray:
+        """Whether packets of at most `mtus` bytes go from port to port as frames, bool, all as `inputs`."""
+        least = np.where((mtus > 0) & (mtus <= _ONE_BUFFER), 1, 2)
+        passes: np.ndarray = (self._frames[self._places(inputs)] > 0) & (self._frames[self._places(outputs)] >= least)
+        return passes
+
+    def _places(self, numbers: np.ndarray) -> np.ndarray:
         places = np.searchsorted(self._numbers, numbers)
         known = np.append(self._numbers, -1)[places] == numbers
-        places = np.where(known, places, len(self._numbers))
-        return self._ifindexes[places], self._mtus[places], self._peers[places]
+        attached: np.ndarray = np.where(known, places, len(self._numbers))
+        return attached
+
+
+def _frames_of(port: Attached) -> int:
+    """0: no frames; 1: those of one buffer; 2: all."""
+    return 0 if port.hook is None else 1 + port.takes_large
 
 
 class EveryPort(Ports):
-    """Every number is a port, and its device is the one of the same index, if there is one: for checks without any."""
+    """Every number is a port, and its device is the one of the same index, if there is one: for checks without any.
+
+    `has_frames`: they all do without packets.
+    """
+
+    has_frames = False
+
+    def by_frames(self, inputs: np.ndarray, outputs: np.ndarray, mtus: np.ndarray) -> np.ndarray:
+        """See Ports."""
+        return np.full(len(inputs), self.has_frames)
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See Ports."""

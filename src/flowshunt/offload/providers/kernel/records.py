@@ -1,4 +1,4 @@
-"""The structures that `bpf/forward.c` shares with us, and what paths become in them."""
+"""The structures that the programs (`bpf/flows.h`) share with us, and what paths become in them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ VALUE = np.dtype(
 )
 """What becomes of a packet; see `struct flow`."""
 
-F_WRITE, F_ADDRESSES, F_PORTS, F_TOS, F_POP, F_PUSH, F_TPID, F_PEER = (1 << n for n in range(8))
+F_WRITE, F_ADDRESSES, F_PORTS, F_TOS, F_POP, F_PUSH, F_TPID, F_PEER, F_FRAMES = (1 << n for n in range(9))
 
 STATE = np.dtype(
     [

@@ -1,6 +1,5 @@
 /* What the programs have in common: the maps, how a packet is looked up in them, whether a flow covers it, and what its
- * headers become. All of it works on the bytes of a frame, whose layer 3 begins at `l3`, a constant: without CAP_PERFMON
- * the kernel takes no other offsets.
+ * headers become.
  *
  * records.py has the same structures; a test holds the two together.
  */
@@ -185,29 +184,26 @@ INLINE int parse_transport(u8 *l4, void *end, struct key *key, struct packet *p)
 	return (l4[13] & 0x17) == 0x10 ? -1 : TCP_FLAGS; /* SYN, RST, FIN must be 0, and ACK 1 */
 }
 
-/* Fills in `key`, but for device and tag, and `p`; -1, or why no flow could have the packet. `size`: of the frame. */
-INLINE int parse_packet(void *data, void *end, u32 l3, u32 size, struct key *key, struct packet *p)
+/* Fills in `key`, but for device and tag, and `p`; -1, or why no flow could have the packet. `size`: from `l3` on. */
+INLINE int parse_packet(void *l3, void *end, u16 type, u32 size, struct key *key, struct packet *p)
 {
-	u16 type;
+	void *l4;
 	int why;
 
-	if (data + l3 > end)
-		return MALFORMED;
-	type = *(u16 *)(data + l3 - 2);
 	if (type == ETH_IPV4) {
-		why = parse_ipv4(data + l3, end, key, p);
-		if (why < 0)
-			why = parse_transport(data + l3 + IPV4_SIZE, end, key, p);
+		why = parse_ipv4(l3, end, key, p);
+		l4 = place(l3 + IPV4_SIZE);
 	} else if (type == ETH_IPV6) {
-		why = parse_ipv6(data + l3, end, key, p);
-		if (why < 0)
-			why = parse_transport(data + l3 + IPV6_SIZE, end, key, p);
+		why = parse_ipv6(l3, end, key, p);
+		l4 = place(l3 + IPV6_SIZE);
 	} else {
 		return NOT_FIT;
 	}
+	if (why < 0)
+		why = parse_transport(l4, end, key, p);
 	if (why >= 0)
 		return why;
-	return p->l3_size < p->headers || p->l3_size > size - l3 ? MALFORMED : -1;
+	return p->l3_size < p->headers || p->l3_size > size ? MALFORMED : -1;
 }
 
 /* --- may it pass? ------------------------------------------------------------------------------------------------ */
@@ -276,20 +272,15 @@ INLINE u16 corrected(u16 checksum, struct flow *flow)
 	return ~fold((u16)~checksum + (u32)fold(flow->address_difference) + fold(flow->port_difference));
 }
 
-INLINE void write_ports(struct ports_of *ports, struct flow *flow)
-{
-	ports->source = flow->new_source_port;
-	ports->destination = flow->new_destination_port;
-}
-
 /* Write what changes up to the ports, checksums of layer 4 left out. Nonzero: it is not all there. */
-INLINE int write_headers(void *data, void *end, u32 l3, u8 family, struct flow *flow)
+INLINE int write_headers(void *l3, void *end, u8 family, struct flow *flow)
 {
-	struct ipv4 *ip = data + l3;
-	struct ipv6 *ip6 = data + l3;
+	struct ipv4 *ip = l3;
+	struct ipv6 *ip6 = l3;
+	struct ports_of *ports;
 
 	if (family == 4) {
-		if (data + l3 + IPV4_SIZE + sizeof(struct ports_of) > end)
+		if ((void *)(ip + 1) > end)
 			return -EINVAL;
 		if (flow->flags & F_TOS)
 			ip->tos = flow->new_tos;
@@ -298,10 +289,9 @@ INLINE int write_headers(void *data, void *end, u32 l3, u8 family, struct flow *
 			ip->checksum = ~fold((u16)~ip->checksum + (u32)fold(flow->ip_difference));
 		ip->source = flow->new_source[3];
 		ip->destination = flow->new_destination[3];
-		write_ports(data + l3 + IPV4_SIZE, flow);
-		apart("ipv4");
+		ports = place(ip + 1);
 	} else {
-		if (data + l3 + IPV6_SIZE + sizeof(struct ports_of) > end)
+		if ((void *)(ip6 + 1) > end)
 			return -EINVAL;
 		if (flow->flags & F_TOS) {
 			ip6->version = 0x60 | flow->new_tos >> 4;
@@ -310,9 +300,19 @@ INLINE int write_headers(void *data, void *end, u32 l3, u8 family, struct flow *
 		ip6->hop_limit -= flow->decrements;
 		__builtin_memcpy(ip6->source, flow->new_source, 16);
 		__builtin_memcpy(ip6->destination, flow->new_destination, 16);
-		write_ports(data + l3 + IPV6_SIZE, flow);
-		apart("ipv6");
+		ports = place(ip6 + 1);
 	}
+	if ((void *)(ports + 1) > end)
+		return -EINVAL;
+	ports->source = flow->new_source_port;
+	ports->destination = flow->new_destination_port;
+	return 0;
+}
+
+INLINE int write_eth(void *data, void *end, struct flow *flow)
+{
+	if (data + ETH_SIZE > end)
+		return -EINVAL;
 	__builtin_memcpy(data, flow->new_eth, 12);
 	return 0;
 }

@@ -31,7 +31,8 @@ INLINE int parse(struct __sk_buff *skb, struct key *key, struct packet *p)
 	key->ifindex = skb->ifindex;
 	if (skb->vlan_present)
 		key->tci = skb->vlan_tci | TCI_PRESENT;
-	return parse_packet(data, end, ETH_SIZE, skb->len, key, p);
+	return data + ETH_SIZE > end ? MALFORMED
+				     : parse_packet(data + ETH_SIZE, end, ((u16 *)data)[6], skb->len - ETH_SIZE, key, p);
 }
 
 INLINE int why_not_skb(struct __sk_buff *skb, struct key *key, struct packet *p, struct flow *flow)
@@ -86,6 +87,13 @@ INLINE long correct_transport(struct __sk_buff *skb, struct key *key, struct pac
 	return l4_csum_replace(skb, at, 0, flow->address_difference, flags);
 }
 
+INLINE int write(struct __sk_buff *skb, u8 family, struct flow *flow)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	return write_eth(data, end, flow) ? -EINVAL : write_headers(data + ETH_SIZE, end, family, flow);
+}
+
 /* Nonzero: the packet is spoilt. */
 INLINE long change(struct __sk_buff *skb, struct key *key, struct packet *p, struct flow *flow)
 {
@@ -96,7 +104,7 @@ INLINE long change(struct __sk_buff *skb, struct key *key, struct packet *p, str
 	if (!problem && flow->flags & F_WRITE) {
 		if (key->family == 6 && flow->ip_difference)
 			csum_update(skb, flow->ip_difference); /* no header checksum evens it out */
-		problem = write_headers((void *)(long)skb->data, (void *)(long)skb->data_end, ETH_SIZE, key->family, flow);
+		problem = write(skb, key->family, flow);
 	}
 	if (!problem && flow->flags & F_POP)
 		problem = skb_vlan_pop(skb);
