@@ -57,10 +57,6 @@ CASES = {
 class Loopback(EveryPort):
     """Every port is the device that there always is."""
 
-    def __init__(self, *, has_frames: bool = False) -> None:
-        super().__init__()
-        self.has_frames = has_frames
-
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return np.full_like(numbers, LOOPBACK), np.zeros_like(numbers), np.zeros_like(numbers)
 

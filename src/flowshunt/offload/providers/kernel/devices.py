@@ -223,11 +223,13 @@ class EveryPort(Ports):
     `has_frames`: they all do without packets.
     """
 
-    has_frames = False
+    def __init__(self, *, has_frames: bool = False) -> None:
+        super().__init__()
+        self._has_frames = has_frames
 
     def by_frames(self, inputs: np.ndarray, outputs: np.ndarray, mtus: np.ndarray) -> np.ndarray:
         """See Ports."""
-        return np.full(len(inputs), self.has_frames)
+        return np.full(len(inputs), self._has_frames)
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See Ports."""

@@ -70,6 +70,7 @@ class Features:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self._asking = socket.socket(socket.AF_NETLINK, kind, _NETLINK_GENERIC)
         self._heard = socket.socket(socket.AF_NETLINK, kind, _NETLINK_GENERIC)
+        self._heard.bind((0, 0))
         self._heard.setblocking(False)
         self._asking.settimeout(1.0)
         try:
