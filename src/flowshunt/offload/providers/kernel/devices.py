@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flowshunt.base import bpf
+from flowshunt.offload.providers.kernel.records import DEVICE, LARGE_FRAMES, SMALL_FRAMES
+from flowshunt.offload.providers.kernel.slots import ANY_PORT
 from flowshunt.ports.devices import look_up, set_up
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ _TAP_MTU = 0xFFFF - 14
 """The largest: Linux 5.11 drops larger packets that are redirected."""
 _LARGEST = 0xFFFF
 """MTU that a flow can say."""
-_ONE_BUFFER = 2048
-"""MTU up to which a frame is in one buffer, whatever room drivers leave in it."""
 INGRESS, FRAMES = "ingress", "xdp"
 """Where programs are attached."""
 
@@ -162,19 +162,17 @@ class Attached(NamedTuple):
 
 
 class Ports:
-    """The ports that are attached, by their numbers in paths."""
+    """The ports that are attached, by their numbers in paths. `devices`: DEVICE (n,), in the order of numbers."""
 
     def __init__(self) -> None:
         self.attached: dict[int, Attached] = {}
         self._sort()
 
     def _sort(self) -> None:
-        order = sorted(self.attached)
-        self._numbers = np.array(order, np.int64)
-        self._ifindexes = np.array([self.attached[port].ifindex for port in order] + [0], np.int64)
-        self._mtus = np.array([min(self.attached[port].mtu, _LARGEST) for port in order] + [0], np.int64)
-        self._peers = np.array([self.attached[port].peer for port in order] + [0], np.int64)
-        self._frames = np.array([_frames_of(self.attached[port]) for port in order] + [0], np.int64)
+        self.devices = np.zeros(len(self.attached), DEVICE)
+        for place, number in enumerate(sorted(self.attached)):
+            port = self.attached[number]
+            self.devices[place] = number, port.ifindex, min(port.mtu, _LARGEST), port.peer, _frames_of(port)
 
     def add(self, port: int, attached: Attached) -> None:
         """One more."""
@@ -194,46 +192,21 @@ class Ports:
         self.add(port, changed)
         return True
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Indexes and MTUs of the devices of ports, and their peers, all as `numbers`; 0: it is not attached."""
-        places = self._places(numbers)
-        return self._ifindexes[places], self._mtus[places], self._peers[places]
-
-    def by_frames(self, inputs: np.ndarray, outputs: np.ndarray, mtus: np.ndarray) -> np.ndarray:
-        """Whether packets of at most `mtus` bytes go from port to port as frames, bool, all as `inputs`."""
-        least = np.where((mtus > 0) & (mtus <= _ONE_BUFFER), 1, 2)
-        passes: np.ndarray = (self._frames[self._places(inputs)] > 0) & (self._frames[self._places(outputs)] >= least)
-        return passes
-
-    def _places(self, numbers: np.ndarray) -> np.ndarray:
-        places = np.searchsorted(self._numbers, numbers)
-        known = np.append(self._numbers, -1)[places] == numbers
-        attached: np.ndarray = np.where(known, places, len(self._numbers))
-        return attached
-
 
 def _frames_of(port: Attached) -> int:
-    """0: no frames; 1: those of one buffer; 2: all."""
-    return 0 if port.hook is None else 1 + port.takes_large
+    """See DEVICE."""
+    return 0 if port.hook is None else LARGE_FRAMES if port.takes_large else SMALL_FRAMES
 
 
 class EveryPort(Ports):
-    """Every number is a port, and its device is the one of the same index, if there is one: for checks without any.
+    """Every number is a port, for checks without any: of the device of the same index, or all of one device.
 
     `has_frames`: they all do without packets.
     """
 
-    def __init__(self, *, has_frames: bool = False) -> None:
+    def __init__(self, ifindex: int = 0, *, has_frames: bool = False) -> None:
         super().__init__()
-        self._has_frames = has_frames
-
-    def by_frames(self, inputs: np.ndarray, outputs: np.ndarray, mtus: np.ndarray) -> np.ndarray:
-        """See Ports."""
-        return np.full(len(inputs), self._has_frames)
-
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See Ports."""
-        return numbers, np.zeros_like(numbers), np.zeros_like(numbers)
+        self.devices = np.array([(ANY_PORT, ifindex, 0, 0, LARGE_FRAMES if has_frames else 0)], DEVICE)
 
 
 def _add_filter(program_fd: int, ifindex: int) -> None:
