@@ -14,6 +14,7 @@ import struct
 from flowshunt.base import bpf
 from flowshunt.offload.providers.kernel.devices import take_over, unpin
 from flowshunt.offload.providers.kernel.peers import attributes, kind_of
+from flowshunt.ports.devices import takes_tags_off
 
 # linux/netdev.h, linux/genetlink.h
 _BASIC, _REDIRECT, _XMIT, _XMIT_FRAGS = 1 << 0, 1 << 1, 1 << 2, 1 << 6
@@ -110,12 +111,16 @@ class Features:
         Some drivers send frames of others only once the device has a program itself (`is_attached`).
         """
         can, is_veth = self.of(ifindex), kind_of(ifindex) == "veth"
+        if can is None and is_veth:
+            return _OLD
         if can is None:
-            return _OLD if is_veth else ""
+            can = _BASIC | _REDIRECT | _XMIT  # attaching shows
         if is_veth and can & _BASIC and not can & _XMIT:
             return _FAR_END
         if not can & _BASIC or not can & _REDIRECT:
             return _QUEUES if is_veth else "its driver has no XDP"
+        if not is_veth and _takes_tags_off(ifindex):
+            return "it takes VLAN tags out of frames: ethtool -K DEVICE rxvlan off"
         return "its driver does not send frames of other devices" if is_attached and not can & _XMIT else ""
 
     def takes_large(self, ifindex: int) -> bool:
@@ -139,3 +144,10 @@ class Features:
         """Ask no more."""
         self._asking.close()
         self._heard.close()
+
+
+def _takes_tags_off(ifindex: int) -> bool:
+    try:
+        return takes_tags_off(socket.if_indextoname(ifindex))
+    except OSError:
+        return False
