@@ -16,16 +16,20 @@ from tests.offload.kernel.rights import needs_bpf
 from tests.system.network import Network, needs, networks, poll
 from tests.system.test_kernel import (
     Offloading,
+    Unshared,
     checksum_errors,
     counter,
     end_datagrams,
     iperf,
     offloaded_datagrams,
+    pins,
     port_bytes,
     routed,
     tagging,
 )
 from tests.system.test_run import C1, bridge, two_hosts
+
+__all__ = ("pins",)
 
 pytestmark = [needs("ping", "ovs-ofctl", "ovs-appctl", "iperf3", "ethtool"), needs_bpf]
 XDP = "kernel-mode=xdp"
@@ -161,3 +165,35 @@ def test_tags_in_frames_are_put_on_and_taken_off(network: Network, tmp_path: Pat
         assert frames(network, "p1") > before[0] + 50 and frames(network, "x0") > before[1] + 200
     assert checksum_errors(network, "h1") == checksum_errors(network, "h2") == 0
     switch.stop()
+
+
+def test_frames_go_on_without_the_switch_and_the_next_one_takes_over(tmp_path: Path, pins: Path) -> None:
+    network = Unshared()
+    try:
+        two_hosts(network)
+        poll_frames(network, "h1", "h2")
+        options = (XDP, "kernel-hitless=true", f"kernel-pins={pins}/switch")
+        switch = Offloading(network, tmp_path, bridge(*C1), *options)
+        network.ping("h1", "10.1.0.2")
+        both = offloaded_datagrams(network, switch)
+        poll((switch.rundir / "connections.jsonl").exists)
+        switch.process.kill()
+        switch.process.communicate()
+        goes_on(network)
+        switch = Offloading(network, tmp_path, bridge(*C1), *options)
+        poll(lambda: switch.connections("udp", "OFFLOAD"))
+        goes_on(network)
+        assert len(list((pins / "switch").glob("xdp-*"))) == 2
+        end_datagrams(*both)
+        switch.stop()
+        switch = Offloading(network, tmp_path, bridge(*C1), options[2])
+        assert not list((pins / "switch").iterdir())
+        assert not has_program(network, "p1") and not has_program(network, "p2")
+        switch.stop()
+    finally:
+        network.close()
+
+
+def goes_on(network: Network) -> None:
+    before = frames(network, "p2")
+    poll(lambda: frames(network, "p2") > before + 50)
