@@ -7,6 +7,7 @@ does with generic receive offload or an XDP program of its own. The kernel says 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -51,8 +52,12 @@ class FrameHook:
                 raise
 
     def replace(self, program_fd: int) -> None:
-        """Another program from the next frame on. Raises OSError, ENOLINK when the device is gone."""
-        bpf.update_link(self._link, program_fd)
+        """Another program from the next frame on, unless the device is gone. Raises OSError."""
+        try:
+            bpf.update_link(self._link, program_fd)
+        except OSError as problem:
+            if problem.errno != errno.ENOLINK:
+                raise
 
     def close(self, *, keep: bool = False) -> None:
         """Take the program off; `keep`: leave it there if it is pinned."""

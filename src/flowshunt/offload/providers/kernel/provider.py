@@ -386,7 +386,8 @@ class Kernel(ArrayProvider):
         self._set_clock(now_ms)
         if self._features is not None and self._features.have_changed():
             for port in list(self._ports.attached.values()):
-                self.look_again(port.ifindex)
+                if port.wants_frames:
+                    self.look_again(port.ifindex)
         self._give_up_idle(now_ms)
         parts, self._given_up = self._given_up, []
         if not parts:

@@ -54,13 +54,14 @@ INLINE u16 *checksum_of(void *l3, u8 family, u8 protocol)
 /* The sum of layer 4 with what its checksum stands at. Negative: it could not be read. */
 INLINE s64 sum_up(struct xdp_md *ctx, u32 at, u32 size)
 {
-	u8 chunk[CHUNK_SIZE];
+	u8 chunk[CHUNK_SIZE] = {};
 	s64 sum = 0;
 
 	for (int i = 0; i < MAX_CHUNKS && size && sum >= 0; i++) {
 		u32 n = size < CHUNK_SIZE ? size : CHUNK_SIZE;
 
-		__builtin_memset(chunk, 0, CHUNK_SIZE);
+		if (n < CHUNK_SIZE)
+			__builtin_memset(chunk, 0, CHUNK_SIZE);
 		if (xdp_load_bytes(ctx, at, chunk, n))
 			return -EINVAL;
 		sum = csum_diff(0, 0, chunk, CHUNK_SIZE, sum);
