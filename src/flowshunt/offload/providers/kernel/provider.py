@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -17,6 +18,7 @@ from flowshunt.offload.batch import Batch
 from flowshunt.offload.installing import USAGE
 from flowshunt.offload.providers.kernel import slots as kernels
 from flowshunt.offload.providers.kernel.devices import (
+    FRAMES,
     Attached,
     Ingress,
     Ports,
@@ -27,6 +29,7 @@ from flowshunt.offload.providers.kernel.devices import (
     pins_in,
     unpin,
 )
+from flowshunt.offload.providers.kernel.frames import Features, FrameHook
 from flowshunt.offload.providers.kernel.objects import Objects
 from flowshunt.offload.providers.kernel.peers import peer_address
 from flowshunt.offload.providers.kernel.schema import AT_ONCE, PORT_SUM, PORT_SUMS, Slots, make_slots
@@ -45,15 +48,19 @@ _NS_PER_MS = 1_000_000
 _MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
 PINS = "/sys/fs/bpf/flowshunt"
 _OPTIONS = ("timeout", "limit", "mode", "peer", "hitless", "pins")
+MODES = ("tc", "xdp")
+MODE = "kernel-mode"
+"""Option of a port that is to work otherwise than the others."""
 
 CountPorts = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+Complain = Callable[[int, str], None]
 
 
 class Kernel(ArrayProvider):
     """Forwards between ports that `attach` names; without any it is told of connections and forwards none.
 
-    `timeout_ms`: a connection silent for so long is handed back; may be changed at any time. `is_hitless`: the programs
-    outlive the process. Runs on the packet thread.
+    `timeout_ms`: a connection silent for so long is handed back; may be changed at any time. `mode`: of ports that
+    do not say it. `is_hitless`: the programs outlive the process. Runs on the packet thread.
     """
 
     name = "kernel"
@@ -66,11 +73,16 @@ class Kernel(ArrayProvider):
 
         `count_ports(ports, packets, bytes_in, bytes_out)`, where it is set, hears of everything that is told: from
         ports to ports, uint32 (n, 2), packets and frame bytes as they came in and as they left, int64 (n,).
+        `complain(port, what)` hears of a port that is not in the mode that it is to be in, with why, and what would
+        change that; empty: it is again, or is gone.
         """
         self.count_ports: CountPorts | None = None
+        self.complain: Complain | None = None
         self.timeout_ms = TIMEOUT_MS
         self._limit = limit
         self._may_skip = True
+        self.mode = "tc"
+        self._features: Features | None = None
         self.is_hitless = False
         self._pins = PINS
         self.objects: Objects | None = None
@@ -109,23 +121,23 @@ class Kernel(ArrayProvider):
         if self.objects is not None:
             self.objects.close()
             self.objects = None
+        if self._features is not None:
+            self._features.close()
+            self._features = None
         self._forget()
 
     # --- options -----------------------------------------------------------------------------------------------------
 
     def set_options(self, options: Mapping[str, str]) -> None:
-        """`timeout` in seconds, `limit` in connections, `mode` tc; those left out are at their defaults.
+        """`timeout` in seconds, `limit` in connections; those left out are at their defaults.
 
-        For ports that are attached from now on: `peer` true or false: whether packets may go straight to the other ends
-        of veth pairs. `hitless` true or false: whether the programs outlive the process, by pins in the folder `pins`
-        of a BPF file system. With another limit flows begin anew. Raises UsageError, with nothing changed, for others,
-        and OSError when the kernel refuses.
+        `mode` tc or xdp: how ports work that do not say it themselves. For ports that are attached from now on: `peer`
+        true or false: whether packets may go straight to the other ends of veth pairs. `hitless` true or false: whether
+        the programs outlive the process, by pins in the folder `pins` of a BPF file system. With another limit flows
+        begin anew. Raises UsageError, with nothing changed, for others, and OSError when the kernel refuses.
         """
         check_names(self.name, options, _OPTIONS)
-        mode = options.get("mode", "tc")
-        if mode != "tc":
-            hint = "use tc; a program at XDP would be faster for small packets, and lose segmentation offloads on veth"
-            raise UsageError(f"kernel: mode {mode!r} is not supported", hint=hint)
+        mode = check_mode(options.get("mode", "tc"))
         timeout_s = number_of(self.name, options, "timeout", TIMEOUT_MS // 1000)
         limit = number_of(self.name, options, "limit", LIMIT)
         if limit > MAX_LIMIT:
@@ -137,6 +149,7 @@ class Kernel(ArrayProvider):
             _check_pins(pins)
         self.timeout_ms, self._may_skip = 1000 * timeout_s, may_skip
         self.is_hitless, self._pins = is_hitless, pins
+        self.mode = mode
         if limit != self._limit:
             self._resize(limit)
 
@@ -149,6 +162,8 @@ class Kernel(ArrayProvider):
             for port in self._ports.attached.values():
                 made.set_port(port.ifindex, port.number, port.up.ifindex)
                 port.ingress.replace(made.forward)
+                if port.hook is not None:
+                    port.hook.replace(made.forward_frames)
                 port.up.replace(made.discard)
             self._give_up(self._used())
             former.close()
@@ -186,17 +201,27 @@ class Kernel(ArrayProvider):
 
         return make
 
-    def attach(self, port: int, ifindex: int, mtu: int, up: UpDevice, prepared: Prepared | None = None) -> None:
+    def attach(
+        self,
+        port: int,
+        ifindex: int,
+        mtu: int,
+        up: UpDevice,
+        mode: str = "tc",
+        prepared: Prepared | None = None,
+    ) -> None:
         """A port of paths is this device: from now on its packets pass here, or go up to `up`.
 
-        There they have the low 16 bits of the port's number in a tag. `prepared`: the device as `prepare` has left it,
-        with the same programs; it is ours then. Again for a port that is there: flows through it are handed back if
-        its device or MTU is another one. Raises OSError; then it is not attached (EBUSY: the device is another port's).
+        There they have the low 16 bits of the port's number in a tag. `mode`: of MODES; one that cannot be had is told
+        by `complain`. `prepared`: the device as `prepare` has left it, with the same programs; it is ours then. Again
+        for a port that is there: flows through it are handed back if its device, MTU or mode is another one. Raises
+        OSError; then it is not attached (EBUSY: the device is another port's).
         """
+        wants_frames = mode == "xdp"
         known = self._ports.attached.get(port)
         if known is not None and known.ifindex == ifindex:
-            if self._ports.change(port, known._replace(mtu=mtu)):
-                self._give_up_port(port)
+            if (known.mtu, known.wants_frames) != (mtu, wants_frames):
+                self._change(port, self._with_frames(known._replace(mtu=mtu, wants_frames=wants_frames)))
             return
         self.detach(port)
         if any(other.ifindex == ifindex for other in self._ports.attached.values()):
@@ -212,7 +237,9 @@ class Kernel(ArrayProvider):
         except OSError:
             objects.clear_port(ifindex)
             raise
-        self._ports.add(port, Attached(number, ifindex, mtu, prepared.ingress, up, prepared.peer))
+        made = Attached(number, ifindex, mtu, prepared.ingress, up, prepared.peer, wants_frames)
+        self._ports.add(port, made)
+        self._change(port, self._with_frames(made))
 
     def detach(self, port: int, *, keep: bool = False) -> None:
         """The port is none any more, or its packets are received otherwise; an unknown one is no error.
@@ -222,11 +249,15 @@ class Kernel(ArrayProvider):
         known = self._ports.remove(port)
         if known is None:
             return
+        if known.why and self.complain is not None:
+            self.complain(port, "")
         if not keep:
             self._give_up_port(port)
             if self.objects is not None:
                 self.objects.clear_port(known.ifindex)
         known.ingress.close(keep=keep)
+        if known.hook is not None:
+            known.hook.close(keep=keep)
 
     def look_again(self, ifindex: int, peer: int) -> None:
         """Something happened to a device, perhaps to the other end of a veth pair: flows to it are handed back then.
@@ -234,8 +265,48 @@ class Kernel(ArrayProvider):
         `peer`: what `peer_of` says now.
         """
         for port, known in list(self._ports.attached.items()):
-            if known.ifindex == ifindex and self._ports.change(port, known._replace(peer=peer)):
-                self._give_up_port(port)
+            if known.ifindex == ifindex:
+                self._change(port, self._with_frames(known._replace(peer=peer)))
+
+    def _change(self, port: int, changed: Attached) -> None:
+        before = self._ports.attached[port]
+        if self._ports.change(port, changed):
+            self._give_up_port(port)
+        if changed.why != before.why and self.complain is not None:
+            self.complain(port, f"kernel-mode=xdp: {changed.why}; it works by tc" if changed.why else "")
+
+    def _with_frames(self, port: Attached) -> Attached:
+        """With the program at XDP if it is wanted and can be there, or without, and why."""
+        if not port.wants_frames:
+            return self._without_frames(port, "")
+        features = self._features = self._features or Features()
+        why = features.why_not(port.ifindex, is_attached=port.hook is not None)
+        hook = port.hook
+        if not why and hook is None:
+            pin = pin_of(self._pins, port.ifindex, FRAMES)
+            try:
+                hook = FrameHook(self._load().forward_frames, port.ifindex, pin, keep=self.is_hitless)
+            except OSError as problem:
+                why = problem.strerror or str(problem)
+            else:
+                why = features.why_not(port.ifindex, is_attached=True)
+        if why:
+            return self._without_frames(port._replace(hook=hook), why)
+        return port._replace(hook=hook, takes_large=features.takes_large(port.ifindex), why="")
+
+    def _without_frames(self, port: Attached, why: str) -> Attached:
+        if port.hook is not None:
+            port.hook.close()
+        return port._replace(hook=None, takes_large=False, why=why)
+
+    @property
+    def notes(self) -> list[str]:
+        """Devices that work, or should, otherwise than by tc, and why they do not."""
+        return [
+            f"{_name_of(port.ifindex)} works by {f'tc, not xdp: {port.why}' if port.why else 'xdp'}"
+            for port in self._ports.attached.values()
+            if port.wants_frames
+        ]
 
     def peer_of(self, ifindex: int) -> int:
         """See `peers`; 0 where packets may not skip anything. In any thread: the kernel may be busy with devices."""
@@ -244,7 +315,10 @@ class Kernel(ArrayProvider):
     def forget_others(self) -> None:
         """Let go of pinned programs on devices that are no ports any more."""
         if pins := pins_in(self._pins):
-            for pin in set(pins) - {pin_of(self._pins, port.ifindex) for port in self._ports.attached.values()}:
+            ports = self._ports.attached.values()
+            ours = {pin_of(self._pins, port.ifindex) for port in ports}
+            ours |= {pin_of(self._pins, port.ifindex, FRAMES) for port in ports if port.hook is not None}
+            for pin in set(pins) - ours:
                 unpin(pin)
 
     def _give_up_port(self, port: int) -> None:
@@ -350,6 +424,10 @@ class Kernel(ArrayProvider):
     def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Connections that were silent for the timeout, and those whose ports or maps are others."""
         self._set_clock(now_ms)
+        if self._features is not None and self._features.have_changed():
+            for port in list(self._ports.attached.values()):
+                if port.wants_frames:
+                    self.look_again(port.ifindex, port.peer)
         self._give_up_idle(now_ms)
         parts, self._given_up = self._given_up, []
         if not parts:
@@ -436,6 +514,26 @@ class Kernel(ArrayProvider):
             return flows
         segments = int(self.objects.states["extra_segments"].sum())
         return flows | {"extra_segments": segments} | {f"up.{k}": n for k, n in self.objects.reasons().items()}
+
+
+def check_mode(mode: str) -> str:
+    """One of MODES. Raises UsageError for others."""
+    if mode in MODES:
+        return mode
+    hint = "use tc, or xdp for frames of devices whose drivers have it"
+    if mode.startswith("xdp-"):
+        hint = (
+            "use xdp, which works in the driver: a card would need maps of its own, and behind the driver tc is as good"
+        )
+    raise UsageError(f"kernel: mode is {mode!r}", hint=hint)
+
+
+def _name_of(ifindex: int) -> str:
+    """A device's name, or its index."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return str(ifindex)
 
 
 def _now_ns() -> int:
