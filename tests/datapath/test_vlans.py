@@ -6,6 +6,7 @@ import pytest
 
 from flowshunt import Switch
 from flowshunt.base.errors import UsageError
+from flowshunt.datapath.schema import PORT_CONTROLLER, PORT_NONE
 from flowshunt.datapath.tables import Datapath
 from flowshunt.datapath.vlan_modes import MODES
 from flowshunt.rules.openflow import flow as F
@@ -55,6 +56,14 @@ def test_packets_go_only_where_their_vlan_does() -> None:
     assert set(by_port(send(lab(), frame(20), in_port=TRUNK))) == {SOME, UNTAGGED, PLAIN}
     assert set(by_port(send(lab(), frame(30), in_port=PLAIN))) == {TRUNK, TAGGED}
     assert by_port(send(lab(), frame(), in_port=TRUNK)) == {PLAIN: frame()}
+
+
+@pytest.mark.parametrize("in_port", [PORT_NONE, PORT_CONTROLLER])
+def test_a_packet_of_a_controller_is_in_the_vlan_of_its_tag(in_port: int) -> None:
+    tagged = frame(10)
+    expected = {ACCESS: frame(), TRUNK: tagged, SOME: tagged, TAGGED: tagged, UNTAGGED: frame(), PLAIN: tagged}
+    assert by_port(send(lab(), frame(10), in_port=in_port)) == expected
+    assert by_port(send(lab(), frame(), in_port=in_port)) == {TRUNK: frame(), PLAIN: frame()}
 
 
 def test_a_native_port_gives_its_vlan_to_what_has_none() -> None:

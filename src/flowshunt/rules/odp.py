@@ -1,7 +1,7 @@
 """Frames from the text of datapath flows, `eth(src=…,dst=…),eth_type(0x0800),ipv4(…),udp(src=1,dst=2)`.
 
 The notation of `netdev-dummy/receive` and of `ovs-dpctl`. Fields that say nothing about bytes (in_port, recirc_id,
-ct_state, …) are read over; masks too.
+ct_state, …) are read over; masks too. What is not said is zero.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ PAYLOAD_SIZE = 64
 
 _SILENT = re.compile(r"(in_port|recirc_id|dp_hash|skb_\w+|ct_\w+|packet_type|tunnel)$")
 _ITEM = re.compile(r"\s*,?\s*([a-z_0-9]+)\(")
+_NO_ADDRESSES = {"src": "00:00:00:00:00:00", "dst": "00:00:00:00:00:00"}
 _FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns")
 _NO_PAYLOAD = 0b111  # FIN, SYN, RST
 _FRAG = {"no": 0, "first": 0x2000, "later": 0x0010}
@@ -33,6 +34,8 @@ def frame(text: str, size: int | None = None) -> bytes:
 
     Raises OdpError.
     """
+    if not text.strip():
+        raise OdpError(text)
     items = _items(text)
     try:
         return _link(items, text, size)
@@ -73,9 +76,7 @@ def _number(fields: Fields, name: str, default: int = 0) -> int:
 
 
 def _link(items: dict[str, str], text: str, size: int | None) -> bytes:
-    if "eth" not in items:
-        raise OdpError(text)
-    eth = _fields(items["eth"])
+    eth = _NO_ADDRESSES | _fields(items.get("eth", ""))
     head = bytes.fromhex(eth["dst"].replace(":", "")) + bytes.fromhex(eth["src"].replace(":", ""))
     if len(head) != 12:
         raise OdpError(text)
@@ -100,7 +101,7 @@ def _arp(items: dict[str, str], size: int | None) -> bytes:
 
 def _ipv4(items: dict[str, str], size: int | None) -> bytes:
     fields = _fields(items["ipv4"])
-    source, destination = IPv4Address(fields["src"]).packed, IPv4Address(fields["dst"]).packed
+    source, destination = (IPv4Address(fields.get(name, "0.0.0.0")).packed for name in ("src", "dst"))
     protocol, place = _number(fields, "proto"), _FRAG[fields.get("frag", "no")]
     later = place == _FRAG["later"]
     body = b"" if later else _transport(items, protocol, source, destination, None if size is None else size - 20)
@@ -111,7 +112,7 @@ def _ipv4(items: dict[str, str], size: int | None) -> bytes:
 
 def _ipv6(items: dict[str, str], size: int | None) -> bytes:
     fields = _fields(items["ipv6"])
-    source, destination = IPv6Address(fields["src"]).packed, IPv6Address(fields["dst"]).packed
+    source, destination = (IPv6Address(fields.get(name, "::")).packed for name in ("src", "dst"))
     protocol = _number(fields, "proto")
     body = _transport(items, protocol, source, destination, None if size is None else size - 40)
     first = 6 << 28 | _number(fields, "tclass") << 20 | _number(fields, "label")

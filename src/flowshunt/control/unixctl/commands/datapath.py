@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
+from itertools import count
 
 from flowshunt.control.unixctl.commands.dpctl import refusal, split, without_datapath
 from flowshunt.control.unixctl.node import DATAPATH_NAME, Node, PortInfo
@@ -70,13 +72,29 @@ _FEATURE_NAMES = {
 
 
 def numbered(node: Node) -> Iterator[tuple[str, int, PortInfo]]:
-    """Every port with the bridge that it belongs to and its number in the datapath; 0 is the datapath's own."""
-    number = 0
-    for name, bridge in node.bridges.items():
-        for port in sorted(bridge.ports.values(), key=lambda port: (port.name != name, port.ofport)):
-            if port.ofport > 0:
-                number += 1
-                yield name, number, port
+    """Every port with the bridge that it belongs to and its number in the datapath; 0 is the datapath's own.
+
+    Dummy ports have the number in their name, those named br… 100 more, so that tests know them.
+    """
+    entries = [
+        (name, port)
+        for name, bridge in node.bridges.items()
+        for port in sorted(bridge.ports.values(), key=lambda port: (port.name != name, port.ofport))
+        if port.ofport > 0
+    ]
+    places: dict[int, int] = {}
+    for place, (_, port) in enumerate(entries):
+        places.setdefault(_number_in_name(port), place)
+    named = {place: number for number, place in places.items() if number}
+    free = (number for number in count(1) if number not in places)
+    for place, (name, port) in enumerate(entries):
+        yield name, named[place] if place in named else next(free), port
+
+
+def _number_in_name(port: PortInfo) -> int:
+    """The number that a dummy port's name wants; 0: none."""
+    digits = re.search("[0-9]+", port.name) if port.type == "dummy" else None
+    return int(digits.group()) % (1 << 16) + 100 * port.name.startswith("br") if digits else 0
 
 
 def _suffix(port: PortInfo) -> str:
