@@ -10,8 +10,10 @@ import errno
 import os
 import platform
 import struct
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 HASH, ARRAY, XSK_MAP = 1, 2, 17
 """Types of maps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def execute(
         if not quiet:
             print(line, file=sys.stderr, flush=True)
 
+    # Namespaces outlive a process that ends without a word.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     record = Record()
     names = tuple(dict.fromkeys(only)) or tuple(ROWS)
     measure_live(record, names, rounds=rounds, seconds=seconds, n_flows=n_flows, tell=tell)

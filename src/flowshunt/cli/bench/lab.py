@@ -48,9 +48,13 @@ class Lab:
         """A device's address."""
         return self.run(name, "cat", f"/sys/class/net/{device}/address").strip()
 
+    def namespace(self, name: str) -> str:
+        """What the system calls it."""
+        return self._prefix + name
+
     def command(self, name: str, *words: str) -> list[str]:
         """What runs a command in a namespace."""
-        return ["ip", "netns", "exec", self._prefix + name, *words]
+        return ["ip", "netns", "exec", self.namespace(name), *words]
 
     def run(self, name: str, *words: str, check: bool = True, timeout: float = COMMAND_S) -> str:
         """What a command in a namespace prints. Raises UsageError when it fails and `check` is set."""
