@@ -15,7 +15,8 @@ PAYLOAD_SIZE = 64
 
 _SILENT = re.compile(r"(in_port|recirc_id|dp_hash|skb_\w+|ct_\w+|packet_type|tunnel)$")
 _ITEM = re.compile(r"\s*,?\s*([a-z_0-9]+)\(")
-_NO_ADDRESSES = {"src": "00:00:00:00:00:00", "dst": "00:00:00:00:00:00"}
+_NO_ADDRESS = "00:00:00:00:00:00"
+_NO_ADDRESSES = {"src": _NO_ADDRESS, "dst": _NO_ADDRESS}
 _FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns")
 _NO_PAYLOAD = 0b111  # FIN, SYN, RST
 _FRAG = {"no": 0, "first": 0x2000, "later": 0x0010}
@@ -75,9 +76,13 @@ def _number(fields: Fields, name: str, default: int = 0) -> int:
     return int(fields[name], 0) if name in fields else default
 
 
+def _mac(text: str) -> bytes:
+    return bytes(int(part, 16) for part in text.split(":"))
+
+
 def _link(items: dict[str, str], text: str, size: int | None) -> bytes:
     eth = _NO_ADDRESSES | _fields(items.get("eth", ""))
-    head = bytes.fromhex(eth["dst"].replace(":", "")) + bytes.fromhex(eth["src"].replace(":", ""))
+    head = _mac(eth["dst"]) + _mac(eth["src"])
     if len(head) != 12:
         raise OdpError(text)
     kind = next((name for name in _TYPES if name in items), None)
@@ -95,7 +100,7 @@ def _link(items: dict[str, str], text: str, size: int | None) -> bytes:
 def _arp(items: dict[str, str], size: int | None) -> bytes:
     fields = _fields(items["arp"])
     sender, target = (IPv4Address(fields.get(name, "0.0.0.0")).packed for name in ("sip", "tip"))
-    source, destination = (bytes.fromhex(fields.get(name, "00" * 6).replace(":", "")) for name in ("sha", "tha"))
+    source, destination = (_mac(fields.get(name, _NO_ADDRESS)) for name in ("sha", "tha"))
     return pack(">HHBBH", 1, 0x0800, 6, 4, _number(fields, "op")) + source + sender + destination + target
 
 
@@ -146,7 +151,7 @@ def _neighbour(fields: Fields) -> bytes:
     body = IPv6Address(fields["target"]).packed
     for kind, name in ((1, "sll"), (2, "tll")):
         if name in fields:
-            body += bytes((kind, 1)) + bytes.fromhex(fields[name].replace(":", ""))
+            body += bytes((kind, 1)) + _mac(fields[name])
     return body
 
 

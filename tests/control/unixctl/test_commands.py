@@ -426,6 +426,7 @@ def test_flow_texts_become_frames() -> None:
     arp += "arp(sip=1.1.1.1,tip=1.1.1.2,op=1,sha=50:54:00:00:00:09,tha=00:00:00:00:00:00)"
     built = Packet().eth("50:54:00:00:00:09", "ff:ff:ff:ff:ff:ff").arp("1.1.1.1", "1.1.1.2", sha="50:54:00:00:00:09")
     assert frame(arp) == built.bytes()
+    assert frame(arp.replace("50:54:00:00:00:09", "50:54:0:0:0:9")) == built.bytes()
     assert frame("in_port(1)") == bytes(12) + b"\x05\xff"
     unsaid = frame("recirc_id(0),in_port(1),packet_type(ns=0,id=0),eth_type(0x0800),ipv4(proto=17,frag=no),udp(dst=5)")
     assert unsaid[:14] == bytes(12) + b"\x08\0" and unsaid[23] == 17 and unsaid[26:34] == bytes(8)
