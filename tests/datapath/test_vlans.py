@@ -105,6 +105,15 @@ def test_other_outputs_than_normal_do_not_care() -> None:
     assert send(datapath, frame(20), in_port=PLAIN) == [Sent(ACCESS, frame(20))]
 
 
+def test_a_port_with_a_native_vlan_does_not_carry_packets_of_none() -> None:
+    datapath = switch(flow(F.Normal()), ports=(1, 2, 3, 4))
+    for port, mode, trunks in ((1, "native-tagged", ()), (2, "native-untagged", ()), (3, "native-tagged", (0, 20))):
+        datapath.ports.set_vlans(port, mode, 10, trunks)
+    assert send(datapath, frame(), in_port=4) == []
+    assert by_port(send(datapath, frame(0), in_port=4)) == {}
+    assert by_port(send(datapath, frame(20), in_port=4)) == {1: frame(20), 2: frame(20), 3: frame(20)}
+
+
 def test_settings_end_with_their_port_and_can_be_taken_back() -> None:
     datapath = lab()
     ports = datapath.ports

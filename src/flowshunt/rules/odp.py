@@ -10,6 +10,8 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from struct import pack
 
+from flowshunt.packet.schema import ETH_VLAN
+
 PAYLOAD_SIZE = 64
 """Bytes behind the transport header, unless a size is asked for; none behind a TCP packet with SYN, FIN or RST."""
 
@@ -45,7 +47,7 @@ def frame(text: str, size: int | None = None) -> bytes:
 
 
 def _items(text: str) -> dict[str, str]:
-    """`name(content)` by name; what follows in encap() is as if it stood outside."""
+    """`name(content)` by name."""
     found: dict[str, str] = {}
     at = 0
     while at < len(text.rstrip()):
@@ -58,11 +60,7 @@ def _items(text: str) -> dict[str, str]:
                 raise OdpError(text)
             depth += {"(": 1, ")": -1}.get(text[end], 0)
             end += 1
-        name, content = item.group(1), text[item.end() : end - 1]
-        if name == "encap":
-            found |= {f"outer_{key}" if key in found else key: value for key, value in _items(content).items()}
-        else:
-            found[name] = content
+        found[item.group(1)] = text[item.end() : end - 1]
         at = end
     return {name: content for name, content in found.items() if not _SILENT.match(name)}
 
@@ -85,16 +83,23 @@ def _link(items: dict[str, str], text: str, size: int | None) -> bytes:
     head = _mac(eth["dst"]) + _mac(eth["src"])
     if len(head) != 12:
         raise OdpError(text)
-    kind = next((name for name in _TYPES if name in items), None)
-    eth_type = _TYPES[kind] if kind else int(items.get("outer_eth_type", items.get("eth_type", "0x05ff")), 0)
+    while "encap" in items:
+        head += pack(">H", int(items.get("eth_type", "0x8100"), 0)) + _tag(items)
+        items = {name: items[name] for name in items if name not in ("eth_type", "vlan", "encap")} | _items(
+            items["encap"]
+        )
     if "vlan" in items:
-        tag = _fields(items["vlan"])
-        outer = int(items.get("eth_type", "0x8100"), 0) if "outer_eth_type" in items else 0x8100
-        head += pack(">HH", outer, _number(tag, "pcp") << 13 | _number(tag, "vid"))
-    head += pack(">H", eth_type)
+        head += pack(">H", ETH_VLAN) + _tag(items)
+    kind = next((name for name in _TYPES if name in items), None)
+    head += pack(">H", _TYPES[kind] if kind else int(items.get("eth_type", "0x05ff"), 0))
     wanted = None if size is None else size - len(head)
     body = {"ipv4": _ipv4, "ipv6": _ipv6, "arp": _arp}[kind](items, wanted) if kind else b""
     return (head + body).ljust(size or 0, b"\0")
+
+
+def _tag(items: dict[str, str]) -> bytes:
+    fields = _fields(items.get("vlan", ""))
+    return pack(">H", _number(fields, "pcp") << 13 | _number(fields, "vid"))
 
 
 def _arp(items: dict[str, str], size: int | None) -> bytes:
@@ -126,9 +131,9 @@ def _ipv6(items: dict[str, str], size: int | None) -> bytes:
 
 def _transport(items: dict[str, str], protocol: int, source: bytes, destination: bytes, size: int | None) -> bytes:
     name = next((name for name, number in _PROTOCOLS.items() if number == protocol), None)
-    if name is None or name not in items:
+    if name is None:
         return b""
-    fields = _fields(items[name])
+    fields = _fields(items.get(name, ""))
     pseudo = source + destination + pack(">II", 0, protocol)
     ports = pack(">HH", _number(fields, "src"), _number(fields, "dst")) if "src" in fields else b"\0" * 4
     if name == "tcp":

@@ -427,6 +427,8 @@ def test_flow_texts_become_frames() -> None:
     built = Packet().eth("50:54:00:00:00:09", "ff:ff:ff:ff:ff:ff").arp("1.1.1.1", "1.1.1.2", sha="50:54:00:00:00:09")
     assert frame(arp) == built.bytes()
     assert frame(arp.replace("50:54:00:00:00:09", "50:54:0:0:0:9")) == built.bytes()
+    unsaid = "eth(),eth_type(0x0800),ipv4(src=1.1.1.1,dst=1.1.1.2,proto=6,tos=0,ttl=64,frag=no)"
+    assert len(frame(unsaid)) == len(frame(unsaid + ",tcp(src=0,dst=0)")) == 118
     assert frame("in_port(1)") == bytes(12) + b"\x05\xff"
     unsaid = frame("recirc_id(0),in_port(1),packet_type(ns=0,id=0),eth_type(0x0800),ipv4(proto=17,frag=no),udp(dst=5)")
     assert unsaid[:14] == bytes(12) + b"\x08\0" and unsaid[23] == 17 and unsaid[26:34] == bytes(8)

@@ -128,6 +128,23 @@ def test_patch_ports_lead_into_the_other_bridges_story(tmp_path: Path) -> None:
             "         0. priority 32768\n            output:1\n    output:1\n"
         ) in said
         assert said.endswith("Datapath actions: 4,1\n")
+        shown = await lab.says("dpif/show")
+        assert "    pa 10/none: (patch: peer=pb)\n" in shown and "    pb 11/none: (patch: peer=pa)\n" in shown
+        assert "(patch" not in await lab.says("dpctl/show")
+
+    run(tmp_path, work)
+
+
+def test_tags_beyond_the_limit_are_payload(tmp_path: Path) -> None:
+    tagged = "in_port(1),eth(src=00:00:00:00:00:01,dst=00:00:00:00:00:02),eth_type(0x8100),vlan(vid=16,pcp=0),"
+    tagged += "encap(eth_type(0x8100),vlan(vid=17,pcp=0),encap(eth_type(0xabcd)))"
+
+    async def work(lab: Lab) -> None:
+        await make(lab)
+        ports = lab.node.bridges["br0"].switch.datapath.ports
+        for limit, kind in ((1, "dl_type=0x8100"), (2, "dl_type=0xabcd")):
+            await lab.node.call(partial(ports.configure, vlan_limit=limit))
+            assert f",{kind}\n\n" in await lab.says("ofproto/trace", tagged)
 
     run(tmp_path, work)
 

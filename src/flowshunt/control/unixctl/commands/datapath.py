@@ -97,8 +97,15 @@ def _number_in_name(port: PortInfo) -> int:
     return int(digits.group()) % (1 << 16) + 100 * port.name.startswith("br") if digits else 0
 
 
+def _place(number: int, port: PortInfo) -> str:
+    """Where a port is in the datapath, which knows nothing of patches."""
+    return "none" if port.type == "patch" else str(number)
+
+
 def _suffix(port: PortInfo) -> str:
     kind = _KINDS.get(port.type, port.type)
+    if port.type == "patch":
+        kind += f": peer={port.options.get('peer', '')}"
     return f" ({kind})" if kind else ""
 
 
@@ -133,6 +140,8 @@ def show(node: Node, arguments: list[str]) -> str:
     lines = [f"{DATAPATH_NAME}:", f"  lookups: hit:{hits} missed:{misses} lost:0", f"  flows: {n_flows}"]
     lines.append("  port 0: ovs-netdev (tap)")
     for bridge, number, port in numbered(node):
+        if port.type == "patch":
+            continue
         lines.append(f"  port {number}: {port.name}{_suffix(port)}")
         if "statistics" in options:
             lines += _counters(node.bridges[bridge].port_info(port.name).statistics)
@@ -192,7 +201,7 @@ def show_bridges(node: Node, arguments: list[str]) -> str:
         lines.append(f"  {name}:")
         for bridge, number, port in sorted(numbered(node), key=lambda entry: entry[2].name):
             if bridge == name:
-                lines.append(f"    {port.name} {port.ofport}/{number}:{_suffix(port)}")
+                lines.append(f"    {port.name} {port.ofport}/{_place(number, port)}:{_suffix(port)}")
     return "\n".join(lines) + "\n"
 
 
