@@ -102,10 +102,10 @@ def test_a_resubmit_may_look_for_the_original_tuple(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "group",
     [
-        "type=all,bucket=ct(commit,zone=7,exec(set_field:1->ct_mark)),2",
-        "type=indirect,bucket=ct(commit,zone=7,exec(set_field:1->ct_mark)),2",
-        "type=select,selection_method=hash,fields(ip_src),bucket=ct(commit,zone=7,exec(set_field:1->ct_mark)),2",
-        "type=ff,bucket=watch_port:2,ct(commit,zone=7,exec(set_field:1->ct_mark)),2,bucket=watch_port:3,actions=3",
+        "type=all,bucket=ct(commit,table=3,zone=7,exec(set_field:1->ct_mark))",
+        "type=indirect,bucket=ct(commit,table=3,zone=7,exec(set_field:1->ct_mark))",
+        "type=select,selection_method=hash,fields(ip_src),bucket=ct(commit,table=3,zone=7,exec(set_field:1->ct_mark))",
+        "type=ff,bucket=watch_port:2,ct(commit,table=3,zone=7,exec(set_field:1->ct_mark)),bucket=watch_port:3,actions=3",
     ],
 )  # fmt: skip
 def test_groups_may_track(lab: Lab, group: str) -> None:
@@ -113,7 +113,7 @@ def test_groups_may_track(lab: Lab, group: str) -> None:
     lab.ofctl("-O", "OpenFlow15", "del-groups", "br0")
     lab.ofctl("-O", "OpenFlow15", "add-group", "br0", f"group_id=5,{group}")
     lab.rules(
-        "in_port=1,udp,actions=ct(zone=7,table=1)\ntable=1,ct_state=+trk,udp,actions=group:5\n"
+        "in_port=1,udp,actions=ct(zone=7,table=1)\ntable=1,ct_state=+trk,udp,actions=group:5\ntable=3,udp,actions=2\n"
         "in_port=2,udp,actions=ct(zone=7,table=2)\ntable=2,ct_state=+est+rpl+trk,ct_mark=1,udp,actions=1"
     )
     there_and_back(lab)

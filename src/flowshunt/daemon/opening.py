@@ -10,14 +10,15 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from flowshunt.daemon.bridge import OpenPort, PortInfo
 from flowshunt.daemon.ports import describe
-from flowshunt.ports.af_packet import AfPacketPort
+from flowshunt.ports.af_packet import AfPacketPort, n_open
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LivePort
 
-_THREADS = 64
+_THREADS = 32
 
 
 class Opener:
@@ -49,9 +50,11 @@ class Opener:
         One that cannot be opened is tried again by whoever wants it, and tells them why.
         """
         loop = asyncio.get_running_loop()
+        wanted = dict.fromkeys(names)
+        open_one = partial(self._open, n_ports=n_open() + len(wanted))
         try:
             with ThreadPoolExecutor(_THREADS) as threads:
-                opening = (loop.run_in_executor(threads, self._open, name) for name in dict.fromkeys(names))
+                opening = (loop.run_in_executor(threads, open_one, name) for name in wanted)
                 await asyncio.gather(*opening)
             yield
         finally:
@@ -59,9 +62,9 @@ class Opener:
                 with suppress(KeyError):  # the packet thread has taken the last one meanwhile
                     self._opened.popitem()[1].close()
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str, n_ports: int) -> None:
         try:
-            port = AfPacketPort(name, 0)
+            port = AfPacketPort(name, 0, n_ports=n_ports)
         except PortError:
             return
         self._opened[name] = port

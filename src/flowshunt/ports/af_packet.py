@@ -20,6 +20,7 @@ from flowshunt.ports.api import PortError
 from flowshunt.ports.devices import look_up
 from flowshunt.ports.live import Frames, LiveBatch
 from flowshunt.ports.receiving import (
+    IN_TAG,
     LARGE_SIZE,
     RECEIVE_COUNTERS,
     SLOT_SIZE,
@@ -29,8 +30,10 @@ from flowshunt.ports.receiving import (
 )
 from flowshunt.ports.sending import SEND_COUNTERS, make_send_arrays, send_frames
 
-N_SLOTS = 2048
-MIN_SLOTS = 256
+N_SLOTS, MIN_SLOTS = 2048, 256
+"""Of a ring, as many as its share of RING_BUDGET is."""
+RING_BUDGET = 128 << 20
+"""Bytes that the rings of all ports share. They are the kernel's, and cannot be swapped out."""
 N_LARGE = 64
 """Packets in a batch that a slot is too small for."""
 
@@ -54,11 +57,16 @@ class AfPacketPort:
     its socket, which costs a tenth of what sending costs.
     """
 
-    def __init__(self, device: str, in_port: int) -> None:
-        """Open the device and make it promiscuous. Raises PortError when there is none, or it cannot be had."""
+    def __init__(self, device: str, in_port: int, *, n_ports: int = 1) -> None:
+        """Open the device and make it promiscuous. Raises PortError when there is none, or it cannot be had.
+
+        `n_ports`: with how many it will share the memory for rings, where there are to be more than there are now.
+        """
         self.device = device
         self.in_port = in_port
         self._sockets = ExitStack()
+        _OPEN.add(self)
+        self._n_ports = max(n_ports, len(_OPEN))
         try:
             self._socket, self._sender = (self._sockets.enter_context(_open()) for _ in range(2))
             self._set_up()
@@ -94,7 +102,7 @@ class AfPacketPort:
 
     def _make_ring(self) -> int:
         """As many slots as the system has memory for, which is the kernel's; returns how many."""
-        n_slots = N_SLOTS
+        n_slots = N_SLOTS if self.in_port == IN_TAG else ring_slots(self._n_ports)
         while True:
             request = struct.pack("@4I", _BLOCK_SIZE, n_slots * SLOT_SIZE // _BLOCK_SIZE, SLOT_SIZE, n_slots)
             try:
@@ -102,7 +110,7 @@ class AfPacketPort:
             except OSError as problem:
                 if problem.errno != errno.ENOMEM or n_slots <= MIN_SLOTS:
                     raise
-                n_slots //= 2
+                n_slots = max(_whole_blocks(n_slots // 2), MIN_SLOTS)
             else:
                 return n_slots
 
@@ -176,7 +184,27 @@ class AfPacketPort:
     def close(self) -> None:
         """Close the sockets, soon: the kernel has whoever closes one wait until no processor can be using it."""
         self._is_open = False
+        _OPEN.discard(self)
         threading.Thread(target=self._sockets.pop_all().close, name="closing").start()
+
+
+_OPEN: weakref.WeakSet[AfPacketPort] = weakref.WeakSet()
+"""Ports that have a ring, or are about to."""
+
+
+def n_open() -> int:
+    """Ports that there are now."""
+    return len(_OPEN)
+
+
+def ring_slots(n_ports: int) -> int:
+    """Slots of a ring where so many ports share the memory for all."""
+    return min(max(_whole_blocks(RING_BUDGET // SLOT_SIZE // n_ports), MIN_SLOTS), N_SLOTS)
+
+
+def _whole_blocks(n_slots: int) -> int:
+    """As many slots, or somewhat fewer, as fill whole blocks."""
+    return n_slots - n_slots % (_BLOCK_SIZE // SLOT_SIZE)
 
 
 def _open() -> socket.socket:

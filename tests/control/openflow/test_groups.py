@@ -171,3 +171,10 @@ def test_groups_that_watch_each_other_many_times_over_take_no_time(running: Runn
     assert through(running, udp()) == []
     running.ofctl("mod-group", "group_id=2,type=ff,bucket=watch_port:1,output:1")
     assert ports_of(through(running, udp())) == [1]  # by way of the group that it watches
+
+
+def test_buckets_are_action_sets_and_listed_as_they_were_added(running: Running) -> None:
+    running.ofctl("-OOpenFlow13", "add-group", "group_id=5,type=all,bucket=output:1,mod_dl_dst:00:00:00:00:00:09")
+    running.ofctl("-OOpenFlow13", "add-flow", "udp,actions=group:5")
+    assert through(running, udp()) == [Sent(1, bytes(5) + b"\x09" + udp().bytes()[6:])]
+    assert "actions=output:1,set_field:00:00:00:00:00:09->eth_dst" in running.ofctl("-OOpenFlow13", "dump-groups")

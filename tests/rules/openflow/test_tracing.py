@@ -247,6 +247,13 @@ def test_a_flow_as_it_was_printed_can_be_asked_again() -> None:
     assert read_flow(printed, one.ports) == asked.key
 
 
+@pytest.mark.parametrize(
+    ("asked", "tos"), [("nw_tos=16", 16), ("nw_tos=0,nw_ecn=2", 2), ("nw_ecn=1", 1), ("ip_dscp=1", 4)]
+)
+def test_parts_of_the_type_of_service_can_be_asked(asked: str, tos: int) -> None:
+    assert read(read_flow(f"in_port=1,ip,{asked}", {}), "nw_tos") == tos
+
+
 def test_a_way_that_takes_too_long_is_given_up_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     one = switch("ip,actions=ct(commit),normal")
     monkeypatch.setattr(run, "MOST_SECONDS", -1.0)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flowshunt.datapath.program import Assembler, Late, as_int64
 from flowshunt.packet.schema import FIELDS, W_L4, W_NW_DST, W_NW_SRC
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.action_set import action_set
 from flowshunt.rules.openflow.compile import compile_actions
 
 TYPES = ("all", "select", "indirect", "fast_failover")
@@ -24,13 +25,17 @@ _DEFAULT_FIELDS = (
 
 
 class Bucket(NamedTuple):
-    """One bucket; None where nothing is watched."""
+    """One bucket, its actions as somebody wrote them; None where nothing is watched."""
 
     actions: tuple[F.Action, ...]
     weight: int = 0
     watch_port: int | None = None
     watch_group: int | None = None
     id: int = 0
+
+    def steps(self) -> tuple[F.Action, ...]:
+        """Its actions as they are carried out: those of a set."""
+        return action_set(self.actions)
 
     def is_watched(self) -> bool:
         """Whether it depends on a port or group."""
@@ -56,7 +61,7 @@ def _body(bucket: Bucket) -> _Body:
     """The program of one bucket; its counters are the second and third word."""
     out = Assembler()
     out.count()
-    program, late = compile_actions(bucket.actions, GROUP_FLOW)
+    program, late = compile_actions(bucket.steps(), GROUP_FLOW)
     out.append(program, late)
     return tuple(out.words), tuple(out.late)
 

@@ -10,7 +10,8 @@ where the switch receives for all its ports.
              tap device, behind a tag with the port's number ──> the switch's packet socket
 
 - `elf`: programs out of the object; `flowshunt.base.bpf` is the system call.
-- `records`: the structures that the programs share with us, and what a path becomes in them.
+- `records`: the structures that the programs share with us. `entries`: what a path becomes in them.
+- `slots`: which flow has which place in them, and what passed there; `schema`: the memory of it. Both are kernels.
 - `objects`: the maps and programs of one provider. `devices`: attaching them to ports, their pins, and the device for
   misses. `peers`: may packets go straight to the other end of a veth pair?
 - `provider`: the provider, on the contract of `flowshunt.offload`.

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flowshunt.base import bpf
+from flowshunt.offload.providers.kernel.records import DEVICE
+from flowshunt.offload.providers.kernel.slots import ANY_PORT
 from flowshunt.ports.devices import look_up, set_up
 
 # linux/if_tun.h
@@ -146,18 +148,17 @@ class Attached(NamedTuple):
 
 
 class Ports:
-    """The ports that are attached, by their numbers in paths."""
+    """The ports that are attached, by their numbers in paths. `devices`: DEVICE (n,), in the order of numbers."""
 
     def __init__(self) -> None:
         self.attached: dict[int, Attached] = {}
         self._sort()
 
     def _sort(self) -> None:
-        order = sorted(self.attached)
-        self._numbers = np.array(order, np.int64)
-        self._ifindexes = np.array([self.attached[port].ifindex for port in order] + [0], np.int64)
-        self._mtus = np.array([min(self.attached[port].mtu, _LARGEST) for port in order] + [0], np.int64)
-        self._peers = np.array([self.attached[port].peer for port in order] + [0], np.int64)
+        self.devices = np.zeros(len(self.attached), DEVICE)
+        for place, number in enumerate(sorted(self.attached)):
+            port = self.attached[number]
+            self.devices[place] = number, port.ifindex, min(port.mtu, _LARGEST), port.peer
 
     def add(self, port: int, attached: Attached) -> None:
         """One more."""
@@ -177,20 +178,13 @@ class Ports:
         self.add(port, changed)
         return True
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Indexes and MTUs of the devices of ports, and their peers, all as `numbers`; 0: it is not attached."""
-        places = np.searchsorted(self._numbers, numbers)
-        known = np.append(self._numbers, -1)[places] == numbers
-        places = np.where(known, places, len(self._numbers))
-        return self._ifindexes[places], self._mtus[places], self._peers[places]
-
 
 class EveryPort(Ports):
-    """Every number is a port, and its device is the one of the same index, if there is one: for checks without any."""
+    """Every number is a port, for checks without any: of the device of the same index, or all of one device."""
 
-    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See Ports."""
-        return numbers, np.zeros_like(numbers), np.zeros_like(numbers)
+    def __init__(self, ifindex: int = 0) -> None:
+        super().__init__()
+        self.devices = np.array([(ANY_PORT, ifindex, 0, 0)], DEVICE)
 
 
 def _add_filter(program_fd: int, ifindex: int) -> None:

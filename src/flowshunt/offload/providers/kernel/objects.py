@@ -20,9 +20,6 @@ MAX_PORTS = 4096
 
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 39: "CAP_BPF"}
 _SYS_ADMIN = 21
-_KEY_WORDS = KEY.itemsize // 4
-_PLACES = 16
-"""For every flow, so that most keys are alone in theirs."""
 _NOT_THERE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -46,11 +43,6 @@ class Objects:
         if lacking := missing_privileges():
             raise OSError(errno.EPERM, f"needs {', '.join(lacking)}")
         self.limit = limit
-        bits = (_PLACES * limit).bit_length()
-        self._uses = np.zeros(1 << bits, np.int32)  # entries by the hash of their keys
-        self._shift = 64 - bits
-        random = np.frombuffer(os.urandom(8 * _KEY_WORDS), np.uint64)
-        self._factors = random | np.uint64(1)
         self._fds: list[int] = []
         weakref.finalize(self, _close, self._fds)
         try:
@@ -91,47 +83,23 @@ class Objects:
 
     # --- flows -------------------------------------------------------------------------------------------------------
 
-    def insert(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Add entries, KEY and VALUE (n,); returns an errno for each, int32 (n,): EEXIST, ENOSPC, …; 0: it is there.
+    def insert(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+        """Add entries, KEY and VALUE (n,), none of which is there (a batch would replace it).
 
-        A batch would replace what is there, so keys that may be there already are added one by one.
+        Returns None when that is done; else an errno for each, int32 (n,), ENOSPC for want of room; 0: it is there.
         """
+        done, problem = bpf.update_batch(self._flows, keys, values)
+        if problem == 0:
+            return None
         errors = np.zeros(len(keys), np.int32)
-        places = self._places(keys)
-        np.add.at(self._uses, places, 1)
-        alone = self._uses[places] == 1
-        errors[alone] = self._insert_all(keys[alone], values[alone])
-        for n in np.flatnonzero(~alone):
-            errors[n] = self._insert_one(keys[n].tobytes(), values[n].tobytes())
-        np.subtract.at(self._uses, places[errors != 0], 1)
+        while problem != 0:
+            errors[done] = errno.ENOSPC if problem in (errno.E2BIG, errno.ENOMEM) else problem
+            n, problem = bpf.update_batch(self._flows, keys[done + 1 :], values[done + 1 :])
+            done += 1 + n
         return errors
-
-    def _insert_all(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-        errors = np.zeros(len(keys), np.int32)
-        done = 0
-        while done < len(keys):
-            n, problem = bpf.update_batch(self._flows, keys[done:], values[done:])
-            done += n
-            if problem != 0:
-                errors[done : done + 1] = _of_room(problem)
-                done += 1
-        return errors
-
-    def _insert_one(self, key: bytes, value: bytes) -> int:
-        try:
-            bpf.update(self._flows, key, value, bpf.NOEXIST)
-        except OSError as problem:
-            return _of_room(problem.errno or errno.EIO)
-        return 0
-
-    def _places(self, keys: np.ndarray) -> np.ndarray:
-        words = keys.view("=u4").reshape(len(keys), _KEY_WORDS).astype(np.uint64)
-        places: np.ndarray = (words * self._factors).sum(axis=1, dtype=np.uint64) >> np.uint64(self._shift)
-        return places
 
     def remove(self, keys: np.ndarray) -> None:
         """Remove entries that are there, KEY (n,)."""
-        np.subtract.at(self._uses, self._places(keys), 1)
         done = 0
         while done < len(keys):
             n, problem = bpf.delete_batch(self._flows, keys[done:])
@@ -157,10 +125,6 @@ class Objects:
 def object_file() -> ObjectFile:
     """The programs as they came with the package."""
     return ObjectFile(files(__package__).joinpath("bpf", "forward.o").read_bytes())
-
-
-def _of_room(problem: int) -> int:
-    return errno.ENOSPC if problem in (errno.E2BIG, errno.ENOMEM) else problem
 
 
 def _close(fds: list[int]) -> None:

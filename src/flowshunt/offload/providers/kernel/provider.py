@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from flowshunt.base.errors import UsageError
-from flowshunt.datapath.paths.records import REWRITE_VLAN
 from flowshunt.offload import reasons as R
 from flowshunt.offload.answers import answer
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import Batch
 from flowshunt.offload.installing import USAGE
+from flowshunt.offload.providers.kernel import slots as kernels
 from flowshunt.offload.providers.kernel.devices import (
     Attached,
     Ingress,
@@ -28,9 +28,8 @@ from flowshunt.offload.providers.kernel.devices import (
 )
 from flowshunt.offload.providers.kernel.objects import Objects
 from flowshunt.offload.providers.kernel.peers import peer_address
-from flowshunt.offload.providers.kernel.records import KEY, can_say, keys_of, values_of
+from flowshunt.offload.providers.kernel.schema import AT_ONCE, PORT_SUM, PORT_SUMS, Slots, make_slots
 from flowshunt.offload.providers.values import check_names, number_of, truth_of
-from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, VLAN_PRESENT
 
 TIMEOUT_MS = 30_000
 LIMIT = 131_072
@@ -43,14 +42,8 @@ _TURNS = 8
 """Turns through the flows within a timeout."""
 _NS_PER_MS = 1_000_000
 _MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
-_ETHERNET_SIZE, _TAG_SIZE = 14, 4
 PINS = "/sys/fs/bpf/flowshunt"
 _OPTIONS = ("timeout", "limit", "mode", "peer", "hitless", "pins")
-_PROTOCOL = R.number_of("protocol")
-_NO_DEVICE = R.number_of("no-device")
-_REWRITE = R.number_of("rewrite")
-_COUNTERS = ("packets", "bytes", "extra_bytes")
-
 
 CountPorts = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
@@ -70,8 +63,8 @@ class Kernel(ArrayProvider):
     def __init__(self, ports: Ports | None = None, *, limit: int = LIMIT) -> None:
         """`ports`: what stands for those that are attached, in tests.
 
-        `count_ports(ports, packets, bytes_in, bytes_out)`, where it is set, hears of everything that is told: by path
-        its input and output port, uint32 (n, 2), packets and frame bytes as they came in and as they left, int64 (n,).
+        `count_ports(ports, packets, bytes_in, bytes_out)`, where it is set, hears of everything that is told: from
+        ports to ports, uint32 (n, 2), packets and frame bytes as they came in and as they left, int64 (n,).
         """
         self.count_ports: CountPorts | None = None
         self.timeout_ms = TIMEOUT_MS
@@ -85,21 +78,13 @@ class Kernel(ArrayProvider):
         self._offset_ms = 0
         self._swept_ms = 0
         self._hand = 0
-        self._slot_of = np.zeros(0, np.int32)
+        self._slot_of = np.zeros(0, np.int64)
         self._given_up: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._forget()
 
     def _forget(self) -> None:
-        limit = self._limit
-        self._rows = np.zeros(limit, np.uint32)
-        self._generations = np.zeros(limit, np.uint32)
-        self._is_used = np.zeros(limit, bool)
-        self._keys = np.zeros((limit, 2), KEY)
-        self._path_ports = np.zeros((limit, 2, 2), np.uint32)  # by path: input, output
-        self._link_sizes = np.zeros((limit, 2, 2), np.uint8)  # likewise, of frames
-        self._told = np.zeros((limit, 2, len(_COUNTERS)), np.uint64)
-        self._free = np.arange(limit - 1, -1, -1, dtype=np.int32)
-        self._n_free = limit
+        """No flow has a slot, nor will have before there are maps."""
+        self._slots: Slots | None = None
         self._slot_of[:] = 0
 
     def init(self) -> None:
@@ -110,6 +95,8 @@ class Kernel(ArrayProvider):
         if self.objects is None:
             self.objects = Objects(self._limit)
             self.objects.control["epoch"] = self._epoch
+        if self._slots is None:
+            self._slots = make_slots(self._limit, self.objects.states.reshape(-1))
         return self.objects
 
     def close(self, *, keep: bool = False) -> None:
@@ -117,7 +104,7 @@ class Kernel(ArrayProvider):
         for port in list(self._ports.attached):
             self.detach(port, keep=keep)
         if not keep:
-            self._give_up(np.flatnonzero(self._is_used))
+            self._give_up(self._used())
         if self.objects is not None:
             self.objects.close()
             self.objects = None
@@ -162,7 +149,7 @@ class Kernel(ArrayProvider):
                 made.set_port(port.ifindex, port.number, port.up.ifindex)
                 port.ingress.replace(made.forward)
                 port.up.replace(made.discard)
-            self._give_up(np.flatnonzero(self._is_used))
+            self._give_up(self._used())
             former.close()
         self.objects, self._limit = made, limit
         self._forget()
@@ -229,12 +216,20 @@ class Kernel(ArrayProvider):
                 unpin(pin)
 
     def _give_up_port(self, port: int) -> None:
-        self._give_up(np.flatnonzero(self._is_used & (self._path_ports == port).any(axis=(1, 2))))
+        used = self._used()
+        if self._slots is not None:
+            passes = (self._slots.told["ports"].reshape(-1, 4)[used] == port).any(axis=1)
+            self._give_up(used[passes])
+
+    def _used(self) -> np.ndarray:
+        """The slots of all flows."""
+        return np.zeros(0, np.int64) if self._slots is None else np.flatnonzero(self._slots.is_used)
 
     def _give_up(self, slots: np.ndarray) -> None:
         """Flows stop passing, and are told by `handed_back`."""
         if len(slots):
-            rows, generations = self._rows[slots].copy(), self._generations[slots].copy()
+            assert self._slots is not None
+            rows, generations = self._slots.rows[slots], self._slots.generations[slots]
             self._given_up.append((rows, generations, self._remove(slots)))
 
     # --- notifications -----------------------------------------------------------------------------------------------
@@ -243,7 +238,7 @@ class Kernel(ArrayProvider):
         """See `answers.answer`: others than TCP and UDP are declined."""
         flushed, ended = answer(batch, declines=True)
         if flushed:
-            self._remove(np.flatnonzero(self._is_used))
+            self._remove(self._used())
             self._given_up.clear()
         if len(ended):
             self._remove(self._find(ended["row"], ended["generation"])[1])
@@ -252,91 +247,51 @@ class Kernel(ArrayProvider):
 
     def install(self, flows: np.ndarray, /) -> None:
         """See Forwarder."""
-        rows = flows["rows"][:, 0]
-        if len(np.unique(rows)) < len(rows):
-            for place in range(len(flows)):
-                self._install(flows[place : place + 1])
-        else:
-            self._install(flows)
+        self._load()
+        self._set_clock(int(flows["now_ms"][-1]))
+        devices = self._ports.devices
+        done = 0
+        while done < len(flows):
+            slots = self._slots
+            assert slots is not None
+            last = kernels.admit(slots, self._slot_of, flows, devices, done)
+            if last == kernels.NEEDS_ROWS:
+                self._make_room(flows["rows"][:, 0])
+                continue
+            if n_stale := int(slots.state["n_stale"][0]):
+                self._remove(slots.stale[:n_stale].copy())
+            n = kernels.place(slots, self._slot_of, flows, devices, done, last, _now_ns())
+            self._add(slots, flows, n)
+            done = last
 
-    def _install(self, flows: np.ndarray) -> None:
-        """The same for connections in rows that differ."""
-        self._set_clock(int(flows["now_ms"].max()))
-        flows["error"], flows["reason"] = 0, R.NONE
-        self._judge(flows)
-        slots = self._take_slots(flows)
-        taken = np.flatnonzero(flows["error"] == 0)
-        if len(taken):
-            self._insert(flows, taken, slots[taken])
-
-    def _judge(self, flows: np.ndarray) -> None:
-        """Write why flows cannot be taken, apart from want of room."""
-        paths = flows["paths"]
-        protocol = (paths["tuple"] >> 8) & 0xFF
-        _refuse(flows, ~np.isin(protocol, (PROTO_TCP, PROTO_UDP)), errno.EOPNOTSUPP, _PROTOCOL)
-        for end in ("in_port", "out_port"):
-            _refuse(flows, self._ports.find(paths[end])[0] == 0, errno.ENODEV, _NO_DEVICE)
-        _refuse(flows, ~can_say(paths.reshape(-1)).reshape(-1, 2), errno.EOPNOTSUPP, _REWRITE)
-
-    def _take_slots(self, flows: np.ndarray) -> np.ndarray:
-        """Slots, int32 (n,), for flows without an error: those that their connections have, else free ones.
-
-        Nothing passes by what was in the rows before.
-        """
-        rows, generations = flows["rows"][:, 0], flows["generations"][:, 0]
-        self._make_room(rows)
-        slots: np.ndarray = self._slot_of[rows] - 1
-        there = slots >= 0
-        stays = there & (self._generations[slots] == generations) & (flows["error"] == 0)
-        self._load().remove(np.ascontiguousarray(self._keys[slots[stays]]).reshape(-1))
-        self._remove(slots[there & ~stays])
-        new = np.flatnonzero(~stays & (flows["error"] == 0))
-        _refuse(flows, np.isin(np.arange(len(flows)), new[self._n_free :]), errno.ENOSPC, R.TABLE_FULL)
-        new = new[: self._n_free]
-        fresh = self._free[self._n_free - len(new) : self._n_free][::-1]
-        self._n_free -= len(new)
-        slots[new] = fresh
-        self._rows[fresh], self._generations[fresh], self._is_used[fresh] = rows[new], generations[new], True
-        self._slot_of[rows[new]] = fresh + 1
-        self._told[fresh] = self._counters(fresh)
-        return slots
-
-    def _insert(self, flows: np.ndarray, taken: np.ndarray, slots: np.ndarray) -> None:
-        """Write entries for flows in their slots; what the map refuses is gone again."""
+    def _add(self, slots: Slots, flows: np.ndarray, n: int) -> None:
+        """Bring the map up to date for flows that were placed; what it refuses is gone again."""
         objects = self._load()
-        paths = flows["paths"][taken].reshape(-1)
-        keys = keys_of(paths, self._ports.find(paths["in_port"])[0])
-        values = values_of(paths, keys, *self._ports.find(paths["out_port"]))
-        values["index"] = (2 * slots[:, None] + np.arange(2)).reshape(-1)
-        self._keys[slots] = keys.reshape(-1, 2)
-        self._path_ports[slots] = np.stack([paths["in_port"], paths["out_port"]], axis=1).reshape(-1, 2, 2)
-        retagged = paths["flags"] & REWRITE_VLAN != 0
-        tags = paths["vlan_tci"], np.where(retagged, paths["new_vlan_tci"], paths["vlan_tci"])
-        tagged = np.stack(tags, axis=1) & VLAN_PRESENT != 0
-        self._link_sizes[slots] = (_ETHERNET_SIZE + _TAG_SIZE * tagged).reshape(-1, 2, 2)
-        states = objects.states
-        states["last_used_ns"][slots] = _now_ns()
-        states["max_idle_ns"][slots] = (flows["max_idle_ms"][taken].astype(np.int64) * _NS_PER_MS)[:, None]
-        states["epoch"][slots] = (flows["epoch"][taken] & 0xFFFFFFFF)[:, None]
-        errors = objects.insert(keys, values).reshape(-1, 2)
+        if n_gone := int(slots.state["n_gone"][0]):
+            objects.remove(slots.gone_keys[:n_gone])
+        errors = objects.insert(slots.new_keys[: 2 * n], slots.new_values[: 2 * n])
+        if errors is None:
+            return
+        errors = errors.reshape(-1, 2)
         failed = np.flatnonzero((errors != 0).any(axis=1))
-        if len(failed):
-            inserted = errors[failed] == 0
-            objects.remove(np.ascontiguousarray(keys.reshape(-1, 2)[failed][inserted]))
-            first = errors[failed].max(axis=1)
-            flows["error"][taken[failed]] = first
-            other = R.PROVIDER_REFUSED | first << R.PARAMETER_SHIFT
-            full = np.where(first == errno.ENOSPC, R.TABLE_FULL, other)
-            reasons = np.where(first == errno.EEXIST, R.HELD_ELSEWHERE, full)
-            flows["reason"][taken[failed]] = reasons
-            self._release(slots[failed])
+        which, first = slots.which[failed], errors[failed].max(axis=1)
+        objects.remove(slots.new_keys.reshape(-1, 2)[failed][errors[failed] == 0])
+        other = R.PROVIDER_REFUSED | first << R.PARAMETER_SHIFT
+        flows["error"][which], flows["reason"][which] = first, np.where(first == errno.ENOSPC, R.TABLE_FULL, other)
+        mine = slots.new_values["index"].reshape(-1, 2)[failed, 0].astype(np.int64) >> 1
+        for part in _parts(mine):
+            kernels.unlink(slots, part, self._no_epoch)
+            kernels.release(slots, self._slot_of, part)
+
+    @property
+    def _no_epoch(self) -> int:
+        return ~self._epoch & 0xFFFFFFFF
 
     def renew(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> None:
         """See Forwarder. A packet that took the long way has shown it, so the flow is not idle."""
         slots = self._find(rows, generations)[1]
-        if len(slots) and self.objects is not None:
-            self.objects.states["epoch"][slots] = epoch & 0xFFFFFFFF
-            self.objects.states["last_used_ns"][slots] = _now_ns()
+        if self._slots is not None and len(slots):
+            kernels.renew(self._slots, slots, epoch & 0xFFFFFFFF, _now_ns())
 
     def begin_epoch(self, epoch: int, /) -> None:
         """See Forwarder."""
@@ -354,10 +309,9 @@ class Kernel(ArrayProvider):
 
     def statistics(self, rows: np.ndarray, generations: np.ndarray, now_ms: int, /) -> np.ndarray:
         """See Forwarder."""
-        usage = np.zeros(len(rows), USAGE)
         which, slots = self._find(rows, generations)
         self._set_clock(now_ms)
-        usage[which] = self._read(slots)
+        usage = self._read(slots, len(rows), which)
         usage["counted_ms"] = now_ms
         return usage
 
@@ -373,19 +327,18 @@ class Kernel(ArrayProvider):
         return rows, generations, np.full(len(rows), R.IDLE, np.uint16), usage
 
     def _give_up_idle(self, now_ms: int) -> None:
-        n_used = self._limit - self._n_free
         elapsed = now_ms - self._swept_ms
-        if self.objects is None or 0 <= elapsed < _SWEEP_EVERY_MS:
+        if self._slots is None or 0 <= elapsed < _SWEEP_EVERY_MS:
             return
         self._swept_ms = now_ms
-        if n_used == 0:
+        if not self.n_flows:
             return
         budget = max(self._limit * _TURNS * min(abs(elapsed), 1000) // self.timeout_ms, _SWEEP_LEAST)
         first, last = self._hand, min(self._hand + budget, self._limit)
         self._hand = 0 if last == self._limit else last
-        used_ns = self.objects.states["last_used_ns"][first:last].max(axis=1).astype(np.int64)
-        idle = self._is_used[first:last] & (_now_ns() - used_ns >= self.timeout_ms * _NS_PER_MS)
-        self._give_up(first + np.flatnonzero(idle))
+        found = np.zeros(last - first, np.int64)
+        before_ns = _now_ns() - self.timeout_ms * _NS_PER_MS
+        self._give_up(found[: kernels.find_idle(self._slots, first, last, before_ns, found)])
 
     def is_forwarding(self, rows: np.ndarray, generations: np.ndarray, epoch: int, /) -> np.ndarray:
         """See Inspectable."""
@@ -401,64 +354,52 @@ class Kernel(ArrayProvider):
 
     # --- slots -------------------------------------------------------------------------------------------------------
 
+    @property
+    def n_flows(self) -> int:
+        """Flows that are forwarded, or were in an epoch before."""
+        return 0 if self._slots is None else self._limit - int(self._slots.state["n_free"][0])
+
     def _make_room(self, rows: np.ndarray) -> None:
-        missing = int(rows.max(initial=0)) + 1 - len(self._slot_of)
-        if missing > 0:
-            grown = np.zeros(max(len(self._slot_of) + missing, 2 * len(self._slot_of), 1024), np.int32)
-            grown[: len(self._slot_of)] = self._slot_of
-            self._slot_of = grown
+        grown = np.zeros(max(int(rows.max()) + 1, 2 * len(self._slot_of), 1024), np.int64)
+        grown[: len(self._slot_of)] = self._slot_of
+        self._slot_of = grown
 
     def _find(self, rows: np.ndarray, generations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of the connections are here, and their slots."""
-        self._make_room(rows)
-        slots = self._slot_of[rows] - 1
-        which = np.flatnonzero((slots >= 0) & (self._generations[slots] == generations))
-        return which, slots[which]
+        which, slots = np.zeros((2, len(rows)), np.int64)
+        if self._slots is None:
+            return which[:0], slots[:0]
+        n = kernels.find(self._slots, self._slot_of, rows.astype(np.int64), generations.astype(np.int64), which, slots)
+        return which[:n], slots[:n]
 
-    def _counters(self, slots: np.ndarray) -> np.ndarray:
-        states = self._load().states[slots]
-        return np.stack([states[name] for name in _COUNTERS], axis=2)
-
-    def _read(self, slots: np.ndarray) -> np.ndarray:
-        """USAGE (n,) since it was told last."""
-        usage = np.zeros(len(slots), USAGE)
-        if len(slots) == 0:
+    def _read(self, slots: np.ndarray, n: int, which: np.ndarray) -> np.ndarray:
+        """USAGE (n,) since it was told last: zeros, but for `which`, of the flows in slots."""
+        usage = np.zeros(n, USAGE)
+        if self._slots is None or len(slots) == 0:
             return usage
-        counted = self._counters(slots)
-        news = (counted - self._told[slots]).astype(np.int64)
-        self._told[slots] = counted
-        usage["packets"], usage["bytes"] = news[:, :, 0], news[:, :, 1]
-        link_sizes = self._link_sizes[slots].astype(np.int64)
-        payload = news[:, :, 1] + news[:, :, 2]
-        usage["frame_bytes"] = payload + news[:, :, 0] * link_sizes[:, :, 0]
-        if self.count_ports is not None and (n := usage["packets"] != 0).any():
-            sent = payload + news[:, :, 0] * link_sizes[:, :, 1]
-            self.count_ports(self._path_ports[slots][n], usage["packets"][n], usage["frame_bytes"][n], sent[n])
-        used_ms = self._load().states["last_used_ns"][slots].astype(np.int64) // _NS_PER_MS
-        usage["last_used_ms"] = np.maximum(used_ms + self._offset_ms, 0)
+        sums = np.zeros(2 * len(slots) + PORT_SUMS, PORT_SUM)
+        n_sums = kernels.tell(self._slots, slots, usage, which, sums, self._offset_ms)
+        if n_sums and self.count_ports is not None:
+            sums = sums[:n_sums]
+            self.count_ports(sums["ports"], sums["packets"], sums["bytes_in"], sums["bytes_out"])
         return usage
 
     def _remove(self, slots: np.ndarray) -> np.ndarray:
         """Flows stop passing; their last USAGE (n,)."""
-        if len(slots) == 0 or self.objects is None:
+        if self._slots is None or self.objects is None:
             return np.zeros(len(slots), USAGE)
-        self.objects.states["epoch"][slots] = ~np.uint32(self._epoch)
-        self.objects.remove(self._keys[slots].reshape(-1))
-        usage = self._read(slots)
-        self._release(slots)
+        for part in _parts(slots):
+            kernels.unlink(self._slots, part, self._no_epoch)
+            self.objects.remove(self._slots.gone_keys[: 2 * len(part)])
+        usage = self._read(slots, len(slots), np.arange(len(slots)))
+        kernels.release(self._slots, self._slot_of, slots)
         return usage
-
-    def _release(self, slots: np.ndarray) -> None:
-        self._slot_of[self._rows[slots]] = 0
-        self._is_used[slots] = False
-        self._free[self._n_free : self._n_free + len(slots)] = slots
-        self._n_free += len(slots)
 
     # --- inspection --------------------------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:
         """Flows and their limit, segments beyond the packets that they came in, and why packets went up, by name."""
-        flows = {"n_flows": self._limit - self._n_free, "limit": self._limit}
+        flows = {"n_flows": self.n_flows, "limit": self._limit}
         if self.objects is None:
             return flows
         segments = int(self.objects.states["extra_segments"].sum())
@@ -478,7 +419,7 @@ def _check_pins(folder: str) -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
 
 
-def _refuse(flows: np.ndarray, which: np.ndarray, error: int, reason: int) -> None:
-    """Give an error to flows, bool (n,) or by path (n, m), that have none yet."""
-    which = which.reshape(len(flows), -1).any(axis=1) & (flows["error"] == 0)
-    flows["error"][which], flows["reason"][which] = error, reason
+def _parts(slots: np.ndarray) -> Iterator[np.ndarray]:
+    """AT_ONCE at a time."""
+    for first in range(0, len(slots), AT_ONCE):
+        yield slots[first : first + AT_ONCE]

@@ -18,7 +18,7 @@ from flowshunt.rules.openflow.values import CT_STATE_FLAGS
 _LEAST_FRAME = 14
 _MAX_FRAME = 65_549
 _MAX_PAYLOAD = 64_000
-_FREE_MASKS = frozenset(("vlan_tci", "nw_frag", "ct_state", "tcp_flags"))
+_FREE_MASKS = frozenset(("vlan_tci", "nw_tos", "nw_frag", "ct_state", "tcp_flags"))
 """Fields whose exact masks are narrower than the field."""
 _NOT_HERE = re.compile(r"(?:^|,)\s*(?:recirc_id=0(?:x0+)?|vlan_tci1=0(?:x0+)?)(?=,|$)")
 _TRACKED, _NEW, _EST, _REL, _RPL, _INV = 0x20, 0x01, 0x02, 0x04, 0x08, 0x10

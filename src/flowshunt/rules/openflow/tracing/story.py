@@ -276,7 +276,7 @@ class _Telling:
         for bucket, counted in zip(group.buckets, group.places, strict=True):
             if counted:
                 begin = counted - 1
-                found = action_places(F.Flow(table=F.ALL_TABLES), bucket.actions)
+                found = action_places(F.Flow(table=F.ALL_TABLES), bucket.steps())
                 places |= {begin + _COUNT_WORDS + offset: actions for offset, actions in found.items()}
         return self._buckets(step, group, places)
 
