@@ -57,6 +57,7 @@ class Server:
         """Versions of OpenFlow that connections from now on are offered."""
         self.peers: set[Peer] = set()
         self.closing = False
+        self._tidies = False
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
@@ -98,6 +99,12 @@ class Server:
         self.service.deliver_events()
         for peer in list(self.peers):
             peer.flush()
+        if self.service.has_waste and not self._tidies:
+            self._tidies = True
+            asyncio.get_running_loop().call_soon(_take_steps, self.service.tidy(), self._has_tidied)
+
+    def _has_tidied(self) -> None:
+        self._tidies = False
 
 
 class Peer(asyncio.BufferedProtocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
@@ -137,6 +137,7 @@ class Service:
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
+        self._sorted: dict[int, _Sorted] = {}  # bundles that were prepared, by id()
         self._tlv: dict[int, extensions.TlvMap] = {}
         self._fragments = 0
 
@@ -173,8 +174,8 @@ class Service:
         """
         with suppress(Exception):
             if isinstance(event, Commit):
-                mods, _ = _split(event.requests)
-                yield from self._changes.prepare_all([request.message for request in mods], event.control.version)
+                sorted_ = self._sorted[id(event)] = _sort(event.requests)
+                yield from self._changes.prepare_all(sorted_.messages, event.control.version)
             elif isinstance(event.message, FlowMod):
                 self._changes.prepare(event.message, event.version)
 
@@ -191,9 +192,21 @@ class Service:
             failed = event.control if isinstance(event, Commit) else event
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
+            self._sorted.pop(id(event), None)
+            if isinstance(event, Commit):
+                self._changes.waste(list(event.requests))
             requests = event.requests if isinstance(event, Commit) else (event,)
             self._changes.forget(request.message for request in requests if type(request.message) in _MODS)
             self._monitors.end()
+
+    @property
+    def has_waste(self) -> bool:
+        """Whether there is something to `tidy`."""
+        return self._changes.has_waste
+
+    def tidy(self) -> Iterator[None]:
+        """What `carry_out` has left to be done where nobody waits, once its answer is sent: a slice at each step."""
+        yield from self._changes.tidy()
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -201,14 +214,14 @@ class Service:
         if connection.role == "secondary":
             connection.fail(commit.control, OpenFlowError("OFPBRC_IS_SLAVE"))
             return
-        mods, rest = _split(commit.requests)
+        mods, messages, rest = self._sorted.get(id(commit)) or _sort(commit.requests)
         for request in rest:
             if not isinstance(request.message, PacketOut):
                 error = OpenFlowError("OFPBFC_MSG_UNSUP", f"{type(request.message).__name__} in a bundle")
                 connection.commit_failed(commit, request, error)
                 return
         try:
-            self._changes.apply_all([request.message for request in mods], commit.control.version, now_ns)
+            self._changes.apply_all(messages, commit.control.version, now_ns)
         except BundleError as failure:
             _LOG.info("bundle refused: %s", failure)
             self._monitors.discard()
@@ -549,15 +562,18 @@ _MODS = frozenset((FlowMod, groups.GroupMod))
 """What bundles change, all of it or nothing."""
 
 
-def _split(requests: Sequence[Request]) -> tuple[Sequence[Request], Sequence[Request]]:
-    """Flow-mods and group-mods, and the other requests of a bundle."""
-    if {type(request.message) for request in requests} <= _MODS:
-        return requests, ()
-    mods: list[Request] = []
-    rest: list[Request] = []
-    for request in requests:
-        (mods if type(request.message) in _MODS else rest).append(request)
-    return mods, rest
+class _Sorted(NamedTuple):
+    """Flow-mods and group-mods of a bundle, their messages, and its other requests."""
+
+    mods: Sequence[Request]
+    messages: Sequence[FlowMod | groups.GroupMod]
+    rest: Sequence[Request]
+
+
+def _sort(requests: Sequence[Request]) -> _Sorted:
+    mods = [request for request in requests if type(request.message) in _MODS]
+    rest = [request for request in requests if type(request.message) not in _MODS]
+    return _Sorted(mods, [request.message for request in mods], rest)
 
 
 def _entries(listing: Listing, now_ms: int) -> Iterator[flow_stats.FlowEntry]:
