@@ -17,7 +17,7 @@ from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
 from flowshunt.base.sockets import check_free, prepare_directory, private_socket
 from flowshunt.control.openflow.codec import EchoRequest
-from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Request
+from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Negotiated, Request
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.service import Service
 from flowshunt.control.openflow.wire import VERSIONS
@@ -111,7 +111,10 @@ class Peer(asyncio.BufferedProtocol):
     """One connection, and the socket that it is on."""
 
     def __init__(self, server: Server, *, quiet: bool = True, follower: Callable[[Peer], None] | None = None) -> None:
-        """`quiet`: events go there only once it asks for packets. `follower(peer)` is called when it comes and goes."""
+        """`quiet`: events go there only once it asks for packets.
+
+        `follower(peer)` is called when it comes, has said hello, and goes.
+        """
         self._server = server
         self._quiet = quiet
         self._follower = follower
@@ -231,6 +234,8 @@ class Peer(asyncio.BufferedProtocol):
                     event = last
                 else:
                     service.carry_out(connection, event, self._server.clock.now_ns())
+            elif isinstance(event, Negotiated) and self._follower is not None:
+                self._follower(self)
             self._server.flush_events()
             if isinstance(event, Closed):
                 self._end(event.reason)

@@ -43,7 +43,7 @@ from flowshunt.control.openflow.flow_removed import (
     FlowRemoved,
 )
 from flowshunt.control.openflow.flushing import flush
-from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
+from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable, Places
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
@@ -137,7 +137,9 @@ class Service:
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
-        self._sorted: dict[int, _Sorted] = {}  # bundles that were prepared, by id()
+        # What was prepared of bundles and requests, by their id().
+        self._sorted: dict[int, _Sorted] = {}
+        self._places: dict[int, Places] = {}
         self._tlv: dict[int, extensions.TlvMap] = {}
         self._fragments = 0
 
@@ -178,6 +180,8 @@ class Service:
                 yield from self._changes.prepare_all(sorted_.messages, event.control.version)
             elif isinstance(event.message, FlowMod):
                 self._changes.prepare(event.message, event.version)
+            elif isinstance(event.message, groups.GroupStatsRequest):
+                self._places[id(event)] = self.groups.places(event.message.group)
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
@@ -193,6 +197,7 @@ class Service:
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
             self._sorted.pop(id(event), None)
+            self._places.pop(id(event), None)
             if isinstance(event, Commit):
                 self._changes.waste(list(event.requests))
             requests = event.requests if isinstance(event, Commit) else (event,)
@@ -431,7 +436,8 @@ class Service:
             self._flow_removed(entry, reason)
 
     def _group_stats(self, connection: Connection, request: Request) -> None:
-        found = self.groups.counters(request.message.group, self._now_ns)
+        places = self._places.get(id(request))
+        found = self.groups.counters(request.message.group, self._now_ns, places)
         connection.reply(request, groups.GroupStatsReply(found, request.message.nicira))
 
     def _group_descriptions(self, connection: Connection, request: Request) -> None:
