@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from flowshunt.base.clock import Clock
-from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import check_free, prepare_directory, private_socket
+from flowshunt.base.sockets import listening_socket
 from flowshunt.control.openflow.codec import EchoRequest
 from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Negotiated, Request
 from flowshunt.control.openflow.flow_mod import FlowMod
@@ -67,13 +66,8 @@ class Server:
         Raises UsageError when others can write to the directory, or something else is at `path`, InputError when the
         system refuses.
         """
-        prepare_directory(path.parent)
-        check_free(path)
-        try:
-            bound = private_socket(path)
-            self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), sock=bound)
-        except OSError as problem:
-            raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
+        bound = listening_socket(path)
+        self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), sock=bound)
         self._path = path
 
     async def close(self) -> None:
