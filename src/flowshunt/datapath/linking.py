@@ -60,6 +60,10 @@ class Cells:
         self._cells[number] = cell
         self._arrays.pool[cell] = at
 
+    def place(self, number: int) -> int:
+        """Where the words of a thing begin in the pool."""
+        return self._stored[number][0]
+
     def words(self, number: int) -> np.ndarray:
         """The words of a thing as they lie in the pool, counters included: a view."""
         at, n = self._stored[number]

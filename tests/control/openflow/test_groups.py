@@ -190,3 +190,20 @@ def test_buckets_are_action_sets_and_listed_as_they_were_added(running: Running)
     running.ofctl("-OOpenFlow13", "add-flow", "udp,actions=group:5")
     assert through(running, udp()) == [Sent(1, bytes(5) + b"\x09" + udp().bytes()[6:])]
     assert "actions=output:1,set_field:00:00:00:00:00:09->eth_dst" in running.ofctl("-OOpenFlow13", "dump-groups")
+
+
+def test_what_was_looked_up_of_groups_beforehand_counts_if_nothing_has_changed(running: Running) -> None:
+    running.ofctl("add-group", "group_id=5,type=all,bucket=output:1,bucket=output:2")
+    running.ofctl("add-group", "group_id=3,type=all,bucket=output:1")
+    running.ofctl("add-flow", "udp,actions=group:5")
+    table = running.service.groups
+    known = table.places(None)
+    through(running, udp())
+    lines = list(table.counters(None, 0, known))
+    assert [(line.group, line.references, line.packets) for line in lines] == [(3, 0, 0), (5, 1, 1)]
+    assert lines[1].buckets == [(1, 47), (1, 47)]
+    running.ofctl("del-groups", "group_id=3")
+    running.ofctl("mod-group", "group_id=5,type=all,bucket=output:1")
+    assert [(line.group, line.packets, line.buckets) for line in table.counters(None, 0, known)] == [(5, 0, [(0, 0)])]
+    assert [line.group for line in table.counters(5, 0, table.places(5))] == [5]
+    assert not list(table.counters(7, 0, table.places(7)))

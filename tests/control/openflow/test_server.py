@@ -489,3 +489,26 @@ def test_controllers_with_names_that_cannot_be_are_told_of(running: Running) -> 
         assert controllers.statuses[targets[2]].state == "LISTENING"
     finally:
         running.call(controllers.close())
+
+
+def test_who_came_counts_as_a_controller_once_it_has_said_hello(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "waiting"
+    target = f"punix:{path}"
+    controllers = Controllers(running.server, lambda: None)
+    running.call(controllers.configure([ControllerSettings(target)], may_stand_in=False))
+    try:
+        with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as polite:
+            for connection in (silent, polite):
+                connection.settimeout(10)
+                connection.connect(str(path))
+            assert receive(silent, 1) == [(0, 0)]
+            assert not controllers.statuses[target].is_connected and controllers.connection() is None
+            polite.sendall(hello(4) + message(4, 20, xid=3))
+            assert receive(polite, 2) == [(0, 0), (21, 3)]
+            assert controllers.statuses[target].is_connected and controllers.connection() is not None
+        deadline = time.monotonic() + 20
+        while controllers.statuses[target].is_connected:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        running.call(controllers.close())

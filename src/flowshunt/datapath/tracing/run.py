@@ -110,10 +110,10 @@ class Tracer:
         return Recording(recorder.parts, _frames(out, batch), int(out.fate[0]), int(out.ct_state[0]))
 
     def _run(self, recorder: Recorder, arguments: Any, work: D.WorkArrays, *, resumes: bool) -> None:
-        recorder.kernel(*arguments, resumes)
+        recorder.run(*arguments, resumes)
         while work.machine["punt"][0] == D.PUNT_WAITING:  # nobody is asked, so it goes on as it is
             work.machine["punt"][0] = D.PUNT_ANSWERED
-            recorder.kernel(*arguments, True)
+            recorder.run(*arguments, True)
         recorder.end()
 
 
