@@ -115,23 +115,25 @@ def _judge(w: Any, t: Any, s: Any, packets: Any, i: Any) -> Any:
         prefetch_bucket(t, t.hashes[i])
 
 
-@kernel
-def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shunts: Any) -> Any:
+@kernel(inline=False, rare=False)
+def _look_ahead(w: Any, t: Any, s: Any, b: Any, group: Any, shunts: Any) -> Any:
     """Take the groups behind `group` a stage further, the foremost first, and read that one.
 
     What a stage asks for has a whole turn to come. Groups before the first and past the last have no packets.
     """
+    data, packets = b.data, b.packets
     n = len(packets)
     at = max(group - _JUDGE_AFTER, -1) * _GROUP
     if shunts:
         for i in range(max(at, 0), min(at + _GROUP, n)):
             _judge(w, t, s, packets, i)
-    for i in range(max(at, 0), min(at + _GROUP, n)):
-        if shunts:
-            if s.why[i] == CAUSE_NONE:
-                continue
-            suggest(t, w.original, i)
-        prefetch_told(w, t, i)
+        for i in range(max(at, 0), min(at + _GROUP, n)):
+            if s.why[i] != CAUSE_NONE:
+                suggest(t, w.original, i)
+    if w.paths["on"][0]:
+        for i in range(max(at, 0), min(at + _GROUP, n)):
+            if not shunts or s.why[i] != CAUSE_NONE:
+                prefetch_told(w, t, i)
     at = max(group - _FIND_AFTER, -1) * _GROUP
     for i in range(max(at, 0), min(at + _GROUP, n)):
         _find(w, t, s, i, shunts)
@@ -146,9 +148,10 @@ def _follow_epoch(w: Any, s: Any) -> Any:
         s.state["epoch"][0] = w.paths["epoch"][0]
 
 
-@kernel
-def _count(p: Any, o: Any, s: Any, packets: Any, start: Any, stop: Any, shunts: Any) -> Any:
+@kernel(inline=False, rare=False)
+def _count(p: Any, o: Any, s: Any, b: Any, start: Any, stop: Any, shunts: Any) -> Any:
     """Count for ports and verdicts packets `[start, stop)` of a chunk, and those that the shunt took."""
+    packets = b.packets
     port = np.int64(-1)
     n = received = total = n_ok = np.int64(0)
     for i in range(start, stop):
@@ -243,7 +246,7 @@ def run_batch(
             for_hits = _has_room(w, o, t, f, np.int64(_GROUP))
             for i in range(max(at, 0), stop):
                 if not for_hits and not _has_room(w, o, t, f, np.int64(0)):
-                    _count(p, o, s, chunk, counted, i, shunts)
+                    _count(p, o, s, b, counted, i, shunts)
                     return first + i
                 resumes = w.machine["punt"][0] == PUNT_ANSWERED
                 o.counters[N_PACKETS] += 0 if resumes else 1  # what is held of it goes by its number
@@ -251,11 +254,11 @@ def run_batch(
                     continue
                 for_hits = False
                 if not _run(w, c, p, o, t, f, own, s, b, i, first + i, shunts, resumes):
-                    _count(p, o, s, chunk, counted, i + 1, shunts)
+                    _count(p, o, s, b, counted, i + 1, shunts)
                     return first + i
-            _count(p, o, s, chunk, counted, stop, shunts)
+            _count(p, o, s, b, counted, stop, shunts)
             counted = max(counted, stop)
-            _look_ahead(w, t, s, data, chunk, group, shunts)
+            _look_ahead(w, t, s, b, group, shunts)
         first = end
         counted = np.int64(0)
     return first
