@@ -115,13 +115,12 @@ def _judge(w: Any, t: Any, s: Any, packets: Any, i: Any) -> Any:
         prefetch_bucket(t, t.hashes[i])
 
 
-@kernel(inline=False, rare=False)
-def _look_ahead(w: Any, t: Any, s: Any, b: Any, group: Any, shunts: Any) -> Any:
+@kernel
+def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shunts: Any) -> Any:
     """Take the groups behind `group` a stage further, the foremost first, and read that one.
 
     What a stage asks for has a whole turn to come. Groups before the first and past the last have no packets.
     """
-    data, packets = b.data, b.packets
     n = len(packets)
     at = max(group - _JUDGE_AFTER, -1) * _GROUP
     if shunts:
@@ -148,10 +147,9 @@ def _follow_epoch(w: Any, s: Any) -> Any:
         s.state["epoch"][0] = w.paths["epoch"][0]
 
 
-@kernel(inline=False, rare=False)
-def _count(p: Any, o: Any, s: Any, b: Any, start: Any, stop: Any, shunts: Any) -> Any:
+@kernel
+def _count(p: Any, o: Any, s: Any, packets: Any, start: Any, stop: Any, shunts: Any) -> Any:
     """Count for ports and verdicts packets `[start, stop)` of a chunk, and those that the shunt took."""
-    packets = b.packets
     port = np.int64(-1)
     n = received = total = n_ok = np.int64(0)
     for i in range(start, stop):
@@ -246,7 +244,7 @@ def run_batch(
             for_hits = _has_room(w, o, t, f, np.int64(_GROUP))
             for i in range(max(at, 0), stop):
                 if not for_hits and not _has_room(w, o, t, f, np.int64(0)):
-                    _count(p, o, s, b, counted, i, shunts)
+                    _count(p, o, s, chunk, counted, i, shunts)
                     return first + i
                 resumes = w.machine["punt"][0] == PUNT_ANSWERED
                 o.counters[N_PACKETS] += 0 if resumes else 1  # what is held of it goes by its number
@@ -254,11 +252,11 @@ def run_batch(
                     continue
                 for_hits = False
                 if not _run(w, c, p, o, t, f, own, s, b, i, first + i, shunts, resumes):
-                    _count(p, o, s, b, counted, i + 1, shunts)
+                    _count(p, o, s, chunk, counted, i + 1, shunts)
                     return first + i
-            _count(p, o, s, b, counted, stop, shunts)
+            _count(p, o, s, chunk, counted, stop, shunts)
             counted = max(counted, stop)
-            _look_ahead(w, t, s, b, group, shunts)
+            _look_ahead(w, t, s, data, chunk, group, shunts)
         first = end
         counted = np.int64(0)
     return first

@@ -284,21 +284,16 @@ MACHINE = np.dtype(
     [
         ("now_ms", np.int64),
         ("size", np.int64),  # bytes that the packet counts for
+        ("resubmits", np.int64),
+        ("snapshots", np.int64),
+        ("tracks", np.int64),
+        ("fate", np.int64),  # the last reason not to output
+        ("dirty", np.int64),  # header fields were written
         ("tx_start", np.int64),  # where the packet's outputs begin, records and bytes
         ("size_start", np.int64),
         ("tx_mark", np.int64),  # where those begin that a limit takes back
         ("size_mark", np.int64),
-        ("fate", np.int64),  # the last reason not to output
-        # what a packet begins with as zero, in one row: so it takes few instructions
-        ("resubmits", np.int64),
-        ("snapshots", np.int64),
-        ("tracks", np.int64),
-        ("dirty", np.int64),  # header fields were written
         ("own", np.int64),  # 1: the packet runs as the own one
-        ("helped", np.int64),  # connection + 1 that the packet was shown to the helper of << 1 | translated
-        ("mru", np.int64),  # of a packet that was put together (fragments.whole.assemble); 0: it was not
-        ("base", np.int64),  # the stack of push and pop
-        ("top", np.int64),
         ("punt", np.int64),  # PUNT_*
         ("reason", np.int64),  # of the punt: program.PUNT_*
         ("argument", np.int64),  # of the punt
@@ -309,10 +304,15 @@ MACHINE = np.dtype(
         ("frames", np.int64),
         ("target", np.int64),
         ("row", np.int64),  # connection that the last ct action found or made; -1: none
-        # of a packet that was put together
+        ("helped", np.int64),  # connection + 1 that the packet was shown to the helper of << 1 | translated
+        # of a packet that was put together (fragments.whole.assemble)
+        ("mru", np.int64),  # 0: it was not
         ("frag_id", np.int64),
         ("frag_place", np.int64),
         ("frag_named", np.int64),
+        # the stack of push and pop
+        ("base", np.int64),
+        ("top", np.int64),
     ]
 )
 """Registers of the interpreter that few instructions touch, and the others while a packet is punted."""
