@@ -238,8 +238,8 @@ def test_hosts_that_compute_checksums_themselves_are_translated_as_well(network:
     switch.stop()
 
 
-def test_tags_are_put_on_and_taken_off(network: Network, tmp_path: Path) -> None:
-    """On a cable to another bridge, which takes them off and puts them on again the long way."""
+def tagging(network: Network) -> str:
+    """A bridge that puts tags on, on a cable to another one, which takes them off the long way; its configuration."""
     two_hosts(network)
     network.run("switch", "ip", "link", "add", "x0", "type", "veth", "peer", "name", "x1")
     for name in ("x0", "x1"):
@@ -247,13 +247,17 @@ def test_tags_are_put_on_and_taken_off(network: Network, tmp_path: Path) -> None
     push, pop = "push_vlan:0x8100,set_field:4101->vlan_vid", "pop_vlan"
     other = "".join(f'"table=0,priority=1,{kind},in_port={port},actions={actions}", ' for kind in ("arp", "icmp6")
                     for port, actions in (("p1", f"{push},x0"), ("x0", f"{pop},p1")))  # fmt: skip
-    config = (
+    return (
         f'[bridge.br0]\nports = ["p1", "x0"]\nlocal_port = false\nflows = [{other}\n'
         '"priority=0,ip,actions=ct(commit,table=1)", "priority=0,ipv6,actions=ct(commit,table=1)",\n'
         f'"table=1,in_port=p1,actions={push},x0", "table=1,in_port=x0,dl_vlan=5,actions={pop},p1"]\n'
         '[bridge.br1]\nports = ["p2", "x1"]\nlocal_port = false\n'
         f'flows = ["in_port=p2,actions={push},x1", "in_port=x1,dl_vlan=5,actions={pop},p2"]\n'
     )
+
+
+def test_tags_are_put_on_and_taken_off(network: Network, tmp_path: Path) -> None:
+    config = tagging(network)
     switch = Offloading(network, tmp_path, config)
     network.ping("h1", "10.1.0.2")
     for address in ("10.1.0.2", "fd01::2"):
@@ -443,10 +447,10 @@ def test_a_station_that_moves_is_followed_by_its_next_packet(network: Network, t
 
 def test_without_the_provider_ports_receive_again(network: Network, tmp_path: Path) -> None:
     two_hosts(network)
-    config = '[offload]\nenabled = true\npriority = ["kernel"]\noptions = ["kernel-mode=xdp"]\n'
+    config = '[offload]\nenabled = true\npriority = ["kernel"]\noptions = ["kernel-mode=xdp-offload"]\n'
     switch = Running(network, tmp_path, config + bridge(*C1))
     network.ping("h1", "10.1.0.2")
-    assert "mode 'xdp' is not supported" in switch.stop()[1]
+    assert "mode is 'xdp-offload'" in switch.stop()[1]
 
 
 def test_a_folder_without_pins_is_refused_with_the_reason(network: Network, tmp_path: Path) -> None:

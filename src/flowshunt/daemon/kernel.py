@@ -13,13 +13,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.conntrack.holding import Holding
-from flowshunt.daemon.bridge import Bridge
+from flowshunt.daemon.bridge import Bridge, PortInfo
 from flowshunt.daemon.preparing import Preparing
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers.kernel.devices import Prepared, UpDevice
-from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.offload.providers.kernel.provider import MODE, Kernel, check_mode
 from flowshunt.ports.af_packet import AfPacketPort
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LivePort
@@ -108,7 +109,7 @@ class KernelPorts:
             self._provider = provider
         if provider is None:
             return
-        provider.count_ports = self._count
+        provider.count_ports, provider.complain = self._count, self._complain
         provider.describe = partial(self._offload.describe, self._holding)
         if self._receiver.is_holding and provider.is_hitless:
             return
@@ -118,9 +119,9 @@ class KernelPorts:
             if port not in wanted or wanted[port][1] is not device:
                 self._detach(provider, port)
         pending: set[Hashable] = set()
-        for port, (bridge, device, own, mtu) in wanted.items():
+        for port, (bridge, device, info) in wanted.items():
             if device not in self._refused:
-                pending |= self._attach(provider, port, bridge, device, own, mtu)
+                pending |= self._attach(provider, port, bridge, device, info)
         self._preparing.keep(pending)
         try:
             provider.forget_others()
@@ -138,12 +139,13 @@ class KernelPorts:
         provider = self._working()
         if provider is None or not provider.is_hitless:
             return None
-        for port, (bridge, device, own, mtu) in self._wanted().items():
+        for port, (bridge, device, info) in self._wanted().items():
             try:
+                mode = check_mode(info.options.get(MODE, provider.mode))
                 up = self._up(provider, bridge)
                 assert up is not None
-                provider.attach(port, own, mtu, up, later=True)
-            except (OSError, PortError) as problem:
+                provider.attach(port, info.ifindex, info.mtu or 0, up, mode, later=True)
+            except (OSError, PortError, UsageError) as problem:
                 _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
                 self._refused.add(device)
         return provider
@@ -154,19 +156,19 @@ class KernelPorts:
         found = self._offload.registry[Kernel.name]
         return found if isinstance(found, Kernel) else None
 
-    def _wanted(self) -> dict[int, tuple[Bridge, AfPacketPort, int, int]]:
+    def _wanted(self) -> dict[int, tuple[Bridge, AfPacketPort, PortInfo]]:
         """By their numbers in paths: ports that are network devices, and need not see each packet here."""
-        found: dict[int, tuple[int, tuple[Bridge, AfPacketPort, int, int]]] = {}  # by device
+        found: dict[int, tuple[int, tuple[Bridge, AfPacketPort, PortInfo]]] = {}  # by device
         for bridge in self._bridges.values():
             for number, (info, device) in bridge.open_devices().items():
                 port = self._receiver.port_in_paths(bridge, number)
                 if isinstance(device, AfPacketPort) and port is not None and not bridge.needs_packets(number):
                     # While a device goes from one bridge to another it may be in both.
-                    found.setdefault(info.ifindex, (port, (bridge, device, info.ifindex, info.mtu or 0)))
+                    found.setdefault(info.ifindex, (port, (bridge, device, info)))
         return dict(found.values())
 
     def _attach(
-        self, provider: Kernel, port: int, bridge: Bridge, device: AfPacketPort, ifindex: int, mtu: int
+        self, provider: Kernel, port: int, bridge: Bridge, device: AfPacketPort, info: PortInfo
     ) -> set[Hashable]:
         """First the programs, then silence at the port's own socket: a few packets may come twice, none is lost.
 
@@ -174,28 +176,38 @@ class KernelPorts:
         """
         pending: set[Hashable] = set()
         try:
+            mode = check_mode(info.options.get(MODE, provider.mode))
             provider.init()
             key = provider.objects, device
             up, prepared = self._up(provider, bridge), None
             # The program of the process before forwards until ours takes its place, and then its port is silent.
             if port not in self._attached and not provider.is_hitless:
-                prepared = self._preparing.get(key, partial(provider.prepare, ifindex))
+                prepared = self._preparing.get(key, partial(provider.prepare, info.ifindex))
                 pending |= {key} if prepared is None or up is None else set()
             if up is None or pending:
                 return pending | {(provider.objects, bridge.name)}
             assert prepared is None or isinstance(prepared, Prepared)
-            provider.attach(port, ifindex, mtu, up, prepared)
+            provider.attach(port, info.ifindex, info.mtu or 0, up, mode, prepared)
             self._preparing.took(key)
             if port not in self._attached:
                 self._attached[port] = bridge.name, device
                 device.pause()
                 if provider.is_hitless:
                     _empty(device)
-        except (OSError, PortError) as problem:
+        except (OSError, PortError, UsageError) as problem:
             _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
             self._refused.add(device)
             self._detach(provider, port)
         return set()
+
+    def _complain(self, port: int, complaint: str) -> None:
+        """A port is not in the mode that it is to be in, or is again: note it where users look, and log it."""
+        place = self._receiver.find_port(port)
+        info = None if place is None else place[0].open_devices().get(place[1], (None,))[0]
+        if info is not None:
+            info.note = complaint or None
+            if complaint:
+                _LOG.warning("%s: %s", info.name, complaint)
 
     def _detach(self, provider: Kernel, port: int) -> None:
         _, device = self._attached.pop(port, ("", None))

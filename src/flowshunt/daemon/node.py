@@ -21,6 +21,7 @@ from flowshunt.config import Config
 from flowshunt.conntrack.holding import Holding
 from flowshunt.control.openflow.service import REASON_ADDED
 from flowshunt.control.stories.history import History
+from flowshunt.control.unixctl.coverage import Coverage
 from flowshunt.daemon.bridge import Bridge, OpenPort, PortInfo
 from flowshunt.daemon.complaints import BigDatagrams
 from flowshunt.daemon.kernel import KernelPorts
@@ -97,6 +98,7 @@ class Node:
         """What the process before has left is still to be put back."""
         self.leaves_nothing = False
         self.history = History(self.core)
+        self.coverage = Coverage()
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
         self._worker = Worker(self.clock, self._tick, self.offload.follow, busy_poll=busy_poll)
@@ -472,6 +474,7 @@ class Node:
     def _tick(self, now_ms: int) -> None:
         self.core.idle(now_ms)
         self.history.tick(now_ms)
+        self.coverage.look(self, now_ms)
         for bridge in self.bridges.values():
             bridge.switch.expire_flows(now_ms)
         self._big_datagrams.look()

@@ -25,6 +25,7 @@ from flowshunt.daemon.restart import keeping
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
+from flowshunt.offload.providers.kernel.provider import MODE
 from flowshunt.ports.recorder import Recording
 
 PROGRAM = "flowshunt"
@@ -101,7 +102,8 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
 
 
 def _add_port(bridge: Bridge, name: str, section: PortSection, base: Path) -> None:
-    options = {"peer": section.peer} if section.peer else {}
+    asked = {"peer": section.peer, MODE: section.kernel_mode}
+    options = {name: value for name, value in asked.items() if value is not None}
     bridge.add_port(name, section.type, ofport_request=section.number, options=options, mtu_request=section.mtu)
     mode = section.vlan_mode or ("access" if section.tag is not None else "trunk" if section.trunks else "all")
     if mode != "all":

@@ -45,7 +45,7 @@ class Overview(NamedTuple):
 
     `told`: connections that it has been told of and took; `entries`: those that it forwards, None for an observer;
     `limit`: the most that it forwards, as it says. `queued` of at most `queue` operations wait for its worker; None: it
-    has none. `counters` and `refusals` (by reason) count from its registration.
+    has none. `counters` and `refusals` (by reason) count from its registration. `notes`: lines that it has to add.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Overview(NamedTuple):
     queue: int | None
     counters: dict[str, int]
     refusals: dict[str, int]
+    notes: list[str]
 
 
 class Offload:
@@ -212,6 +213,7 @@ class Offload:
             None if worker is None else worker.limit,
             {key: n for key, n in counters.items() if not key.startswith("refused.")},
             refusals,
+            list(getattr(attachment.provider, "notes", ())),
         )
 
     def withdraw_flows(self) -> None:

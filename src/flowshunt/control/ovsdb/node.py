@@ -26,6 +26,7 @@ class PortInfo(Protocol):
     admin_up: bool
     link_up: bool
     link_resets: int
+    note: str | None
     statistics: dict[str, int]
 
 
