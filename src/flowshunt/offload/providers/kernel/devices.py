@@ -151,12 +151,13 @@ class Attached(NamedTuple):
 
     `wants_frames`: it is to do without packets, see `frames`; `hook`: it does; `why`: it cannot. `takes_large`: it
     sends frames of several buffers.
+    `ingress`: None while the program of the process before forwards.
     """
 
     number: int
     ifindex: int
     mtu: int
-    ingress: Ingress
+    ingress: Ingress | None
     up: UpDevice
     peer: int = 0
     wants_frames: bool = False
@@ -210,7 +211,7 @@ class Ports:
 
 def _frames_of(port: Attached) -> int:
     """See DEVICE."""
-    return 0 if port.hook is None else LARGE_FRAMES if port.takes_large else SMALL_FRAMES
+    return 0 if port.why or not port.wants_frames else LARGE_FRAMES if port.takes_large else SMALL_FRAMES
 
 
 class EveryPort(Ports):
