@@ -7,12 +7,13 @@ import errno
 import os
 import socket
 import struct
-import threading
 import weakref
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
+from flowshunt.base.background import in_background
 from flowshunt.base.sockets import set_option
 from flowshunt.jit import map_memory, unmap_memory
 from flowshunt.packet.schema import Batch
@@ -185,7 +186,7 @@ class AfPacketPort:
         """Close the sockets, soon: the kernel has whoever closes one wait until no processor can be using it."""
         self._is_open = False
         _OPEN.discard(self)
-        threading.Thread(target=self._sockets.pop_all().close, name="closing").start()
+        in_background(self._sockets.pop_all().close)
 
 
 _OPEN: weakref.WeakSet[AfPacketPort] = weakref.WeakSet()
@@ -214,4 +215,4 @@ def _open() -> socket.socket:
 
 def _unmap(address: int, size: int) -> None:
     """Give a ring back, soon: with it goes the socket, and the kernel waits until no processor can be using that."""
-    threading.Thread(target=unmap_memory, args=(address, size), name="unmapping").start()
+    in_background(partial(unmap_memory, address, size))

@@ -7,12 +7,14 @@ import errno
 import fcntl
 import os
 import struct
-import threading
+from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from flowshunt.base import bpf
+from flowshunt.base.background import in_background
 from flowshunt.offload.providers.kernel.records import DEVICE
 from flowshunt.offload.providers.kernel.slots import ANY_PORT
 from flowshunt.ports.devices import look_up, set_up
@@ -28,6 +30,10 @@ _TAP_MTU = 0xFFFF - 14
 """The largest: Linux 5.11 drops larger packets that are redirected."""
 _LARGEST = 0xFFFF
 """MTU that a flow can say."""
+
+
+_GOING: dict[int, Future[None]] = {}
+"""Links that are being closed, by their devices."""
 
 
 class Ingress:
@@ -46,6 +52,8 @@ class Ingress:
         self._link = -1 if pin is None else _take_over(program_fd, pin, keep)
         if self._link >= 0:
             return
+        if going := _GOING.get(ifindex):
+            going.result()  # a device takes a program once
         try:
             self._link = bpf.link_ingress(program_fd, ifindex)
         except OSError as problem:
@@ -85,7 +93,9 @@ class Ingress:
         if self._pin is not None and not keep:
             unpin(self._pin)
         if self._link >= 0:
-            threading.Thread(target=os.close, args=(self._link,), name="closing").start()
+            for ifindex in [ifindex for ifindex, going in _GOING.items() if going.done()]:
+                del _GOING[ifindex]
+            _GOING[self.ifindex] = in_background(partial(os.close, self._link))
             self._link = -1
         elif self.ifindex:
             _remove_filter(self.ifindex)
