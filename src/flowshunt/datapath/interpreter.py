@@ -223,14 +223,19 @@ def fetch(c: Any, pc: Any) -> Any:
 
 @kernel
 def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
-    """Look the key up in a table, as if it came from `port` unless that is -1: the rule's program, or an empty one."""
-    word = w.keys[0, W_PORT]
+    """Look the key up in a table, as if it came from `port` unless that is -1: the rule's program, or an empty one.
+
+    A fragment has no ports then, unless they are to be seen.
+    """
+    word, l4 = w.keys[0, W_PORT], w.keys[0, W_L4]
     if port >= 0:
         w.keys[0, W_PORT] = word & _U32 | port << 32
+    if l4 & FRAG_ANY != 0 and c.state["frag_ports"][0] == 0:
+        w.keys[0, W_L4] = l4 & ~_PORTS
     rule = lookup(c, table, w.keys, 0)
     if np.int64(c.tables["has_clauses"][table]) != 0:
         rule = resolve(c, table, w.keys, np.int64(0), rule)
-    w.keys[0, W_PORT] = word
+    w.keys[0, W_PORT], w.keys[0, W_L4] = word, l4
     note_lookup(w, c, table, rule, port)
     c.tables["lookups"][table] += 1
     if rule < 0:
