@@ -432,6 +432,13 @@ class Datapath:
             _hide_inner_tag(packets, 0, original, 0)
         return batch
 
+    def see_fragment_ports(self, wanted: bool) -> None:
+        """Say whether rules see the ports of first fragments; at first, as later fragments, they seem to have none."""
+        state = self.rules.arrays.state
+        if bool(state["frag_ports"][0]) != wanted:
+            state["frag_ports"] = wanted
+            self.rules.version += 1
+
     def handle_punts(self, reason: int, handler: Handler) -> None:
         """Have `handler(punt)` called for every packet that is punted for `reason` (program.PUNT_*).
 

@@ -8,9 +8,17 @@ import numpy as np
 
 from flowshunt.offload import reasons as R
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
+from flowshunt.offload.picking import pick
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
 _PROTOCOL = R.number_of("protocol")
+
+_ERRORS = np.full(256, errno.EINVAL, np.int32)
+_ERRORS[[ADD, DEL, EST, FLUSH, POLICY]] = 0
+_ERRORS[UPD] = errno.ENODATA
+"""By type."""
+_FORWARDED = np.zeros(256, bool)
+_FORWARDED[[PROTO_TCP, PROTO_UDP]] = True
 
 
 def answer(batch: Batch, *, declines: bool) -> tuple[bool, np.ndarray]:
@@ -21,11 +29,11 @@ def answer(batch: Batch, *, declines: bool) -> tuple[bool, np.ndarray]:
     """
     records = batch.records
     kinds = records["type"]
-    records["error"] = np.where(np.isin(kinds, (ADD, DEL, EST, FLUSH, POLICY)), 0, errno.EINVAL)
-    records["error"][kinds == UPD] = errno.ENODATA
-    asked = (kinds == ADD) | ((kinds == POLICY) & declines)
-    if asked.any():
-        others = asked & ~np.isin((records["tuple"] >> 8) & 0xFF, (PROTO_TCP, PROTO_UDP))
+    records["error"] = _ERRORS[kinds]
+    others = ~_FORWARDED[(records["tuple"] >> 8) & 0xFF]
+    if others.any():
+        others &= (kinds == ADD) | ((kinds == POLICY) & declines)
         records["error"][others] = np.where(kinds[others] == POLICY, errno.EPERM, errno.EOPNOTSUPP)
         records["reason"][others] = _PROTOCOL
-    return bool((kinds == FLUSH).any()), records[kinds == DEL]
+    ended = kinds == DEL
+    return bool((kinds == FLUSH).any()), pick(records, ended) if ended.any() else records[:0]

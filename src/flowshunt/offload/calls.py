@@ -16,6 +16,7 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.api import Provider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, OPERATION_NAMES, POLICY, UPD, Batch, Devices, Operation
 from flowshunt.offload.errors import MAX_ERRNO, ProviderError, errno_of
+from flowshunt.offload.picking import copied, pick
 
 _log = logger(__name__)
 
@@ -65,21 +66,21 @@ def perform(provider: Provider, records: np.ndarray, devices: Devices | None, ep
 
 
 def _offer(provider: Provider, records: np.ndarray, devices: Devices | None, epoch: int) -> Outcome:
-    policy = records.copy()
+    policy = copied(records)
     policy["type"] = POLICY
     answer = _ask(provider, policy, devices, epoch)
     wanted = answer.error == 0
     error = answer.error.copy()
     reason = np.where(answer.reason == _PLAIN_REFUSAL, R.DECLINED, answer.reason).astype(np.uint16)
     if wanted.any():
-        added = _ask(provider, records if wanted.all() else records[wanted], devices, epoch)
+        added = _ask(provider, pick(records, wanted), devices, epoch)
         error[wanted] = added.error
         reason[wanted] = added.reason
     return Outcome(records, error, np.zeros(len(records), np.int64), reason, epoch)
 
 
 def _ask(provider: Provider, records: np.ndarray, devices: Devices | None, epoch: int) -> Outcome:
-    batch = Batch(records.copy(), devices)
+    batch = Batch(copied(records), devices)
     failed = 0
     try:
         submit: Callable[[Batch], object] | None = getattr(provider, "batch_submit", None)
@@ -99,6 +100,9 @@ def _ask(provider: Provider, records: np.ndarray, devices: Devices | None, epoch
 
 def _sane(records: np.ndarray, answered: np.ndarray, failed: int, epoch: int) -> Outcome:
     """Answers copied out of the provider's reach, and put into range."""
+    if not failed and not answered["error"].any() and not answered["last_used_ms"].any():
+        n = len(records)
+        return Outcome(records, np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, np.uint16), epoch)
     error = answered["error"].copy()
     error[(error < 0) | (error > MAX_ERRNO)] = errno.EPROTO
     if failed:

@@ -35,6 +35,11 @@ from flowshunt.offload.table import Paths, Table
 MARKS = ("none", "added", "established")
 MARK_NONE, MARK_ADDED, MARK_ESTABLISHED = range(len(MARKS))
 
+_MARK_OF = np.full(256, MARK_NONE, np.int64)
+_MARK_OF[np.arange(256) & A.TAKEN != 0] = MARK_ADDED
+_MARK_OF[np.arange(256) & A.ESTABLISHED != 0] = MARK_ESTABLISHED
+"""By state of an attachment."""
+
 MAX_UNANSWERED = 10
 """How often a connection that is due is left alone because its provider's worker has not answered yet."""
 
@@ -495,8 +500,7 @@ class Dispatcher:
         state = np.zeros(len(rows), np.uint8)
         for attachment in self._working():
             state |= attachment.state[rows]
-        mark = np.where(state & A.ESTABLISHED, MARK_ESTABLISHED, np.where(state & A.TAKEN, MARK_ADDED, MARK_NONE))
-        values = mark.astype(np.int64) | self.holder[rows].astype(np.int64) << 8
+        values = _MARK_OF[state] | self.holder[rows].astype(np.int64) << 8
         self._table.set_slots(self.slot, rows, generations, values)
 
     def _publish(self, rows: np.ndarray) -> None:

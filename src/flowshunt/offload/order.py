@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowshunt.conntrack.schema import EVENT_CREATED, EVENT_DESTROYED, EVENT_DUE, EVENT_REPLY
+from flowshunt.offload.picking import pick
 
 MAX_ROUNDS = 8
 """More are never made of one array. A connection that comes and goes within it, and would need them, is left out."""
@@ -37,7 +38,7 @@ def rounds(events: np.ndarray) -> tuple[list[Round], int]:
     kinds = events["kind"]
     concerns = _CONCERNS[kinds]
     if not concerns.all():
-        events, kinds = events[concerns], kinds[concerns]
+        events, kinds = pick(events, concerns), kinds[concerns]
     if len(events) == 0:
         return [], 0
     created, destroyed = np.flatnonzero(kinds == EVENT_CREATED), np.flatnonzero(kinds == EVENT_DESTROYED)
@@ -49,7 +50,12 @@ def rounds(events: np.ndarray) -> tuple[list[Round], int]:
 
 
 def _round(events: np.ndarray) -> Round:
-    return Round(*(events[events["kind"] == kind] for kind in _KINDS))
+    return Round(*(_of_kind(events, kind) for kind in _KINDS))
+
+
+def _of_kind(events: np.ndarray, kind: int) -> np.ndarray:
+    which = events["kind"] == kind
+    return pick(events, which) if which.any() else events[:0]
 
 
 def _levels(events: np.ndarray) -> np.ndarray:

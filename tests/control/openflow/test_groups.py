@@ -123,9 +123,21 @@ def test_groups_may_lead_to_groups_but_not_without_end(running: Running) -> None
     assert running.switch.datapath.rules.linker.groups._cells == {}
 
 
+def test_groups_may_lead_to_groups_that_come_later(running: Running) -> None:
+    for group, bucket in ((1, "group:7"), (3, "group:3"), (4, "group:5"), (5, "group:4"), (6, "group:99")):
+        running.ofctl("-OOpenFlow13", "add-group", f"group_id={group},type=all,bucket={bucket}")
+    running.ofctl("-OOpenFlow13", "add-flow", "actions=group:6,group:1,group:6")
+    assert through(running, udp()) == []
+    running.ofctl("-OOpenFlow13", "add-group", "group_id=7,type=all,bucket=output:2")
+    assert ports_of(through(running, udp())) == [2]
+    running.ofctl("-OOpenFlow13", "del-groups", "group_id=7")
+    assert through(running, udp()) == []
+    running.ofctl("-OOpenFlow13", "del-groups")
+    assert running.switch.datapath.rules.linker.groups._cells == {}
+
+
 def test_what_is_wrong_with_a_group_is_said(running: Running) -> None:
     for arguments, error in (
-        (("add-group", "group_id=1,type=all,bucket=group:7"), "OFPBAC_BAD_OUT_GROUP"),
         (("mod-group", "group_id=1,type=all,bucket=output:1"), "OFPGMFC_UNKNOWN_GROUP"),
         (("add-flow", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
         (("add-flow", "--bundle", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
@@ -146,7 +158,7 @@ def test_bundles_carry_groups_and_flows_and_undo_both(running: Running, tmp_path
     bundle.write_text(
         "group mod group_id=1,type=all,bucket=output:2\ngroup group_id=2,type=all,bucket=output:3\n"
         "flow add priority=7,actions=group:2\ngroup delete group_id=1\n"
-        "group group_id=3,type=all,bucket=group:99\n"
+        "flow add priority=8,actions=group:99\n"
     )
     assert "OFPBAC_BAD_OUT_GROUP" in running.ofctl("-OOpenFlow14", "bundle", str(bundle), check=False)
     assert ports_of(through(running, udp())) == [1]

@@ -25,6 +25,7 @@ from flowshunt.control.openflow import server as server_module
 from flowshunt.control.openflow.controllers import Controllers, ControllerSettings
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
+from tests.builders import Packet
 from tests.control.openflow.wires import hello, message
 from tests.datapath.switches import send, udp
 
@@ -280,6 +281,22 @@ def test_ports_are_configured(running: Running, version: str) -> None:
     assert brought == [("p0", False)]
     running.ofctl(option, "mod-port", "p0", "receive")
     assert "NO_RECV" not in running.ofctl(option, "show")
+
+
+@needs_ofctl
+def test_first_fragments_have_ports_for_rules_where_that_is_asked_for(running: Running) -> None:
+    first = Packet().eth().ipv4("10.0.0.1", "10.0.0.2", id=1, mf=True).udp(1000, 2000).payload(bytes(16))
+    running.ofctl("add-flows", "-", text="priority=9,udp,tp_dst=2000,actions=output:2\npriority=0,actions=local\n")
+    for mode, port in (("nx-match", 2), ("normal", 0xFFFE), ("nx-match", 2)):
+        running.ofctl("set-frags", mode)
+        assert running.ofctl("get-frags") == f"{mode}\n"
+        assert [frame.port for frame in send(running.switch.datapath, first, in_port=1)] == [port]
+
+
+@needs_ofctl
+def test_a_timeout_at_the_end_of_tcp_needs_no_match_on_it_in_the_first_version(running: Running) -> None:
+    running.ofctl("add-flow", "idle_timeout=60,actions=fin_timeout(idle_timeout=5)")
+    assert running.flows() == ["idle_timeout=60, actions=fin_timeout(idle_timeout=5)"]
 
 
 @needs_ofctl

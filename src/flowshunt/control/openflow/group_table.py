@@ -103,7 +103,7 @@ class GroupTable:
         fields = entry.fields.masks if name == "hash" else ()
         rules = self._datapath.rules
         compiled = compile_group(entry.type, entry.buckets, self._is_live, basis, fields)
-        words, tokens = rules.linker.link(compiled.program, compiled.late)
+        words, tokens = rules.linker.link(compiled.program, compiled.late, awaits_groups=True)
         try:
             rules.linker.groups.put(entry.group, words)
         except PoolFullError:

@@ -75,6 +75,8 @@ REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """What `tell_port` tells of a port."""
 
 _MILLION = 1_000_000
+_NORMAL, _NX_MATCH = 0, 3
+"""How fragments are handled, in a configuration: first ones without their ports, or with them."""
 _LOG = logger(__name__)
 
 
@@ -267,10 +269,11 @@ class Service:
         )
 
     def _set_config(self, connection: Connection, request: Request) -> None:
-        if request.message.fragments not in (0, 3):
+        if request.message.fragments not in (_NORMAL, _NX_MATCH):
             raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
         connection.miss_send_len = request.message.miss_send_len
         self._fragments = request.message.fragments
+        self._bridge.datapath.see_fragment_ports(self._fragments == _NX_MATCH)
         if request.message.invalid_ttl is not None:
             connection.hear_of_invalid_ttl(request.message.invalid_ttl)
         self._watch_packets()
