@@ -24,6 +24,7 @@ LAG = 2
 """Rounds between two stages of a group. What may be under way at a port must fit into its ring."""
 PATIENCE_S = 60.0
 
+_PAUSE_S = 0.0002
 _FIRST_PORT = 1024
 _CLIENTS = 10 << 24 | 64 << 16
 _SERVER, _SERVER_PORT = 10 << 24 | 200 << 16 | 1, 80
@@ -158,11 +159,13 @@ class Conversations:
         self._before.append((self.client.sent, self.server.sent))
         self.take()
 
-    def take(self) -> None:
-        """Count what has come at either end."""
+    def take(self) -> bool:
+        """Count what has come at either end; whether anything had."""
+        before = self.client.arrived + self.server.arrived
         for end in (self.client, self.server):
             while end.receive():
                 pass
+        return self.client.arrived + self.server.arrived != before
 
     def finish(self) -> None:
         """Until all has arrived."""
@@ -173,7 +176,8 @@ class Conversations:
     def _wait(self, from_client: int, from_server: int) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while self.server.arrived < from_client or self.client.arrived < from_server:
-            self.take()
+            if not self.take():
+                time.sleep(_PAUSE_S)  # the processor is the switch's
             if time.monotonic() > deadline:
                 missing = from_client - self.server.arrived, from_server - self.client.arrived
                 raise TimeoutError(f"lost on their way: {missing[0]} packets there, {missing[1]} back")

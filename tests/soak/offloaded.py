@@ -142,6 +142,8 @@ class Crowd:
 
     def close(self) -> None:
         """End the switch, which must have been content."""
+        for end in (self._client, self._server):
+            end.port.close()
         said = self.switch.stop()
         if said != ("", ""):
             self.findings.broken.append(f"the switch said: {said}")
