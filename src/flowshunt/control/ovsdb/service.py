@@ -115,6 +115,7 @@ class Service:
         actions = plan(self._applied, wanted)
         if actions:
             await self._applier.carry_out(actions)
+        await self._node.take_over()
         self._applied = wanted
 
     async def _write(self, replica: Replica) -> None:

@@ -176,7 +176,7 @@ def _interface(bridge: str, row: Any, facts: Facts) -> None:
             _set(row, column, [])
         _set(row, "statistics", {})
         return
-    note = facts.notes.get((bridge, row.name))
+    note = facts.notes.get((bridge, row.name)) or info.note
     _set(row, "ofport", [info.ofport])
     _set(row, "error", [] if note is None else [note])
     _set(row, "admin_state", ["up" if info.admin_up else "down"])
