@@ -128,7 +128,8 @@ class KernelPorts:
         except OSError as problem:
             _LOG.warning("connections would not outlive the process: %s", problem)
         for name in list(self._ups):
-            if all(bridge != name for bridge, _ in self._attached.values()):
+            is_used = any(bridge == name for bridge, _ in self._attached.values())
+            if not is_used and (provider.objects, name) not in pending:
                 self._close_up(name)
 
     def prepare(self) -> Kernel | None:
