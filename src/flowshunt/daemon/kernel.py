@@ -142,9 +142,9 @@ class KernelPorts:
             return None
         for port, (bridge, device, info) in self._wanted().items():
             try:
+                mode = check_mode(info.options.get(MODE, provider.mode))
                 up = self._up(provider, bridge)
                 assert up is not None
-                mode = check_mode(info.options.get(MODE, provider.mode))
                 provider.attach(port, info.ifindex, info.mtu or 0, up, mode, later=True)
             except (OSError, PortError, UsageError) as problem:
                 _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
