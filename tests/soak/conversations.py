@@ -48,7 +48,11 @@ STAGES = (
     Stage(True, _FIN | _ACK, 5001, 1002),
     Stage(False, _ACK, 1002, 5002),
 )
-ROUNDS_OF_A_GROUP = LAG * (len(STAGES) - 1) + 1
+"""A short life."""
+OPENING = (*STAGES[:2], Stage(False, _ACK, 1001, 5001), Stage(True, _ACK, 5001, 1001))
+"""A connection is established, and both directions have shown where they go."""
+STANDING = OPENING[2:]
+"""Segments of an established connection."""
 
 
 class Frame:
@@ -124,10 +128,21 @@ class End:
 class Conversations:
     """Both ends."""
 
-    def __init__(self, client: End, server: End) -> None:
+    def __init__(self, client: End, server: End, stages: tuple[Stage, ...] = STAGES) -> None:
         self.client, self.server = client, server
-        self.frames = [Frame(stage) for stage in STAGES]
+        self.stages = stages
+        self.frames = [Frame(stage) for stage in stages]
         self._before: list[tuple[int, int]] = []
+
+    def run(self, n_groups: int) -> None:
+        """All groups, to the end. Raises TimeoutError when packets get lost."""
+        for number in range(self.n_rounds(n_groups)):
+            self.round(number, n_groups)
+        self.finish()
+
+    def n_rounds(self, n_groups: int) -> int:
+        """Rounds that so many groups take."""
+        return n_groups + LAG * (len(self.stages) - 1) + 1
 
     def round(self, number: int, n_groups: int) -> None:
         """Begin group `number`, and take those before it one stage further.
@@ -136,7 +151,7 @@ class Conversations:
         """
         if len(self._before) == LAG:
             self._wait(*self._before.pop(0))
-        for k, (stage, frame) in enumerate(zip(STAGES, self.frames, strict=True)):
+        for k, (stage, frame) in enumerate(zip(self.stages, self.frames, strict=True)):
             group = number - LAG * k
             if 0 <= group < n_groups:
                 (self.server if stage.is_reply else self.client).send(frame.fill(group * GROUP))

@@ -8,7 +8,6 @@ namespaces of the hosts: the kernel's TCP and UDP, without a process for each en
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import shutil
@@ -27,8 +26,6 @@ SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 HOSTS = (1, 2, 3)
 PATIENCE_S = 20.0
 
-_CLONE_NEWNET = 0x40000000
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _NO_PORT = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -75,16 +72,22 @@ class Lab:
         self._server_words = ("ovsdb-server", "-vconsole:off", str(database), f"--remote={remote}", "--pidfile")
         self.start_database()
         self.system("ovs-vsctl", "--no-wait", "init")
-        self.process = self._launch(
-            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off", *flags
-        )
-        poll(lambda: self._has_ended() or any(self.directory.glob("ovs-vswitchd.*.ctl")), START_S)
-        assert not self._has_ended(), self.process.communicate()
+        self.launch(*flags)
         words = ["add-br", "br0", "--", "set", "bridge", "br0", "fail-mode=secure", "datapath_type=netdev"]
         for number in HOSTS:
             words += ["--", "add-port", "br0", f"p{number}", "--", "set", "interface", f"p{number}"]
             words += [f"ofport_request={number}"]
         self.vsctl("--timeout=60", *words)
+
+    def launch(self, *flags: str) -> None:
+        """The daemon, in place of one that has ended."""
+        for control in self.directory.glob("ovs-vswitchd.*.ctl"):
+            control.unlink()
+        self.process = process = self._launch(
+            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off", *flags
+        )
+        poll(lambda: self._has_ended() or any(self.directory.glob("ovs-vswitchd.*.ctl")), START_S)
+        assert not self._has_ended(), process.communicate()
 
     def _has_ended(self) -> bool:
         assert self.process is not None
@@ -215,16 +218,9 @@ class Lab:
         self._open.append(made)
         return made
 
-    @contextlib.contextmanager
-    def inside(self, name: str) -> Iterator[None]:
+    def inside(self, name: str) -> contextlib.AbstractContextManager[None]:
         """What this thread makes meanwhile belongs to a namespace."""
-        there = Path(f"/run/netns/{self.network.full_name(name)}")
-        with Path("/proc/thread-self/ns/net").open() as here, there.open() as target:
-            _enter(target.fileno())
-            try:
-                yield
-            finally:
-                _enter(here.fileno())
+        return self.network.inside(name)
 
     def raw(self, number: int) -> socket.socket:
         """A host's eth0 as a packet socket: frames in and out."""
@@ -269,11 +265,6 @@ class Lab:
                 with contextlib.suppress(OSError):
                     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             made.close()
-
-
-def _enter(namespace: int) -> None:
-    if _LIBC.setns(namespace, _CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 def exchange(client: socket.socket, server: socket.socket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 _COUNTER = itertools.count()
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
 START_S = 1200
 """The first start may have to compile."""
 
@@ -118,21 +121,41 @@ class Network:
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            with contextlib.suppress(ValueError):  # all of it was read
+                process.communicate()
         for name in self._names:
             self.system("ip", "netns", "del", self._prefix + name, check=False)
+
+    @contextlib.contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """What this thread makes meanwhile belongs to a namespace."""
+        there = Path(f"/run/netns/{self.full_name(name)}")
+        with Path("/proc/thread-self/ns/net").open() as here, there.open() as target:
+            _enter(target.fileno())
+            try:
+                yield
+            finally:
+                _enter(here.fileno())
+
+
+def _enter(namespace: int) -> None:
+    if _LIBC.setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 class Running:
     """`flowshunt run` in the namespace `switch`."""
 
-    def __init__(self, network: Network, directory: Path, config: str, *options: str) -> None:
+    def __init__(self, network: Network, directory: Path, config: str, *options: str, log: Path | None = None) -> None:
+        """`log`: where standard error goes, in place of what `stop` returns."""
         self.rundir = directory / "run"
         self._network = network
         file = directory / "switch.toml"
         file.write_text(f'[run]\nrundir = "{self.rundir}"\n{config}')
         command = [sys.executable, "-m", "flowshunt", "run", "--config", str(file), *options]
-        self.process = network.start("switch", *command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        with contextlib.nullcontext(subprocess.PIPE) if log is None else log.open("w") as stderr:
+            self.process = network.start("switch", *command, env=environment, stderr=stderr)
         self.said: list[str] = []
         self._wait_until_ready()
 

@@ -6,15 +6,16 @@ for all ports of the bridge, where a socket of ours receives it with the number 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from flowshunt.base.background import in_background
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
+from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon.bridge import Bridge, PortInfo
 from flowshunt.daemon.preparing import Preparing
 from flowshunt.offload.framework import Offload
@@ -64,8 +65,9 @@ class _Up(NamedTuple):
 class KernelPorts:
     """Keeps the provider attached to the ports that it can forward between. The packet thread alone uses it."""
 
-    def __init__(self, offload: Offload, bridges: Mapping[str, Bridge], receiver: Receiver) -> None:
+    def __init__(self, offload: Offload, holding: Holding, bridges: Mapping[str, Bridge], receiver: Receiver) -> None:
         self._offload = offload
+        self._holding = holding
         self._bridges = bridges
         self._receiver = receiver
         self._provider: Kernel | None = None
@@ -89,7 +91,7 @@ class KernelPorts:
     def look_again(self, ifindex: int) -> None:
         """Something happened to a device, which `follow` may know nothing of."""
         if self._provider is not None:
-            self._preparing.run(partial(self._ask_for_peer, self._provider, ifindex))
+            in_background(partial(self._ask_for_peer, self._provider, ifindex))
 
     def _ask_for_peer(self, provider: Kernel, ifindex: int) -> None:
         self._receiver.soon(partial(provider.look_again, ifindex, provider.peer_of(ifindex)))
@@ -108,6 +110,7 @@ class KernelPorts:
         if provider is None:
             return
         provider.count_ports, provider.complain = self._count, self._complain
+        provider.describe = partial(self._offload.describe, self._holding)
         if self._receiver.is_holding and provider.is_hitless:
             return
         wanted = self._wanted()
@@ -120,10 +123,32 @@ class KernelPorts:
             if device not in self._refused:
                 pending |= self._attach(provider, port, bridge, device, info)
         self._preparing.keep(pending)
-        provider.forget_others()
+        try:
+            provider.forget_others()
+        except OSError as problem:
+            _LOG.warning("connections would not outlive the process: %s", problem)
         for name in list(self._ups):
             if all(bridge != name for bridge, _ in self._attached.values()):
                 self._close_up(name)
+
+    def prepare(self) -> Kernel | None:
+        """Before packets come in: make ports known to the provider, so that what the process before left can be taken.
+
+        Its programs go on. None: forwarding is not to outlive a process.
+        """
+        provider = self._working()
+        if provider is None or not provider.is_hitless:
+            return None
+        for port, (bridge, device, info) in self._wanted().items():
+            try:
+                up = self._up(provider, bridge)
+                assert up is not None
+                mode = check_mode(info.options.get(MODE, provider.mode))
+                provider.attach(port, info.ifindex, info.mtu or 0, up, mode, later=True)
+            except (OSError, PortError, UsageError) as problem:
+                _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
+                self._refused.add(device)
+        return provider
 
     def _working(self) -> Kernel | None:
         if not self._offload.settings.enabled or Kernel.name not in self._offload.registry:
@@ -221,7 +246,7 @@ class KernelPorts:
     def _close_up(self, name: str) -> None:
         up = self._ups.pop(name)
         self._receiver.unwatch(up.port)
-        threading.Thread(target=up.close, name="closing").start()
+        in_background(up.close)
 
     def is_attaching(self) -> bool:
         """Whether `follow` waits for something to be there."""
@@ -232,9 +257,9 @@ class KernelPorts:
         """From any thread: wait until that is there."""
         self._preparing.wait()
 
-    def leave(self) -> None:
-        """The process ends: pinned programs go on, the others end."""
-        if self._provider is not None and self._provider.is_hitless:
+    def leave(self, *, keep: bool) -> None:
+        """The process ends. `keep`: pinned programs go on, otherwise all end."""
+        if keep and self._provider is not None:
             self._provider.close(keep=True)
         else:
             self.close()

@@ -22,7 +22,7 @@ from flowshunt.offload.table import Paths, Table
 PERIOD_MS = 20_000
 SLICE_ROWS = 4096
 """Rows that are gone through at a time, at least and (times MAX_SLICES) at most."""
-MAX_SLICES = 8
+MAX_SLICES = 4
 
 MAX_UNANSWERED = 10
 """How often a connection that is due is left alone because its provider's worker has not answered yet."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from flowshunt.base import bpf
 from flowshunt.offload.providers.kernel.elf import ObjectFile
+from flowshunt.offload.providers.kernel.pinned import Pinned
 from flowshunt.offload.providers.kernel.records import CONTROL, KEY, PORT, REASONS, STATE, VALUE
 
 MAX_PORTS = 4096
@@ -36,18 +37,23 @@ def missing_privileges() -> list[str]:
 class Objects:
     """Maps for `limit` flows, and the programs that use them. Nothing passes before a program is attached.
 
-    `states`: STATE (limit, 2), `control`: CONTROL (1,), both shared with the programs.
+    `states`: STATE (limit, 2), `control`: CONTROL (1,), both shared with the programs. `pinned`: what the next process
+    finds.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Raises OSError: EPERM with the privileges that are missing, EOPNOTSUPP for a kernel that is too old."""
+    def __init__(self, limit: int, pins: str | None = None) -> None:
+        """`pins`: folder for `pinned`.
+
+        Raises OSError: EPERM with the privileges that are missing, EOPNOTSUPP for a kernel that is too old.
+        """
         if lacking := missing_privileges():
             raise OSError(errno.EPERM, f"needs {', '.join(lacking)}")
         self.limit = limit
         self._fds: list[int] = []
         weakref.finalize(self, _close, self._fds)
+        self.pinned: Pinned | None = None
         try:
-            self._make(limit)
+            self._make(limit, pins)
         except OSError as problem:
             self.close()
             if problem.errno in _NOT_THERE:
@@ -55,7 +61,7 @@ class Objects:
                 raise OSError(errno.EOPNOTSUPP, text) from None
             raise
 
-    def _make(self, limit: int) -> None:
+    def _make(self, limit: int, pins: str | None) -> None:
         array, hash_ = bpf.ARRAY, bpf.HASH
         self._flows = self._map("flows", hash_, KEY.itemsize, VALUE.itemsize, 2 * limit)
         states = self._map("states", array, 4, STATE.itemsize, 2 * limit, bpf.MMAPABLE)
@@ -69,6 +75,8 @@ class Objects:
         maps = {**self._maps, "ports": self._ports, "reasons": reasons}
         self.forward = self._program("forward", "tc/forward", maps)
         self.discard = self._program("forward", "tc/discard", maps)
+        if pins is not None:
+            self.pinned = Pinned(pins, states, limit)
 
     def _map(self, name: str, type_: int, key_size: int, value_size: int, length: int, flags: int = 0) -> int:
         self._fds.append(bpf.create_map(type_, key_size, value_size, length, flags=flags, name=name))
@@ -93,8 +101,10 @@ class Objects:
                 raise OSError(errno.EOPNOTSUPP, text) from None
             raise
 
-    def close(self) -> None:
-        """Give them up; they go when nothing else has them."""
+    def close(self, *, keep: bool = False) -> None:
+        """Give them up; they go when nothing else has them. `keep`: the next process finds what is pinned."""
+        if self.pinned is not None:
+            self.pinned.close(keep=keep)
         _close(self._fds)
 
     # --- flows -------------------------------------------------------------------------------------------------------
