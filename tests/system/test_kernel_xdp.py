@@ -16,17 +16,16 @@ from tests.offload.kernel.rights import needs_bpf
 from tests.system.network import Network, needs, networks, poll
 from tests.system.test_kernel import (
     Offloading,
-    Unshared,
     checksum_errors,
     counter,
     end_datagrams,
     iperf,
     offloaded_datagrams,
-    pins,
     port_bytes,
     routed,
     tagging,
 )
+from tests.system.test_restart import Unshared, pins
 from tests.system.test_run import C1, bridge, two_hosts
 
 __all__ = ("pins",)
