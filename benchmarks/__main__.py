@@ -10,8 +10,8 @@ from pathlib import Path
 from flowshunt.cli.bench.figures import Record
 
 PARTS = (
-    "tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "restart", "replay", "start", "control", "ports",
-    "live",
+    "tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "kernel", "restart", "replay", "start",
+    "control", "ports", "live",
 )  # fmt: skip
 
 

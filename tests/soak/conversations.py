@@ -24,6 +24,7 @@ LAG = 2
 """Rounds between two stages of a group. What may be under way at a port must fit into its ring."""
 PATIENCE_S = 60.0
 
+_PAUSE_S = 0.0002
 _FIRST_PORT = 1024
 _CLIENTS = 10 << 24 | 64 << 16
 _SERVER, _SERVER_PORT = 10 << 24 | 200 << 16 | 1, 80
@@ -48,7 +49,11 @@ STAGES = (
     Stage(True, _FIN | _ACK, 5001, 1002),
     Stage(False, _ACK, 1002, 5002),
 )
-ROUNDS_OF_A_GROUP = LAG * (len(STAGES) - 1) + 1
+"""A short life."""
+OPENING = (*STAGES[:2], Stage(False, _ACK, 1001, 5001), Stage(True, _ACK, 5001, 1001))
+"""A connection is established, and both directions have shown where they go."""
+STANDING = OPENING[2:]
+"""Segments of an established connection."""
 
 
 class Frame:
@@ -124,10 +129,21 @@ class End:
 class Conversations:
     """Both ends."""
 
-    def __init__(self, client: End, server: End) -> None:
+    def __init__(self, client: End, server: End, stages: tuple[Stage, ...] = STAGES) -> None:
         self.client, self.server = client, server
-        self.frames = [Frame(stage) for stage in STAGES]
+        self.stages = stages
+        self.frames = [Frame(stage) for stage in stages]
         self._before: list[tuple[int, int]] = []
+
+    def run(self, n_groups: int) -> None:
+        """All groups, to the end. Raises TimeoutError when packets get lost."""
+        for number in range(self.n_rounds(n_groups)):
+            self.round(number, n_groups)
+        self.finish()
+
+    def n_rounds(self, n_groups: int) -> int:
+        """Rounds that so many groups take."""
+        return n_groups + LAG * (len(self.stages) - 1) + 1
 
     def round(self, number: int, n_groups: int) -> None:
         """Begin group `number`, and take those before it one stage further.
@@ -136,18 +152,20 @@ class Conversations:
         """
         if len(self._before) == LAG:
             self._wait(*self._before.pop(0))
-        for k, (stage, frame) in enumerate(zip(STAGES, self.frames, strict=True)):
+        for k, (stage, frame) in enumerate(zip(self.stages, self.frames, strict=True)):
             group = number - LAG * k
             if 0 <= group < n_groups:
                 (self.server if stage.is_reply else self.client).send(frame.fill(group * GROUP))
         self._before.append((self.client.sent, self.server.sent))
         self.take()
 
-    def take(self) -> None:
-        """Count what has come at either end."""
+    def take(self) -> bool:
+        """Count what has come at either end; whether anything had."""
+        before = self.client.arrived + self.server.arrived
         for end in (self.client, self.server):
             while end.receive():
                 pass
+        return self.client.arrived + self.server.arrived != before
 
     def finish(self) -> None:
         """Until all has arrived."""
@@ -158,7 +176,8 @@ class Conversations:
     def _wait(self, from_client: int, from_server: int) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while self.server.arrived < from_client or self.client.arrived < from_server:
-            self.take()
+            if not self.take():
+                time.sleep(_PAUSE_S)  # the processor is the switch's
             if time.monotonic() > deadline:
                 missing = from_client - self.server.arrived, from_server - self.client.arrived
                 raise TimeoutError(f"lost on their way: {missing[0]} packets there, {missing[1]} back")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.soak.conversations import GROUP, ROUNDS_OF_A_GROUP, Conversations, End
+from tests.soak.conversations import GROUP, Conversations, End
 from tests.system.lab import Lab, labs
 
 RULES = """\
@@ -68,7 +68,7 @@ class Soak:
     def run(self, tell_every: float) -> None:
         """Until all connections are over."""
         began = told = sampled = time.monotonic()
-        for number in range(self.n_groups + ROUNDS_OF_A_GROUP):
+        for number in range(self.talk.n_rounds(self.n_groups)):
             self.talk.round(number, self.n_groups)
             now = time.monotonic()
             self._attend_database(number, now)

@@ -8,7 +8,6 @@ namespaces of the hosts: the kernel's TCP and UDP, without a process for each en
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import shutil
@@ -27,8 +26,6 @@ SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 HOSTS = (1, 2, 3)
 PATIENCE_S = 20.0
 
-_CLONE_NEWNET = 0x40000000
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _NO_PORT = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -221,16 +218,9 @@ class Lab:
         self._open.append(made)
         return made
 
-    @contextlib.contextmanager
-    def inside(self, name: str) -> Iterator[None]:
+    def inside(self, name: str) -> contextlib.AbstractContextManager[None]:
         """What this thread makes meanwhile belongs to a namespace."""
-        there = Path(f"/run/netns/{self.network.full_name(name)}")
-        with Path("/proc/thread-self/ns/net").open() as here, there.open() as target:
-            _enter(target.fileno())
-            try:
-                yield
-            finally:
-                _enter(here.fileno())
+        return self.network.inside(name)
 
     def raw(self, number: int) -> socket.socket:
         """A host's eth0 as a packet socket: frames in and out."""
@@ -275,11 +265,6 @@ class Lab:
                 with contextlib.suppress(OSError):
                     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             made.close()
-
-
-def _enter(namespace: int) -> None:
-    if _LIBC.setns(namespace, _CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 def exchange(client: socket.socket, server: socket.socket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 _COUNTER = itertools.count()
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
 START_S = 1200
 """The first start may have to compile."""
 
@@ -122,6 +125,22 @@ class Network:
                 process.communicate()
         for name in self._names:
             self.system("ip", "netns", "del", self._prefix + name, check=False)
+
+    @contextlib.contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """What this thread makes meanwhile belongs to a namespace."""
+        there = Path(f"/run/netns/{self.full_name(name)}")
+        with Path("/proc/thread-self/ns/net").open() as here, there.open() as target:
+            _enter(target.fileno())
+            try:
+                yield
+            finally:
+                _enter(here.fileno())
+
+
+def _enter(namespace: int) -> None:
+    if _LIBC.setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 class Running:

@@ -16,6 +16,7 @@ import pytest
 from flowshunt.jit import JIT
 from flowshunt.ports.capture import open_capture
 from tests.offload.kernel.rights import needs_bpf
+from tests.soak.offloaded import crowd
 from tests.system.endings import SIZE
 from tests.system.network import Network, Running, needs, networks, poll
 from tests.system.test_run import C1, bridge, two_hosts
@@ -122,6 +123,12 @@ def test_tcp_passes_userspace_by(network: Network, tmp_path: Path, address: str)
     assert switch.seen() - before < packets / 4
     assert checksum_errors(network, "h1") == checksum_errors(network, "h2") == 0
     assert switch.stop() == ("", "")
+
+
+def test_two_thousand_connections_at_once_are_all_offloaded(network: Network, tmp_path: Path) -> None:
+    found = crowd(network, tmp_path, 2000, rounds=2)
+    assert found.broken == []
+    assert found.offloaded == found.connections >= 2000
 
 
 def test_every_byte_is_counted_by_rules_and_ports(network: Network, tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ for all ports of the bridge, where a socket of ours receives it with the number 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from flowshunt.base.background import in_background
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.conntrack.holding import Holding
@@ -91,7 +91,7 @@ class KernelPorts:
     def look_again(self, ifindex: int) -> None:
         """Something happened to a device, which `follow` may know nothing of."""
         if self._provider is not None:
-            self._preparing.run(partial(self._ask_for_peer, self._provider, ifindex))
+            in_background(partial(self._ask_for_peer, self._provider, ifindex))
 
     def _ask_for_peer(self, provider: Kernel, ifindex: int) -> None:
         self._receiver.soon(partial(provider.look_again, ifindex, provider.peer_of(ifindex)))
@@ -128,7 +128,8 @@ class KernelPorts:
         except OSError as problem:
             _LOG.warning("connections would not outlive the process: %s", problem)
         for name in list(self._ups):
-            if all(bridge != name for bridge, _ in self._attached.values()):
+            is_used = any(bridge == name for bridge, _ in self._attached.values())
+            if not is_used and (provider.objects, name) not in pending:
                 self._close_up(name)
 
     def prepare(self) -> Kernel | None:
@@ -246,7 +247,7 @@ class KernelPorts:
     def _close_up(self, name: str) -> None:
         up = self._ups.pop(name)
         self._receiver.unwatch(up.port)
-        threading.Thread(target=up.close, name="closing").start()
+        in_background(up.close)
 
     def is_attaching(self) -> bool:
         """Whether `follow` waits for something to be there."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cached_property
+from concurrent.futures import Future, wait
 from typing import Generic, Protocol, TypeVar
 
-_THREADS = 16
+from flowshunt.base.background import in_background
 
 
 class Closable(Protocol):
@@ -34,7 +33,7 @@ class Preparing(Generic[_Made]):
         For a new key `prepare()` gives what a thread then calls.
         """
         if key not in self._futures:
-            self._futures[key] = self._executor.submit(prepare())
+            self._futures[key] = in_background(prepare())
             self._futures[key].add_done_callback(lambda future: self._done())
         future = self._futures[key]
         return future.result() if future.done() else None
@@ -50,15 +49,7 @@ class Preparing(Generic[_Made]):
 
     def _give_up(self, future: Future[_Made]) -> None:
         if future.exception() is None:
-            self._executor.submit(future.result().close)
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Have a thread do this; what it raises is lost."""
-        self._executor.submit(work)
-
-    @cached_property
-    def _executor(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_THREADS, "preparing")
+            in_background(future.result().close)
 
     @property
     def is_busy(self) -> bool:

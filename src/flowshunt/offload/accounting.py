@@ -6,6 +6,7 @@ Each flow's counters are read at least once in PERIOD_MS, a slice at a time; at 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from flowshunt.offload.table import Paths, Table
 PERIOD_MS = 20_000
 SLICE_ROWS = 4096
 """Rows that are gone through at a time, at least and (times MAX_SLICES) at most."""
-MAX_SLICES = 8
+MAX_SLICES = 4
 
 MAX_UNANSWERED = 10
 """How often a connection that is due is left alone because its provider's worker has not answered yet."""
@@ -139,11 +140,13 @@ class Accounting:
         if last == top:
             self._cursor, self.synchronised_ms = 0, self._began_ms
 
-    def synchronise(self) -> None:
-        """Read all counters now."""
-        self.refresh(0, self._book.top)
-        self.synchronised_ms = self._caller.now_ms
-        self._cursor = 0
+    def synchronising(self) -> Iterator[None]:
+        """Read all counters, some at each step."""
+        began_ms, step = self._caller.now_ms, MAX_SLICES * SLICE_ROWS
+        for first in range(0, self._book.top, step):
+            self.refresh(first, min(first + step, self._book.top))
+            yield
+        self.synchronised_ms = max(self.synchronised_ms, began_ms)
 
     def refresh(self, first: int, last: int) -> int:
         """Read the counters of all flows on whose way a connection in rows `[first, last)` is. Returns how many."""

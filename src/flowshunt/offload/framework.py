@@ -178,17 +178,19 @@ class Offload:
         Observers forget all connections, unless `rows` says which. The next packets offer them again. Returns how many
         flows were taken.
         """
-        self._dispatcher.refuse_providers()
-        n = 0
-        for attachment in self._attachments.values():
+        return sum(self.taking_back(rows, name))
+
+    def taking_back(self, rows: np.ndarray | None = None, name: str | None = None) -> Iterator[int]:
+        """The same in steps of some milliseconds, between which packets may come; each tells how many it took."""
+        for attachment in list(self._attachments.values()):
+            self._dispatcher.refuse_providers()
             if not attachment.is_on or name not in (None, attachment.name):
                 continue
             if attachment.installs and self._installer is not None:
-                n += self._installer.take_back(attachment, rows)
+                yield from self._installer.taking_back(attachment, rows)
             elif rows is None:
                 self._dispatcher.switch_off(attachment)
                 self._switch_on(attachment)
-        return n
 
     def overview(self) -> list[Overview]:
         """Registered providers in priority order, with what they have now."""
@@ -310,8 +312,13 @@ class Offload:
         Happens by itself within some twenty seconds, see `synchronised_ms`, and for a connection when it is listed.
         What a worker's provider forwarded follows when it answers.
         """
+        for _ in self.synchronising():
+            pass
+
+    def synchronising(self) -> Iterator[None]:
+        """The same in steps of some milliseconds, between which packets may come."""
         if self._installer is not None:
-            self._installer.accounting.synchronise()
+            yield from self._installer.accounting.synchronising()
 
     @property
     def synchronised_ms(self) -> int:

@@ -38,8 +38,8 @@ from flowshunt.offload.table import Paths, Table
 
 MAX_IDLE_MS = 30_000
 """After a longer silence a packet takes the long way, however long the tracker would wait."""
-WITHDRAW_AT_ONCE = 65536
-"""Connections that are withdrawn by one call."""
+WITHDRAW_AT_ONCE = 4096
+"""Connections that are withdrawn by one call, some milliseconds."""
 
 _EVENT_KINDS = {C.EVENT_CREATED: "created", C.EVENT_REPLY: "reply", C.EVENT_DESTROYED: "destroyed"}
 _PATH_KINDS = ("path-original", "path-reply")
@@ -380,23 +380,25 @@ class Installer:
         for leaders in self._held_by(attachment):
             self.withdraw(leaders, R.NONE)
 
-    def take_back(self, attachment: Attachment, rows: np.ndarray | None = None) -> int:
-        """Withdraw the flows of a provider, all or those of connections in `rows`; returns how many.
+    def taking_back(self, attachment: Attachment, rows: np.ndarray | None = None) -> Iterator[int]:
+        """Withdraw the flows of a provider, all or those of connections in `rows`; at each step some, and how many.
 
         They may come again.
         """
-        n = 0
+        wanted = None
+        if rows is not None:
+            wanted = np.zeros(self.book.capacity, bool)
+            wanted[rows] = True
         for leaders in self._held_by(attachment):
-            chosen = leaders if rows is None else leaders[self._passes(leaders, rows)]
+            chosen = leaders if wanted is None else leaders[self._passes(leaders, wanted)]
             self.withdraw(chosen, R.NONE)
-            n += len(chosen)
-        return n
+            yield len(chosen)
 
-    def _passes(self, leaders: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Which flows have one of these connections on their way, bool (n,)."""
+    def _passes(self, leaders: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Which flows have one of the connections on their way that are wanted, bool by row: bool (n,)."""
         passes = np.zeros(len(leaders), bool)
         for part in self.book.members(leaders):
-            passes[part.which] |= np.isin(part.rows, rows)
+            passes[part.which] |= wanted[part.rows]
         return passes
 
     def abandon_now(self, attachment: Attachment) -> None:

@@ -11,6 +11,7 @@ import threading
 import weakref
 from contextlib import ExitStack, suppress
 
+from flowshunt.base.background import in_background
 from flowshunt.base.sockets import set_option
 from flowshunt.packet.schema import Batch
 from flowshunt.ports.api import PortError
@@ -177,7 +178,7 @@ class AfPacketPort:
                 return
         elif len(frames.tx) >= _MANY and not self._has_asked:
             self._has_asked = True
-            threading.Thread(target=self._open_ring, name="opening").start()
+            in_background(self._open_ring)
         batch, vnet = frames.received
         problem = send_frames(
             self._send, self._sender.fileno(), self.in_port, frames.tx, batch.data, frames.tx_data, batch.packets, vnet
@@ -197,7 +198,7 @@ class AfPacketPort:
         """Close the sockets, soon: the kernel has whoever closes one wait until no processor can be using it."""
         self._is_open = False
         _OPEN.discard(self)
-        threading.Thread(target=self._close, name="closing").start()
+        in_background(self._close)
 
     def _close(self) -> None:
         with self._opening:

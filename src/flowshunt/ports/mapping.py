@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
+from functools import partial
 
 import numpy as np
 
+from flowshunt.base.background import in_background
 from flowshunt.jit import map_memory, unmap_memory
 
 
@@ -26,4 +27,4 @@ def map_ring(fd: int, ring_size: int, more: int = 0) -> np.ndarray:
 
 def _unmap(address: int, size: int) -> None:
     """Give a ring back, soon: with it goes the socket, and the kernel waits until no processor can be using that."""
-    threading.Thread(target=unmap_memory, args=(address, size), name="unmapping").start()
+    in_background(partial(unmap_memory, address, size))

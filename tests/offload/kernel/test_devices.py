@@ -93,6 +93,26 @@ for _ in range(3):
     has_peer()
 """
 
+_FRAMES = """
+import subprocess
+from flowshunt.offload.providers.kernel.frames import Features
+from flowshunt.ports.devices import look_up, takes_tags_off
+
+features = Features()
+ifindex = look_up("p0").ifindex
+
+def say():
+    print(features.have_changed(), features.why_not(ifindex, is_attached=True)[:19], end="; ")
+
+say()
+subprocess.run(["ethtool", "-K", "p1", "gro", "on"], check=True)
+say()
+say()
+print(features.why_not(look_up("lo").ifindex, is_attached=False), end="; ")
+subprocess.run(["ethtool", "-K", "p0", "rxvlan", "off"], check=True)
+print(takes_tags_off("p0"), takes_tags_off("p1"))
+"""
+
 
 @pytest.fixture
 def namespace() -> Iterator[str]:
@@ -130,6 +150,17 @@ def test_a_device_is_one_port_at_a_time(namespace: str) -> None:
         _inside(namespace, _TWO_BRIDGES), env=_environment(), capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "the device is another port already (1, 0) (2, 1) None", done.stderr
+
+
+@pytest.mark.skipif(shutil.which("ethtool") is None, reason="needs ethtool")
+def test_the_kernel_says_which_devices_take_frames(namespace: str) -> None:
+    for end in ("p0", "p1"):
+        subprocess.run(["ip", "-n", namespace, "link", "set", end, "up"], check=True)
+    done = subprocess.run(_inside(namespace, _FRAMES), env=_environment(), capture_output=True, text=True, check=False)
+    if "the kernel does not" in done.stdout:
+        pytest.skip("needs a kernel that says what devices can do at XDP (Linux 6.3)")
+    said = "False its other end would; True ; False ; its driver has no XDP; False True"
+    assert done.stdout.strip() == said, done.stderr
 
 
 def test_the_other_end_of_a_pair_may_come_and_go(namespace: str) -> None:

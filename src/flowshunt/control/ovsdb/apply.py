@@ -21,7 +21,7 @@ from flowshunt.ports.devices import NAME_SIZE
 DEFAULT_AGE_S = 300
 _LEAST_MTU, _MOST_MTU = 68, 65_521
 
-_SLICE = 8
+_SLICE = 2
 """Actions between two batches of packets."""
 _PROTOCOLS = {f"OpenFlow1{minor}": 1 + minor for minor in range(6)}
 _HEX_ID = re.compile(r"(?:0x)?([0-9a-fA-F]{1,16})")

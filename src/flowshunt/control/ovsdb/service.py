@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from flowshunt.base.errors import InputError
@@ -120,8 +119,8 @@ class Service:
         self._applied = wanted
 
     async def _write(self, replica: Replica) -> None:
-        facts = await self._node.call(partial(writer.gather, self._node, self._applier.errors, self._applier.notes))
         self._is_stale = False
+        facts = await writer.gather(self._node, self._applier.errors, self._applier.notes)
         self._written_s = time.monotonic()
         writer.write(replica, facts, self._iface_types, self._cur_cfg, self._written)
 

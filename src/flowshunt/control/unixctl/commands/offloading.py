@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,17 +16,23 @@ from flowshunt.control.stories.document import document
 from flowshunt.control.unixctl.commands.dpctl import in_slices
 from flowshunt.control.unixctl.commands.tracker import Filter, document_of
 from flowshunt.control.unixctl.node import Node
-from flowshunt.control.unixctl.registry import CommandError, command, on_worker
+from flowshunt.control.unixctl.registry import CommandError, command
 
+_OVER = object()
 MAX_TOLD = 100
 """Stories that one answer tells."""
 
 
-@on_worker
-def show(node: Node, arguments: list[str]) -> str:
+async def show(node: Node, arguments: list[str]) -> str:
     """Providers in the order in which they are asked, with what they have and why they refused others."""
+    steps = await node.call(node.offload.synchronising)
+    while await node.call(lambda: next(steps, _OVER)) is not _OVER:
+        pass
+    return await node.call(lambda: _shown(node))
+
+
+def _shown(node: Node) -> str:
     offload = node.offload
-    offload.synchronise()
     totals = {"packets": 0, "shunted": 0}
     for bridge in node.bridges.values():
         figures = bridge.switch.datapath.statistics()
@@ -68,18 +75,24 @@ def _told(node: Node, connections: list[Connection], n: int, as_json: bool) -> s
     return json.dumps({"text": text, "n": n, "left_out": n - len(stories), "start_ms": start_ms}) + "\n"
 
 
-@on_worker
-def flush(node: Node, arguments: list[str]) -> str:
+async def flush(node: Node, arguments: list[str]) -> str:
     """Take connections back: all, those of a `zone`, those of a `provider`. Their next packets offer them again."""
     request = document_of(arguments)
     zone, provider = request.get("zone"), request.get("provider")
     if zone is not None and not (isinstance(zone, int) and 0 <= zone < N_ZONES):
         raise CommandError(f"zone {zone!r} is no number from 0 to {N_ZONES - 1}")
+    steps = await node.call(lambda: _taking_back(node, zone, provider))
+    n = 0
+    while (part := await node.call(lambda: next(steps, None))) is not None:
+        n += part
+    return _json({"withdrawn": n})
+
+
+def _taking_back(node: Node, zone: int | None, provider: str | None) -> Iterator[int]:
     names = [one.name for one in node.offload.overview()]
     if provider is not None and provider not in names:
         raise CommandError(f"no provider is called {provider!r}: there are {', '.join(names) or 'none'}")
-    n = node.offload.take_back(None if zone is None else _rows_of(node, zone), provider)
-    return _json({"withdrawn": n})
+    return node.offload.taking_back(None if zone is None else _rows_of(node, zone), provider)
 
 
 def _rows_of(node: Node, zone: int) -> np.ndarray:

@@ -7,12 +7,14 @@ import errno
 import fcntl
 import os
 import struct
-import threading
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from flowshunt.base import bpf
+from flowshunt.base.background import in_background
 from flowshunt.offload.providers.kernel.records import DEVICE, LARGE_FRAMES, SMALL_FRAMES
 from flowshunt.offload.providers.kernel.slots import ANY_PORT
 from flowshunt.ports.devices import look_up, set_up
@@ -35,6 +37,10 @@ INGRESS, FRAMES = "ingress", "xdp"
 """Where programs are attached."""
 
 
+_GOING: dict[int, Future[None]] = {}
+"""Links that are being closed, by their devices."""
+
+
 class Ingress:
     """A program at a device's ingress, until `close` or the end of the process, by a tcx link.
 
@@ -51,6 +57,8 @@ class Ingress:
         self._link = -1 if pin is None else take_over(program_fd, pin, keep)
         if self._link >= 0:
             return
+        if going := _GOING.get(ifindex):
+            going.result()  # a device takes a program once
         try:
             self._link = bpf.link_ingress(program_fd, ifindex)
         except OSError as problem:
@@ -90,7 +98,9 @@ class Ingress:
         if self._pin is not None and not keep:
             unpin(self._pin)
         if self._link >= 0:
-            threading.Thread(target=os.close, args=(self._link,), name="closing").start()
+            for ifindex in [ifindex for ifindex, going in _GOING.items() if going.done()]:
+                del _GOING[ifindex]
+            _GOING[self.ifindex] = in_background(partial(os.close, self._link))
             self._link = -1
         elif self.ifindex:
             _remove_filter(self.ifindex)

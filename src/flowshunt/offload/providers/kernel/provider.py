@@ -45,7 +45,7 @@ MAX_LIMIT = 4_000_000
 
 _SWEEP_EVERY_MS = 50
 _SWEEP_LEAST = 1024
-_TURNS = 8
+TURNS = 8
 """Turns through the flows within a timeout."""
 _CHECKED_PER_MS = 20
 """Flows of the process before whose next packets show within a millisecond whether they are still right."""
@@ -541,7 +541,7 @@ class Kernel(ArrayProvider):
         self._swept_ms = now_ms
         if not self.n_flows:
             return
-        budget = max(self._limit * _TURNS * min(abs(elapsed), 1000) // self.timeout_ms, _SWEEP_LEAST)
+        budget = max(self._limit * TURNS * min(abs(elapsed), 1000) // self.timeout_ms, _SWEEP_LEAST)
         first, last = self._hand, min(self._hand + budget, self._limit)
         self._hand = 0 if last == self._limit else last
         found = np.zeros(last - first, np.int64)
