@@ -69,7 +69,8 @@ format: $(STAMPS)/dev
 
 # A test compiles them with the same flags, and fails when the object in the repository is another one.
 bpf:
-	cd src/flowshunt/offload/providers/kernel/bpf && clang -O2 -target bpf -mcpu=v3 -Wall -Werror -c forward.c -o forward.o
+	cd src/flowshunt/offload/providers/kernel/bpf && \
+		for name in forward xdp; do clang -O2 -target bpf -mcpu=v3 -Wall -Werror -c $$name.c -o $$name.o; done
 
 # Both kinds of kernels are compiled side by side, one core each. The longest run comes last, so that its summary is the last thing to read.
 test: lint

@@ -10,7 +10,8 @@ from pathlib import Path
 from flowshunt.cli.bench.figures import Record
 
 PARTS = (
-    "tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "kernel", "replay", "start", "control", "live",
+    "tracker", "pipeline", "attacks", "offload", "shunt", "insertion", "kernel", "restart", "replay", "start",
+    "control", "ports", "live",
 )  # fmt: skip
 
 

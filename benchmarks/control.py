@@ -10,46 +10,34 @@ to the last byte of the answer. `ports` adds 200 ports of type dummy in one tran
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.figures import Record
+from benchmarks.switches import COMMANDS, Switch, missing
+from flowshunt.cli.bench.figures import Record
 
 N_FLOWS = 10_000
 N_PORTS = 200
-START_S = 1200
-"""The first start may have to compile."""
-
-_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
-_TOOLS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl")
 _ADD_BRIDGE = "add-br br0 -- set bridge br0 datapath_type=dummy fail-mode=secure"
 
 
 def measure(record: Record, rounds: int) -> None:
     """Take each figure `rounds` times; says so when it cannot."""
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if missing or not _SCHEMA.is_file():
-        what = ", ".join(missing) or str(_SCHEMA)
-        print(f"control: left out; {what} is missing (Debian: openvswitch-switch)", file=sys.stderr)
+    if lacking := missing():
+        print(f"control: left out; {lacking} is missing (Debian: openvswitch-switch)", file=sys.stderr)
         return
     with tempfile.TemporaryDirectory() as directory:
         flows = _write_flows(Path(directory))
-        switches = [
-            _Switch(Path(directory), "vswitchd", ["ovs-vswitchd"]),
-            _Switch(Path(directory), "flowshunt", [sys.executable, "-m", "flowshunt", "vswitchd"]),
-        ]
+        switches = [Switch(Path(directory), name) for name in COMMANDS]
         try:
             for switch in switches:
-                switch.start()
+                switch.start("--enable-dummy")
+                switch.run("ovs-vsctl", *_ADD_BRIDGE.split())
             for _ in range(rounds):
                 for name, take in _FIGURES.items():
                     _take_both(record, name, lambda switch, take=take: take(switch, flows), switches)
@@ -58,7 +46,7 @@ def measure(record: Record, rounds: int) -> None:
                 switch.stop()
 
 
-def _take_both(record: Record, name: str, take: Callable[[_Switch], float], switches: list[_Switch]) -> None:
+def _take_both(record: Record, name: str, take: Callable[[Switch], float], switches: list[Switch]) -> None:
     taken = [take(switch) for switch in switches]
     for switch, value in zip(switches, taken, strict=True):
         record.add(f"control.{switch.name}.{name}", "s", value)
@@ -85,77 +73,33 @@ def _write_flows(directory: Path) -> list[Path]:
     return paths
 
 
-class _Switch:
-    """A daemon with its database, in a directory of its own."""
-
-    def __init__(self, directory: Path, name: str, command: list[str]) -> None:
-        self.name = name
-        self.directory = directory / name
-        self.directory.mkdir()
-        self._command = command
-        places = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"), str(self.directory))
-        self._environment = {
-            **os.environ, **places, "OVS_SYSLOG_METHOD": "null",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        }  # fmt: skip
-
-    def run(self, *words: str, timeout_s: float = 300) -> str:
-        """What a tool prints."""
-        return subprocess.run(
-            words, env=self._environment, capture_output=True, text=True, timeout=timeout_s, check=True
-        ).stdout
-
-    def timed(self, *words: str) -> float:
-        """Seconds that a tool takes."""
-        started = time.perf_counter()
-        self.run(*words)
-        return time.perf_counter() - started
-
-    def start(self) -> None:
-        """Start both, with one bridge."""
-        files = str(self.directory / "conf.db"), f"--remote=punix:{self.directory}/db.sock"
-        self.run("ovsdb-tool", "create", files[0], str(_SCHEMA))
-        self.run("ovsdb-server", "-vconsole:off", *files, "--pidfile", "--detach", "--no-chdir")
-        self.run("ovs-vsctl", "--no-wait", "init")
-        flags = ["--disable-system", "--enable-dummy", "--detach", "--no-chdir", "--log-file"]
-        pid_file = f"--pidfile={self.directory}/ovs-vswitchd.pid"
-        self.run(*self._command, *flags, pid_file, timeout_s=START_S)
-        self.run("ovs-vsctl", *_ADD_BRIDGE.split())
-
-    def stop(self) -> None:
-        """End both."""
-        for program in ("ovs-vswitchd", "ovsdb-server"):
-            path = self.directory / f"{program}.pid"
-            if path.exists():
-                os.kill(int(path.read_text()), signal.SIGKILL)
-
-    def load(self, *words: str) -> float:
-        """Seconds that a command of ovs-ofctl takes for as many flows as there are then."""
-        took_s = self.timed("ovs-ofctl", *words)
-        said = self.run("ovs-ofctl", "dump-aggregate", "br0")
-        assert f"flow_count={N_FLOWS}" in said, said
-        return took_s
+def _load(switch: Switch, *words: str) -> float:
+    """Seconds that a command of ovs-ofctl takes for as many flows as there are then."""
+    took_s = switch.timed("ovs-ofctl", *words)
+    said = switch.run("ovs-ofctl", "dump-aggregate", "br0")
+    assert f"flow_count={N_FLOWS}" in said, said
+    return took_s
 
 
-def _add(switch: _Switch, flows: list[Path]) -> float:
+def _add(switch: Switch, flows: list[Path]) -> float:
     switch.run("ovs-ofctl", "del-flows", "br0")
-    return switch.load("add-flows", "br0", str(flows[0]))
+    return _load(switch, "add-flows", "br0", str(flows[0]))
 
 
-def _add_bundle(switch: _Switch, flows: list[Path]) -> float:
+def _add_bundle(switch: Switch, flows: list[Path]) -> float:
     switch.run("ovs-ofctl", "del-flows", "br0")
-    return switch.load("--bundle", "add-flows", "br0", str(flows[0]))
+    return _load(switch, "--bundle", "add-flows", "br0", str(flows[0]))
 
 
-def _replace_bundle(switch: _Switch, flows: list[Path]) -> float:
-    return switch.load("--bundle", "replace-flows", "br0", str(flows[1]))
+def _replace_bundle(switch: Switch, flows: list[Path]) -> float:
+    return _load(switch, "--bundle", "replace-flows", "br0", str(flows[1]))
 
 
-def _dump(switch: _Switch, flows: list[Path]) -> float:
+def _dump(switch: Switch, flows: list[Path]) -> float:
     return switch.timed("ovs-ofctl", "dump-flows", "br0")
 
 
-def _dump_bare(switch: _Switch, flows: list[Path]) -> float:
+def _dump_bare(switch: Switch, flows: list[Path]) -> float:
     """A listing of OpenFlow 1.3 over a connection of our own."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(switch.directory / "br0.mgmt"))
@@ -178,7 +122,7 @@ def _read_message(stream: object) -> tuple[int, bytes]:
     return kind, read(size - 8)
 
 
-def _ports(switch: _Switch, flows: list[Path]) -> float:
+def _ports(switch: Switch, flows: list[Path]) -> float:
     names = [f"d{number}" for number in range(N_PORTS)]
     adding = " ".join(f"-- add-port br0 {name} -- set interface {name} type=dummy" for name in names)
     took_s = switch.timed("ovs-vsctl", "--timeout=60", *adding.split()[1:])

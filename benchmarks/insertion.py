@@ -25,12 +25,12 @@ _TOGETHER = 128
 _CALL = 4096
 
 
-def _flows(tracker: Tracker) -> np.ndarray:
-    """FLOW (N,) of connections, as if their packets came in on ports 1 and 2 and left on the other one."""
-    clients, ports = traffic.flows(N)
+def flows_of(tracker: Tracker, n: int) -> np.ndarray:
+    """FLOW (n,) of n new connections, as if their packets came in on ports 1 and 2 and left on the other one."""
+    clients, ports = traffic.flows(n)
     for reply in (False, True):
         batch = traffic.frames(PROTO_UDP, clients, ports, reply=reply)
-        for start in range(0, N, _CALL):
+        for start in range(0, n, _CALL):
             tracker.track(Batch(batch.data, batch.packets[start : start + _CALL]), commit=not reply)
     conns = tracker.arrays.conns
     rows = np.array([connection.id for connection in tracker.connections()])
@@ -62,7 +62,7 @@ def measure(record: Record, rounds: int) -> None:
     """Add the figures."""
     warm_up()
     tracker = Tracker(max_connections=N + 1024, seed=1)
-    flows = _flows(tracker)
+    flows = flows_of(tracker, N)
     shunt = Shunt(tracker)
     for provider in (Flowtable(shunt), Eswitch(shunt)):
         for turn in range(rounds + 1):

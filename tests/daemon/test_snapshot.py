@@ -37,12 +37,37 @@ def test_what_was_written_is_there_again(tmp_path: Path) -> None:
     path = written(tmp_path / "connections", before)
     assert path.stat().st_mode & 0o777 == 0o600
     after = Switch()
-    assert snapshot.put_back(after.tracker, snapshot.read(path, "default"), NOW_MS + 5000) == []
+    found = snapshot.read(path, "default", NOW_MS + 5000)
+    assert (found.age_ms, found.n_expired) == (5000, 0)
+    assert snapshot.put_back(after.tracker, found.entries, NOW_MS + 5000) == []
     (was,), (now,) = before.tracker.connections(NOW_MS), after.tracker.connections(NOW_MS + 5000)
     assert (now.original, now.reply, now.nat, now.state, now.mark) == (
         was.original, was.reply, was.nat, was.state, was.mark,
     )  # fmt: skip
-    assert now.timeout_ms == was.timeout_ms
+    assert now.timeout_ms == was.timeout_ms - 5000
+
+
+def test_what_has_expired_since_is_left_out(tmp_path: Path) -> None:
+    switch = switch_with_connections()
+    (was,) = switch.tracker.connections(NOW_MS)
+    path = written(tmp_path / "connections", switch)
+    assert len(snapshot.read(path, "default", NOW_MS + was.timeout_ms - 1).entries) == 1
+    found = snapshot.read(path, "default", NOW_MS + was.timeout_ms)
+    assert (found.entries, found.n_expired) == ([], 1)
+
+
+def test_a_clock_that_was_set_back_ages_nothing(tmp_path: Path) -> None:
+    found = snapshot.read(written(tmp_path / "connections", switch_with_connections()), "default", NOW_MS - 60_000)
+    assert (found.age_ms, len(found.entries)) == (0, 1)
+
+
+def test_a_connection_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+    switch = switch_with_connections()
+    entries = snapshot.read(written(tmp_path / "connections", switch), "default", NOW_MS).entries
+    (was,) = switch.tracker.connections(NOW_MS)
+    switch.tracker.set_mark(was.id, was.generation, 7)
+    assert snapshot.put_back(switch.tracker, entries, NOW_MS) == []
+    assert [one.mark for one in switch.tracker.connections(NOW_MS)] == [7]
 
 
 def test_an_offloaded_connection_has_the_time_that_it_would_get_with_a_packet(tmp_path: Path) -> None:
@@ -57,7 +82,7 @@ def test_an_offloaded_connection_has_the_time_that_it_would_get_with_a_packet(tm
     assert found["offload"] is None
     assert found["timeout_ms"] > 1000
     snapshot.write(tmp_path / "connections", "default", [found], NOW_MS)
-    entries = snapshot.read(tmp_path / "connections", "default")
+    entries = snapshot.read(tmp_path / "connections", "default", NOW_MS).entries
     assert snapshot.put_back(Switch().tracker, entries, NOW_MS) == []
 
 
@@ -69,6 +94,7 @@ def test_an_offloaded_connection_has_the_time_that_it_would_get_with_a_packet(tm
         (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "no line of a snapshot"),
         (lambda text: text.replace('"version":1', '"version":9', 1), "is not flowshunt-connections"),
         (lambda text: text.replace("default", "linux", 1), "is not flowshunt-connections"),
+        (lambda text: text.replace(str(NOW_MS), '"today"', 1), "does not say when it was written"),
         (lambda text: text.replace('{"end":1}', '{"end":2}'), "1 connections, but 2 were written"),
         (lambda text: "[" * 100_000, "no line of a snapshot"),
         (lambda text: "[]\n" + text, "no line of a snapshot"),
@@ -78,7 +104,7 @@ def test_a_damaged_or_foreign_file_is_refused_with_its_reason(tmp_path: Path, da
     path = written(tmp_path / "connections", switch_with_connections())
     path.write_text(damage(path.read_text()))
     with pytest.raises(snapshot.SnapshotError, match=what):
-        snapshot.read(path, "default")
+        snapshot.read(path, "default", NOW_MS)
 
 
 def test_a_damaged_connection_is_refused_by_itself(tmp_path: Path) -> None:
@@ -88,11 +114,11 @@ def test_a_damaged_connection_is_refused_by_itself(tmp_path: Path) -> None:
     lines[1:] = [json.dumps(json.loads(lines[1]) | {"protocol": 999}), json.dumps(other), '{"end":2}']
     path.write_text("\n".join(lines) + "\n")
     tracker = Switch().tracker
-    (refused,) = snapshot.put_back(tracker, snapshot.read(path, "default"), NOW_MS)
+    (refused,) = snapshot.put_back(tracker, snapshot.read(path, "default", NOW_MS).entries, NOW_MS)
     assert refused.startswith("line 2: protocol: ")
     assert [one.zone for one in tracker.connections(NOW_MS)] == [7]
 
 
 def test_nothing_is_a_snapshot_too(tmp_path: Path) -> None:
     snapshot.write(tmp_path / "none", "default", [], NOW_MS)
-    assert snapshot.put_back(Switch().tracker, snapshot.read(tmp_path / "none", "default"), NOW_MS) == []
+    assert snapshot.read(tmp_path / "none", "default", NOW_MS) == ([], 0, 0)

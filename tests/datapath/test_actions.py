@@ -226,6 +226,21 @@ def test_ports_of_a_later_fragment_are_payload() -> None:
     assert one(set_field("tp_dst", 1, 16), packet=packet) == packet.bytes()
 
 
+def test_rules_see_the_ports_of_a_first_fragment_if_they_are_to() -> None:
+    """As with `ovs-ofctl set-frags`: normal and nx-match. Actions may change them in either case."""
+    packet = Packet().eth().ipv4("10.0.0.1", "10.0.0.2", id=1, mf=True).udp(1000, 2000).payload(bytes(16))
+    of_port = flow(F.Output(3), match=[IP, UDP, ("tp_dst", 2000, 0xFFFF)], priority=200)
+    datapath = switch(of_port, flow(set_field("tp_dst", 9, 16), F.Output(2), match=[IP, UDP]))
+    changed = Packet().eth().ipv4("10.0.0.1", "10.0.0.2", id=1, mf=True).udp(1000, 9).payload(bytes(16))
+    whole = udp("10.0.0.1", "10.0.0.2")
+    for seen, port in ((False, 2), (True, 3), (False, 2)):
+        datapath.see_fragment_ports(seen)
+        sent = send(datapath, packet)
+        assert [one.port for one in sent] == [port]
+        assert sent[0].frame[36:38] == (packet if seen else changed).bytes()[36:38]
+        assert [one.port for one in send(datapath, whole)] == [3]
+
+
 def test_dec_ttl_and_the_end_of_the_list_at_one() -> None:
     packet = Packet().eth().ipv4("10.0.0.1", "10.0.0.2", ttl=2).udp(1, 2)
     assert one(F.DecTtl(), packet=packet) == Packet().eth().ipv4("10.0.0.1", "10.0.0.2", ttl=1).udp(1, 2).bytes()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flowshunt.base.errors import UsageError
-from flowshunt.datapath.schema import make_ports
+from flowshunt.datapath.schema import PORT_CONTROLLER, PORT_NONE, make_ports
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
 from tests.builders import Packet
@@ -110,6 +110,16 @@ def test_what_is_for_the_next_switch_only_is_dropped_unless_configured(address: 
 def test_a_packet_from_nowhere_is_not_forwarded() -> None:
     assert fate(learning(), frame(1, 2), in_port=99) == "drop.no-port"
     assert fate(learning(), frame(1, 2), in_port=0x12345678) == "drop.no-port"
+
+
+@pytest.mark.parametrize("in_port", [PORT_NONE, PORT_CONTROLLER])
+def test_a_packet_of_a_controller_is_forwarded_and_not_learned_from(in_port: int) -> None:
+    datapath = learning()
+    assert ports_of(send(datapath, frame(1, 2), in_port=in_port)) == [1, 2, 3]
+    assert datapath.ports.stations(0) == []
+    send(datapath, frame(2, 1), in_port=3)
+    assert ports_of(send(datapath, frame(1, 2), in_port=in_port)) == [3]
+    assert ports_of(send(datapath, frame(3, 1), in_port=2)) == [1, 3]
 
 
 def test_a_full_table_evicts_on_the_crowded_port() -> None:

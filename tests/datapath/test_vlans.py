@@ -6,6 +6,7 @@ import pytest
 
 from flowshunt import Switch
 from flowshunt.base.errors import UsageError
+from flowshunt.datapath.schema import PORT_CONTROLLER, PORT_NONE
 from flowshunt.datapath.tables import Datapath
 from flowshunt.datapath.vlan_modes import MODES
 from flowshunt.rules.openflow import flow as F
@@ -57,6 +58,14 @@ def test_packets_go_only_where_their_vlan_does() -> None:
     assert by_port(send(lab(), frame(), in_port=TRUNK)) == {PLAIN: frame()}
 
 
+@pytest.mark.parametrize("in_port", [PORT_NONE, PORT_CONTROLLER])
+def test_a_packet_of_a_controller_is_in_the_vlan_of_its_tag(in_port: int) -> None:
+    tagged = frame(10)
+    expected = {ACCESS: frame(), TRUNK: tagged, SOME: tagged, TAGGED: tagged, UNTAGGED: frame(), PLAIN: tagged}
+    assert by_port(send(lab(), frame(10), in_port=in_port)) == expected
+    assert by_port(send(lab(), frame(), in_port=in_port)) == {TRUNK: frame(), PLAIN: frame()}
+
+
 def test_a_native_port_gives_its_vlan_to_what_has_none() -> None:
     sent = by_port(send(lab(), frame(), in_port=UNTAGGED))
     assert (sent[ACCESS], sent[TRUNK], sent[TAGGED]) == (frame(), frame(10), frame(10))
@@ -94,6 +103,15 @@ def test_other_outputs_than_normal_do_not_care() -> None:
     datapath.delete_flows(F.Flow())
     datapath.add_flows([flow(F.Output(ACCESS))])
     assert send(datapath, frame(20), in_port=PLAIN) == [Sent(ACCESS, frame(20))]
+
+
+def test_a_port_with_a_native_vlan_does_not_carry_packets_of_none() -> None:
+    datapath = switch(flow(F.Normal()), ports=(1, 2, 3, 4))
+    for port, mode, trunks in ((1, "native-tagged", ()), (2, "native-untagged", ()), (3, "native-tagged", (0, 20))):
+        datapath.ports.set_vlans(port, mode, 10, trunks)
+    assert send(datapath, frame(), in_port=4) == []
+    assert by_port(send(datapath, frame(0), in_port=4)) == {}
+    assert by_port(send(datapath, frame(20), in_port=4)) == {1: frame(20), 2: frame(20), 3: frame(20)}
 
 
 def test_settings_end_with_their_port_and_can_be_taken_back() -> None:

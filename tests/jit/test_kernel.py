@@ -195,6 +195,36 @@ def test_a_kernel_gives_the_same_results_with_the_jit_on_off_and_checked(run_pyt
     assert run_python(*script, **cache, FLOWSHUNT_BOUNDSCHECK="1").stdout == compiled
 
 
+RARE = """
+    import numpy as np
+    from flowshunt.jit import kernel
+
+    @kernel(inline=False)
+    def seldom(values, at):
+        return values[at // values[0]]
+
+    @kernel(inline=False, rare=False)
+    def often(values, at):
+        return values[at % values[0]]
+
+    @kernel(example=lambda: (np.ones(4, np.int64), 0))
+    def run(values, n):
+        for i in range(n):
+            values[1] += seldom(values, i) if values[i] == 7 else often(values, i)
+        return values[1]
+
+    run.prepare()
+    for inner in (seldom, often):
+        (compiled,) = inner.dispatcher.overloads.values()
+        print(" cold " in compiled.library.get_llvm_str())
+"""
+
+
+def test_a_call_is_rare_unless_it_is_said_to_be_not(run_python, tmp_path):
+    done = run_python("-c", textwrap.dedent(RARE), FLOWSHUNT_CACHE_DIR=str(tmp_path))
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_the_switches_say_how_kernels_run(run_python):
     script = ("-c", "from flowshunt import jit; print(jit.JIT, jit.BOUNDSCHECK)")
     assert run_python(*script).stdout == "True False\n"

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowshunt.conntrack.kernels import step
 from flowshunt.datapath import interpreter
-from flowshunt.jit import kernel, lowest_bit, mix, plain
+from flowshunt.jit import PlainKernels, kernel, lowest_bit, mix, plain
 from flowshunt.jit.kernel import JIT, InnerKernel
 
 
@@ -34,7 +34,7 @@ def test_a_kernel_can_be_replaced() -> None:
         seen.append(int(x))
         return x
 
-    assert plain(_outer, {id(_inner): watch})(np.int64(40)) == 43
+    assert PlainKernels({id(_inner): watch}).of(_outer)(np.int64(40)) == 43
     assert seen == [40]
 
 

@@ -18,9 +18,11 @@ from flowshunt.offload.conformance.stage import Stage
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers import built_in, factory_of
 from flowshunt.offload.providers.dummy import ArrayDummy
+from flowshunt.offload.providers.kernel.devices import EveryPort
+from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.offload.registry import Settings
 from tests.offload.broken import DEFECTS, Batched, Hangs, Quiet, RaisesAtFlush, Sound
-from tests.offload.kernel.rights import WHY_NO_BPF
+from tests.offload.kernel.rights import WHY_NO_BPF, needs_bpf
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
@@ -33,6 +35,23 @@ def test_ours_pass(provider: str, scenario: Scenario) -> None:
     if scenario.name.startswith("forward-"):
         forwarders = ("flowtable", "eswitch", *(() if WHY_NO_BPF else ("kernel",)))
         assert (result.verdict == PASSED) == (provider in forwarders), result.detail
+
+
+LARGE = ("forward-many", "capacity", "batch-large")
+"""Scenarios that take seconds, and have nothing to do with how ports work."""
+
+
+@needs_bpf
+@pytest.mark.parametrize(
+    "scenario", [one for one in SCENARIOS if one.name not in LARGE], ids=lambda scenario: scenario.name
+)
+def test_the_kernel_passes_with_frames_too(scenario: Scenario) -> None:
+    def factory() -> Kernel:
+        made = Kernel(EveryPort(has_frames=True))
+        made.set_options({"mode": "xdp"})
+        return made
+
+    assert run(scenario, factory).verdict == PASSED
 
 
 @pytest.mark.parametrize(("factory", "scenario"), DEFECTS, ids=lambda value: getattr(value, "__name__", str(value)))

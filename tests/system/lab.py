@@ -72,16 +72,22 @@ class Lab:
         self._server_words = ("ovsdb-server", "-vconsole:off", str(database), f"--remote={remote}", "--pidfile")
         self.start_database()
         self.system("ovs-vsctl", "--no-wait", "init")
-        self.process = self._launch(
-            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off", *flags
-        )
-        poll(lambda: self._has_ended() or any(self.directory.glob("ovs-vswitchd.*.ctl")), START_S)
-        assert not self._has_ended(), self.process.communicate()
+        self.launch(*flags)
         words = ["add-br", "br0", "--", "set", "bridge", "br0", "fail-mode=secure", "datapath_type=netdev"]
         for number in HOSTS:
             words += ["--", "add-port", "br0", f"p{number}", "--", "set", "interface", f"p{number}"]
             words += [f"ofport_request={number}"]
         self.vsctl("--timeout=60", *words)
+
+    def launch(self, *flags: str) -> None:
+        """The daemon, in place of one that has ended."""
+        for control in self.directory.glob("ovs-vswitchd.*.ctl"):
+            control.unlink()
+        self.process = process = self._launch(
+            sys.executable, "-m", "flowshunt", "vswitchd", "--pidfile", "--log-file", "-vconsole:off", *flags
+        )
+        poll(lambda: self._has_ended() or any(self.directory.glob("ovs-vswitchd.*.ctl")), START_S)
+        assert not self._has_ended(), process.communicate()
 
     def _has_ended(self) -> bool:
         assert self.process is not None

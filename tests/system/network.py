@@ -121,7 +121,8 @@ class Network:
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            with contextlib.suppress(ValueError):  # all of it was read
+                process.communicate()
         for name in self._names:
             self.system("ip", "netns", "del", self._prefix + name, check=False)
 
@@ -145,13 +146,16 @@ def _enter(namespace: int) -> None:
 class Running:
     """`flowshunt run` in the namespace `switch`."""
 
-    def __init__(self, network: Network, directory: Path, config: str, *options: str) -> None:
+    def __init__(self, network: Network, directory: Path, config: str, *options: str, log: Path | None = None) -> None:
+        """`log`: where standard error goes, in place of what `stop` returns."""
         self.rundir = directory / "run"
         self._network = network
         file = directory / "switch.toml"
         file.write_text(f'[run]\nrundir = "{self.rundir}"\n{config}')
         command = [sys.executable, "-m", "flowshunt", "run", "--config", str(file), *options]
-        self.process = network.start("switch", *command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        with contextlib.nullcontext(subprocess.PIPE) if log is None else log.open("w") as stderr:
+            self.process = network.start("switch", *command, env=environment, stderr=stderr)
         self.said: list[str] = []
         self._wait_until_ready()
 

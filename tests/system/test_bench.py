@@ -11,7 +11,7 @@ from tests.offload.kernel.rights import needs_bpf
 from tests.system.network import START_S, needs
 
 pytestmark = [needs("ping", "iperf3", "nft", "sysctl", "ss"), needs_bpf]
-ROWS = ("bridge", "route_ct_nat", "slow", "kernel_tc")
+ROWS = ("bridge", "route_ct_nat", "slow", "kernel_tc", "kernel_xdp")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.offload.kernel.rights import needs_bpf
 from tests.system.lab import TOOLS, Lab, exchange
 from tests.system.network import needs, poll
 
@@ -164,3 +165,19 @@ def test_connections_with_a_helper_stay_on_the_long_way(offloading: Lab) -> None
     talk(client, server, 20)
     assert "[OFFLOAD]" not in listed(lab, "-p", "tcp")
     assert " ESTABLISHED " in listed(lab, "-p", "tcp")
+
+
+@needs_bpf
+def test_a_port_that_cannot_do_without_packets_says_so_in_its_error(lab: Lab) -> None:
+    lab.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=true", "other_config:hw-offload-priority=kernel")
+    lab.vsctl("set", "interface", "p2", "options:kernel-mode=xdp")
+    why = "kernel-mode=xdp: its other end would not take frames: there, ethtool -K DEVICE gro on, or an XDP program"
+    poll(lambda: f'"{why}; it works by tc"' in lab.vsctl("get", "interface", "p2", "error"))
+    lab.rules(rules())
+    client, server = conversation(lab)
+    wait_for_offload(lab, client, server)
+    lab.vsctl("remove", "interface", "p2", "options", "kernel-mode")
+    poll(lambda: lab.vsctl("get", "interface", "p2", "error") == "[]\n")
+    lab.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=false")
+    lab.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload-priority")
+    assert [line for line in lab.complaints() if why not in line] == []

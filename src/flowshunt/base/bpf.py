@@ -24,6 +24,8 @@ CLASSIFIER, XDP = 3, 6
 """Types of programs."""
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 """How an XDP program is attached: behind the driver, or in it."""
+XDP_HAS_FRAGS = 1 << 5
+"""An XDP program takes frames of several buffers, as they are where the MTU is large."""
 
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
 _PROG_LOAD, _PIN, _GET, _TEST_RUN = 5, 6, 7, 10
@@ -119,8 +121,8 @@ def instruction(code: int, target: int = 0, source: int = 0, offset: int = 0, va
     return struct.pack("=BBhi", code, source << 4 | target, offset, value)
 
 
-def load_program(instructions: bytes, license_: str, name: str, type_: int = CLASSIFIER) -> int:
-    """A program. What the verifier says of one that it refuses is the exception's text."""
+def load_program(instructions: bytes, license_: str, name: str, type_: int = CLASSIFIER, flags: int = 0) -> int:
+    """A program; `flags`: XDP_HAS_FRAGS. What the verifier says of one that it refuses is the exception's text."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_text = ctypes.create_string_buffer(license_.encode())
 
@@ -129,7 +131,7 @@ def load_program(instructions: bytes, license_: str, name: str, type_: int = CLA
             _PROG_LOAD,
             struct.pack(
                 "=IIQQIIQII16sII", type_, len(instructions) // 8, ctypes.addressof(code),
-                ctypes.addressof(license_text), 1 if log_size else 0, log_size, log, 0, 0, _name(name), 0, 0,
+                ctypes.addressof(license_text), 1 if log_size else 0, log_size, log, 0, flags, _name(name), 0, 0,
             ),
         )  # fmt: skip
 
@@ -152,18 +154,27 @@ def run_program(program_fd: int, frame: bytes, *, ifindex: int = 0, gso_size: in
 
     Nothing is sent or redirected. `gso_size`: of its segments.
     """
-    given = ctypes.create_string_buffer(frame, len(frame))
-    taken = ctypes.create_string_buffer(_MAX_OUT)
     context = bytearray(_SKB_SIZE)
     struct.pack_into("=I", context, 40, ifindex)
     if gso_size:
         struct.pack_into("=I", context, 164, -(-len(frame) // gso_size))
         struct.pack_into("=I", context, 176, gso_size)
-    about = (ctypes.c_char * _SKB_SIZE).from_buffer(context)
+    return _run(program_fd, frame, context)
+
+
+def run_xdp(program_fd: int, frame: bytes) -> tuple[int, bytes]:
+    """The same with an XDP program; the device is the loopback one."""
+    return _run(program_fd, frame, bytearray())
+
+
+def _run(program_fd: int, frame: bytes, context: bytearray) -> tuple[int, bytes]:
+    given = ctypes.create_string_buffer(frame, len(frame))
+    taken = ctypes.create_string_buffer(_MAX_OUT)
+    about = (ctypes.c_char * len(context)).from_buffer(context)
     attributes = bytearray(
         struct.pack(
             "=IIIIQQIIIIQQII", program_fd, 0, len(frame), _MAX_OUT, ctypes.addressof(given), ctypes.addressof(taken),
-            1, 0, _SKB_SIZE, 0, ctypes.addressof(about), 0, 0, 0,
+            1, 0, len(context), 0, ctypes.addressof(about) if context else 0, 0, 0, 0,
         )
     )  # fmt: skip
     _call(_TEST_RUN, attributes)

@@ -70,6 +70,26 @@ def private_socket(path: Path) -> socket.socket:
     return bound
 
 
+def listening_socket(path: Path) -> socket.socket:
+    """`private_socket`, listening, in a directory of this user's own, which is made when there is none.
+
+    Raises UsageError when others can write to the directory, or something else is at `path`, InputError when the system
+    refuses.
+    """
+    prepare_directory(path.parent)
+    check_free(path)
+    try:
+        bound = private_socket(path)
+        try:
+            bound.listen()
+        except OSError:
+            bound.close()
+            raise
+    except OSError as problem:
+        raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
+    return bound
+
+
 def check_free(path: Path) -> None:
     """Raise UsageError when something is at `path` that is no socket, which `private_socket` would replace."""
     try:

@@ -164,6 +164,8 @@ class PortSection:
     """Customers' VLANs of dot1q-tunnel; none: all."""
     qinq_ethtype: Annotated[str, Choice(("802.1ad", "802.1q"))] = "802.1ad"
     """Type of the service tag of dot1q-tunnel."""
+    kernel_mode: Annotated[str, Choice(("tc", "xdp"))] | None = None
+    """How the offload provider kernel works on it, if otherwise than its option kernel-mode says."""
     pcap: str | None = None
     """File to record in what the port receives and sends, as pcap. One that is there is appended to."""
     pcap_mb: Annotated[int, Range(1, 1_000_000)] = 100

@@ -61,6 +61,24 @@ class Holding:
         lives = self._live(rows, generations)
         self._tracker.arrays.slots[rows[lives], slot] = values[lives]
 
+    def everyone(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and generations of all connections, int64 (n,)."""
+        rows = np.flatnonzero(self._conns["flags"][: int(self._tracker.arrays.state["n_fresh"][0])] & F_LIVE)
+        return rows, self._conns["generation"][rows].astype(np.int64)
+
+    def records(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of connections as they are, CONNECTION (n,) and EXT (n,): what `Tracker.restore_records` takes.
+
+        `ext` of a record says whether it has an extension at all.
+        """
+        records = _copied(self._conns, rows)
+        return records, _copied(self._tracker.arrays.exts, np.maximum(records["ext"].astype(np.int64), 1) - 1)
+
+    @property
+    def is_linux(self) -> bool:
+        """Whether the tracker's profile is linux: states mean something else there."""
+        return self._tracker.profile == "linux"
+
     def in_ports(self, rows: np.ndarray) -> np.ndarray:
         """The port of each connection's first packet, uint32 (n,)."""
         ports: np.ndarray = self._conns["in_port"][rows]
@@ -142,6 +160,12 @@ class Holding:
     def _is_tcp(self, rows: np.ndarray) -> np.ndarray:
         is_tcp: np.ndarray = (self._conns["tuple"][rows] >> 8) & 0xFF == PROTO_TCP
         return is_tcp
+
+
+def _copied(records: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`records[rows]`, ten times as fast: numpy copies structured ones field by field."""
+    copies: np.ndarray = records.view(np.dtype((np.void, records.itemsize)))[rows].view(records.dtype)
+    return copies
 
 
 def _pair(rows: np.ndarray, generations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

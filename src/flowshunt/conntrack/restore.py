@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Connections that go to the kernel at a time."""
+IS_THERE = "a connection of this tuple and zone is there already, in one direction or the other"
 _WHY = {
-    DUPLICATE: "a connection of this tuple and zone is there already, in one direction or the other",
+    DUPLICATE: IS_THERE,
     REPLY_TAKEN: "its reply tuple belongs to another connection of the zone",
     -C.C_FULL: "the table is full",
     -C.C_ZONE_LIMIT: "its zone is at its limit",
@@ -61,6 +62,30 @@ def restore(tracker: Tracker, entries: Iterable[Entry], now_ms: int) -> Iterator
     yield from restorer.take(waiting)
 
 
+def restore_records(tracker: Tracker, records: np.ndarray, exts: np.ndarray, now_ms: int) -> np.ndarray:
+    """Put CONNECTION (n,) with EXT (n,) into a tracker, as `Holding.records` gave them, with their expiry absolute.
+
+    Returns the row of each, int64 (n,), negative: it was refused (DUPLICATE, …). Otherwise like `restore`, but for
+    parents: nobody has announced them.
+    """
+    tracker.sweep(now_ms)
+    results = np.zeros(len(records), np.int64)
+    exts["parent_row"] = C.NO_PARENT
+    for first in range(0, len(records), BATCH):
+        part = slice(first, min(first + BATCH, len(records)))
+        _insert(tracker, records[part], exts[part], results[part], part.stop - first, now_ms)
+    return results
+
+
+def _insert(tracker: Tracker, records: np.ndarray, exts: np.ndarray, results: np.ndarray, n: int, now_ms: int) -> None:
+    early_drop = tracker.early_drop
+    tracker.set_early_drop(False)
+    tracker.drain()
+    restore_rows(tracker.arrays, records, exts, results, n, now_ms)
+    tracker.drain()
+    tracker.set_early_drop(early_drop)
+
+
 class _Restorer:
     def __init__(self, tracker: Tracker, now_ms: int) -> None:
         self.tracker, self.now_ms = tracker, now_ms
@@ -90,12 +115,7 @@ class _Restorer:
 
     def _insert(self, rows: list[tuple[int, Connection]], outcomes: dict[int, Outcome]) -> None:
         tracker = self.tracker
-        early_drop = tracker.early_drop
-        tracker.set_early_drop(False)
-        tracker.drain()
-        restore_rows(tracker.arrays, self.records, self.exts, self.results, len(rows), self.now_ms)
-        tracker.drain()
-        tracker.set_early_drop(early_drop)
+        _insert(tracker, self.records, self.exts, self.results, len(rows), self.now_ms)
         for (number, connection), row in zip(rows, self.results.tolist(), strict=False):
             outcomes[number] = Outcome(number) if row >= 0 else Outcome(number, "entry", _WHY[row])
             if row >= 0 and connection.helper is not None:

@@ -21,7 +21,7 @@ from flowshunt.conntrack.kernels.sweep import AT_THE_END, FROM_THE_START, sweep_
 from flowshunt.conntrack.memory import release
 from flowshunt.conntrack.nat import Address, Nat, NatUsage, usage
 from flowshunt.conntrack.policies import Policies, check_zone
-from flowshunt.conntrack.restore import Entry, Outcome, restore
+from flowshunt.conntrack.restore import Entry, Outcome, restore, restore_records
 from flowshunt.conntrack.snapshot import connections, key_of
 from flowshunt.conntrack.states import F_LIBERAL, F_LIVE, F_SEEN_REPLY
 from flowshunt.conntrack.statistics import Statistics
@@ -259,6 +259,11 @@ class Tracker(Policies, Statistics):
         """Put numbered snapshots into the table as they stood at `now_ms`. See `restore.restore`."""
         self.refuse_observers()
         return restore(self, entries, now_ms)
+
+    def restore_records(self, records: np.ndarray, exts: np.ndarray, now_ms: int) -> np.ndarray:
+        """Put records into the table as they stood. See `restore.restore_records`."""
+        self.refuse_observers()
+        return restore_records(self, records, exts, now_ms)
 
     def sweep(self, now_ms: int, budget: int | None = None) -> int:
         """Remove connections that have expired at `now_ms`, looking at up to `budget` entries (None: all that is due).

@@ -54,7 +54,8 @@ class PortInfo:
     `ofport`: OpenFlow port number, -1 while the port cannot be opened; `error` says why then. `type`: system, internal,
     patch or dummy. `mtu`: bytes, None: not known. `mtu_request`: what an internal port is to
     get. `number`: the last number that it had, and gets again. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`:
-    how often that changed. `statistics`: counters by name, filled in by `Bridge.port_info`.
+    how often that changed. `note`: what it is asked for and does not do although it works. `statistics`: counters by
+    name, filled in by `Bridge.port_info`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PortInfo:
     admin_up: bool = True
     link_up: bool = True
     link_resets: int = 0
+    note: str | None = None
     statistics: dict[str, int] = field(default_factory=dict)
 
 

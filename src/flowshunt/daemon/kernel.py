@@ -6,16 +6,21 @@ for all ports of the bridge, where a socket of ours receives it with the number 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from flowshunt.base.background import in_background
+from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
-from flowshunt.daemon.bridge import Bridge
+from flowshunt.conntrack.holding import Holding
+from flowshunt.daemon.bridge import Bridge, PortInfo
+from flowshunt.daemon.preparing import Preparing
 from flowshunt.offload.framework import Offload
-from flowshunt.offload.providers.kernel.devices import UpDevice
-from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.offload.providers.kernel.devices import Prepared, UpDevice
+from flowshunt.offload.providers.kernel.provider import MODE, Kernel, check_mode
 from flowshunt.ports.af_packet import AfPacketPort
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LivePort
@@ -37,6 +42,9 @@ class Receiver(Protocol):
     def is_holding(self) -> bool:
         """Whether what is received is dropped for now."""
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """From any thread: have the packet thread call this, as long as there is one."""
+
     def port_in_paths(self, bridge: Bridge, number: int) -> int | None:
         """How paths name a port of a bridge; None: the bridge has none."""
 
@@ -48,18 +56,25 @@ class _Up(NamedTuple):
     device: UpDevice
     port: AfPacketPort
 
+    def close(self) -> None:
+        """Remove the device."""
+        self.port.close()
+        self.device.close()
+
 
 class KernelPorts:
     """Keeps the provider attached to the ports that it can forward between. The packet thread alone uses it."""
 
-    def __init__(self, offload: Offload, bridges: Mapping[str, Bridge], receiver: Receiver) -> None:
+    def __init__(self, offload: Offload, holding: Holding, bridges: Mapping[str, Bridge], receiver: Receiver) -> None:
         self._offload = offload
+        self._holding = holding
         self._bridges = bridges
         self._receiver = receiver
         self._provider: Kernel | None = None
         self._ups: dict[str, _Up] = {}
         self._attached: dict[int, tuple[str, AfPacketPort]] = {}
         self._refused: set[AfPacketPort] = set()
+        self._preparing: Preparing[_Up | Prepared] = Preparing(partial(receiver.soon, self.follow))
         self._has_left = False
 
     @property
@@ -76,7 +91,10 @@ class KernelPorts:
     def look_again(self, ifindex: int) -> None:
         """Something happened to a device, which `follow` may know nothing of."""
         if self._provider is not None:
-            self._provider.look_again(ifindex)
+            in_background(partial(self._ask_for_peer, self._provider, ifindex))
+
+    def _ask_for_peer(self, provider: Kernel, ifindex: int) -> None:
+        self._receiver.soon(partial(provider.look_again, ifindex, provider.peer_of(ifindex)))
 
     def follow(self) -> None:
         """Attach and detach as settings and ports are now; to be called when they have changed.
@@ -91,7 +109,8 @@ class KernelPorts:
             self._provider = provider
         if provider is None:
             return
-        provider.count_ports = self._count
+        provider.count_ports, provider.complain = self._count, self._complain
+        provider.describe = partial(self._offload.describe, self._holding)
         if self._receiver.is_holding and provider.is_hitless:
             return
         wanted = self._wanted()
@@ -99,13 +118,38 @@ class KernelPorts:
         for port, (_, device) in list(self._attached.items()):
             if port not in wanted or wanted[port][1] is not device:
                 self._detach(provider, port)
-        for port, (bridge, device, own, mtu) in wanted.items():
+        pending: set[Hashable] = set()
+        for port, (bridge, device, info) in wanted.items():
             if device not in self._refused:
-                self._attach(provider, port, bridge, device, own, mtu)
-        provider.forget_others()
+                pending |= self._attach(provider, port, bridge, device, info)
+        self._preparing.keep(pending)
+        try:
+            provider.forget_others()
+        except OSError as problem:
+            _LOG.warning("connections would not outlive the process: %s", problem)
         for name in list(self._ups):
-            if all(bridge != name for bridge, _ in self._attached.values()):
+            is_used = any(bridge == name for bridge, _ in self._attached.values())
+            if not is_used and (provider.objects, name) not in pending:
                 self._close_up(name)
+
+    def prepare(self) -> Kernel | None:
+        """Before packets come in: make ports known to the provider, so that what the process before left can be taken.
+
+        Its programs go on. None: forwarding is not to outlive a process.
+        """
+        provider = self._working()
+        if provider is None or not provider.is_hitless:
+            return None
+        for port, (bridge, device, info) in self._wanted().items():
+            try:
+                up = self._up(provider, bridge)
+                assert up is not None
+                mode = check_mode(info.options.get(MODE, provider.mode))
+                provider.attach(port, info.ifindex, info.mtu or 0, up, mode, later=True)
+            except (OSError, PortError, UsageError) as problem:
+                _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
+                self._refused.add(device)
+        return provider
 
     def _working(self) -> Kernel | None:
         if not self._offload.settings.enabled or Kernel.name not in self._offload.registry:
@@ -113,32 +157,58 @@ class KernelPorts:
         found = self._offload.registry[Kernel.name]
         return found if isinstance(found, Kernel) else None
 
-    def _wanted(self) -> dict[int, tuple[Bridge, AfPacketPort, int, int]]:
+    def _wanted(self) -> dict[int, tuple[Bridge, AfPacketPort, PortInfo]]:
         """By their numbers in paths: ports that are network devices, and need not see each packet here."""
-        found: dict[int, tuple[int, tuple[Bridge, AfPacketPort, int, int]]] = {}  # by device
+        found: dict[int, tuple[int, tuple[Bridge, AfPacketPort, PortInfo]]] = {}  # by device
         for bridge in self._bridges.values():
             for number, (info, device) in bridge.open_devices().items():
                 port = self._receiver.port_in_paths(bridge, number)
                 if isinstance(device, AfPacketPort) and port is not None and not bridge.needs_packets(number):
                     # While a device goes from one bridge to another it may be in both.
-                    found.setdefault(info.ifindex, (port, (bridge, device, info.ifindex, info.mtu or 0)))
+                    found.setdefault(info.ifindex, (port, (bridge, device, info)))
         return dict(found.values())
 
     def _attach(
-        self, provider: Kernel, port: int, bridge: Bridge, device: AfPacketPort, ifindex: int, mtu: int
-    ) -> None:
-        """First the programs, then silence at the port's own socket: a few packets may come twice, none is lost."""
+        self, provider: Kernel, port: int, bridge: Bridge, device: AfPacketPort, info: PortInfo
+    ) -> set[Hashable]:
+        """First the programs, then silence at the port's own socket: a few packets may come twice, none is lost.
+
+        Returns what has to be there before, and is not yet.
+        """
+        pending: set[Hashable] = set()
         try:
-            provider.attach(port, ifindex, mtu, self._up(provider, bridge))
+            mode = check_mode(info.options.get(MODE, provider.mode))
+            provider.init()
+            key = provider.objects, device
+            up, prepared = self._up(provider, bridge), None
+            # The program of the process before forwards until ours takes its place, and then its port is silent.
+            if port not in self._attached and not provider.is_hitless:
+                prepared = self._preparing.get(key, partial(provider.prepare, info.ifindex))
+                pending |= {key} if prepared is None or up is None else set()
+            if up is None or pending:
+                return pending | {(provider.objects, bridge.name)}
+            assert prepared is None or isinstance(prepared, Prepared)
+            provider.attach(port, info.ifindex, info.mtu or 0, up, mode, prepared)
+            self._preparing.took(key)
             if port not in self._attached:
                 self._attached[port] = bridge.name, device
                 device.pause()
                 if provider.is_hitless:
                     _empty(device)
-        except (OSError, PortError) as problem:
+        except (OSError, PortError, UsageError) as problem:
             _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
             self._refused.add(device)
             self._detach(provider, port)
+        return set()
+
+    def _complain(self, port: int, complaint: str) -> None:
+        """A port is not in the mode that it is to be in, or is again: note it where users look, and log it."""
+        place = self._receiver.find_port(port)
+        info = None if place is None else place[0].open_devices().get(place[1], (None,))[0]
+        if info is not None:
+            info.note = complaint or None
+            if complaint:
+                _LOG.warning("%s: %s", info.name, complaint)
 
     def _detach(self, provider: Kernel, port: int) -> None:
         _, device = self._attached.pop(port, ("", None))
@@ -160,31 +230,41 @@ class KernelPorts:
                     totals = packets[mine].sum(keepdims=True), sizes[mine].sum(keepdims=True)
                     bridge.switch.datapath.ports.add_usage(end, numbers, *totals)
 
-    def _up(self, provider: Kernel, bridge: Bridge) -> UpDevice:
+    def _up(self, provider: Kernel, bridge: Bridge) -> UpDevice | None:
+        """The device for what goes up from the ports of a bridge; None: not yet."""
         if bridge.name not in self._ups:
-            device = provider.make_up_device()
-            try:
-                port = AfPacketPort(device.name, IN_TAG)
-            except PortError:
-                device.close()
-                raise
-            self._ups[bridge.name] = _Up(device, port)
-            self._receiver.watch(bridge, port)
+            key = provider.objects, bridge.name
+            prepare = partial(_prepare_up, provider)
+            made = prepare()() if provider.is_hitless else self._preparing.get(key, prepare)
+            if made is None:
+                return None
+            assert isinstance(made, _Up)
+            self._preparing.took(key)
+            self._ups[bridge.name] = made
+            self._receiver.watch(bridge, made.port)
         return self._ups[bridge.name].device
 
     def _close_up(self, name: str) -> None:
         up = self._ups.pop(name)
         self._receiver.unwatch(up.port)
-        up.port.close()
-        up.device.close()
+        in_background(up.close)
 
-    def leave(self) -> None:
-        """The process ends: pinned programs go on, the others end."""
-        if self._provider is not None and self._provider.is_hitless:
+    def is_attaching(self) -> bool:
+        """Whether `follow` waits for something to be there."""
+        self.follow()
+        return self._preparing.is_busy
+
+    def wait(self) -> None:
+        """From any thread: wait until that is there."""
+        self._preparing.wait()
+
+    def leave(self, *, keep: bool) -> None:
+        """The process ends. `keep`: pinned programs go on, otherwise all end."""
+        if keep and self._provider is not None:
             self._provider.close(keep=True)
-            self._has_left = True
         else:
             self.close()
+        self._has_left = True
 
     def close(self) -> None:
         """Detach all ports, and have the provider give up its programs."""
@@ -194,9 +274,25 @@ class KernelPorts:
             self._detach(self._provider, port)
         for name in list(self._ups):
             self._close_up(name)
+        self._preparing.keep(())
         self._provider.close()
         self._provider = None
         self._refused.clear()
+
+
+def _prepare_up(provider: Kernel) -> Callable[[], _Up]:
+    """What makes the device for what goes up, and a socket there."""
+    make = provider.prepare_up_device()
+
+    def make_both() -> _Up:
+        device = make()
+        try:
+            return _Up(device, AfPacketPort(device.name, IN_TAG))
+        except PortError:
+            device.close()
+            raise
+
+    return make_both
 
 
 def _empty(device: AfPacketPort) -> None:

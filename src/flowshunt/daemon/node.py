@@ -8,7 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,17 +18,21 @@ from flowshunt.base.clock import Clock, SystemClock
 from flowshunt.base.errors import FlowshuntError, UsageError
 from flowshunt.base.log import logger
 from flowshunt.config import Config
+from flowshunt.conntrack.holding import Holding
 from flowshunt.control.openflow.service import REASON_ADDED
 from flowshunt.control.stories.history import History
+from flowshunt.control.unixctl.coverage import Coverage
 from flowshunt.daemon.bridge import Bridge, OpenPort, PortInfo
 from flowshunt.daemon.complaints import BigDatagrams
 from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.links import RETRY_S, Link, follow_links
 from flowshunt.daemon.opening import Opener
 from flowshunt.daemon.ports import describe, has_device, open_device, open_dummy
+from flowshunt.daemon.restart import take_over
 from flowshunt.daemon.system import lift_file_limit
 from flowshunt.daemon.worker import Worker
 from flowshunt.datapath.paths.records import HOME_BITS
+from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
@@ -88,12 +92,17 @@ class Node:
         self._big_datagrams = BigDatagrams(self.fragments)
         self.bridges: dict[str, Bridge] = {}
         self.other_config: dict[str, str] = {}
-        self._is_holding = False
+        self._waits_for_flows = False
+        self._is_configured = False
+        self.is_restoring = False
+        """What the process before has left is still to be put back."""
+        self.leaves_nothing = False
         self.history = History(self.core)
+        self.coverage = Coverage()
         self._has_devices = open_port is not open_dummy if has_devices is None else has_devices
         self._opener = Opener(open_port)
         self._worker = Worker(self.clock, self._tick, self.offload.follow, busy_poll=busy_poll)
-        self._kernel = KernelPorts(self.offload, self.bridges, self)
+        self._kernel = KernelPorts(self.offload, Holding(self.tracker), self.bridges, self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
@@ -109,20 +118,43 @@ class Node:
 
     @property
     def is_holding(self) -> bool:
-        """Packets that come in are dropped: flows are being restored."""
-        return self._is_holding
+        """Packets that come in are dropped, since flows or connections are being restored.
+
+        To be set while flows are.
+        """
+        return self._waits_for_flows or self.is_restoring
 
     @is_holding.setter
     def is_holding(self, on: bool) -> None:
-        if self._is_holding and not on:
-            self._is_holding = False
-            self._kernel.follow()
-        self._is_holding = on
+        self._waits_for_flows = on
+        self._kernel.follow()
 
     @property
     def is_hitless(self) -> bool:
         """Whether offloaded connections go on while there is no process."""
-        return self._kernel.is_hitless
+        return self._kernel.is_hitless and not self.leaves_nothing
+
+    def leave_nothing(self) -> None:
+        """When this process ends, nothing is to go on, and nothing to be put back by the next one."""
+        self.leaves_nothing = True
+
+    async def take_over(self) -> None:
+        """Once all is made that was asked for: let packets in, after what the process before has left is put back.
+
+        Not while flows are being restored: then this is to be called again.
+        """
+        self._is_configured = True
+        if self.is_restoring and not self._waits_for_flows:
+            await take_over(self)
+
+    def end_restoring(self) -> None:
+        """What the process before has left is back: let packets in."""
+        self.is_restoring = False
+        self._kernel.follow()
+
+    def prepare_offload(self) -> Kernel | None:
+        """See `KernelPorts.prepare`."""
+        return self._kernel.prepare()
 
     # --- life, and the two threads ---------------------------------------------------------------------------------
 
@@ -139,7 +171,7 @@ class Node:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
-        await self.call(self._kernel.leave)
+        await self.call(partial(self._kernel.leave, keep=self.is_hitless))
         for name in list(self.bridges):
             await self.call(partial(self.del_bridge, name))
         await self.call(self._kernel.close)
@@ -203,6 +235,8 @@ class Node:
             await asyncio.wait(self._tasks)
         if self._has_devices:
             await asyncio.to_thread(wait_until_gone)
+        while await self.call(self._kernel.is_attaching):
+            await asyncio.to_thread(self._kernel.wait)
 
     def opening(self, names: Iterable[str]) -> AbstractAsyncContextManager[None]:
         """On the thread of control: have network devices ready for the `add_port` of bridges, while this is entered.
@@ -281,6 +315,8 @@ class Node:
         """Apply `hw-offload` and its relatives; see `Switch.configure_offload`."""
         self.core.configure_offload(other_config)
         self.other_config = dict(other_config)
+        # Programs of the process before forward, and nobody else until all is there.
+        self.is_restoring = self.is_hitless and (self.is_restoring or not self._is_configured)
         self._kernel.follow()
 
     # --- ports -----------------------------------------------------------------------------------------------------
@@ -373,6 +409,11 @@ class Node:
         """See `Host`."""
         self._kernel.follow()
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """From any thread: have the packet thread call this, as long as there is one."""
+        with suppress(RuntimeError):
+            self._worker.submit(partial(_logged, function))
+
     def port_changed(self, bridge: Bridge, info: PortInfo, reason: int) -> None:
         """Tell those who want to know."""
         self._kernel.follow()
@@ -433,6 +474,7 @@ class Node:
     def _tick(self, now_ms: int) -> None:
         self.core.idle(now_ms)
         self.history.tick(now_ms)
+        self.coverage.look(self, now_ms)
         for bridge in self.bridges.values():
             bridge.switch.expire_flows(now_ms)
         self._big_datagrams.look()

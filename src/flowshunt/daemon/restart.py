@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
 from flowshunt.control.unixctl.commands.dpctl import in_slices
 from flowshunt.daemon import snapshot
-from flowshunt.daemon.node import Node
+from flowshunt.daemon.adoption import Adoption
+
+if TYPE_CHECKING:
+    from flowshunt.daemon.node import Node
 
 EVERY_S = 1.0
 SHARE = 20
@@ -27,22 +32,65 @@ def place_in(rundir: Path) -> Path:
 
 
 async def take_over(node: Node) -> None:
-    """Put connections of the process before back, and let packets in, past its programs, which end here.
+    """Put back what the process before has left, and let packets in, past its programs, which end here.
 
-    A file that cannot be trusted is refused with a warning, and traffic starts fresh.
+    A connection that the kernel has forwarded is rebuilt from what the kernel has; what was written down says the rest.
+    What cannot be trusted is refused with a warning, and that traffic starts fresh.
     """
-    path, profile = place_in(node.rundir), node.tracker.profile
     try:
-        entries = await asyncio.to_thread(snapshot.read, path, profile)
-        refused = await node.call(lambda: snapshot.put_back(node.tracker, entries, node.now_ms()))
-        for line in refused[:10]:
-            _LOG.warning("%s: %s", path, line)
-        _LOG.info("%d connections are back, %d are not", len(entries) - len(refused), len(refused))
+        written = await asyncio.to_thread(snapshot.read, place_in(node.rundir), node.tracker.profile, node.now_ms())
     except FileNotFoundError:
-        pass
+        written = None
     except (InputError, OSError) as problem:
-        _LOG.warning("connections begin anew: %s", problem)
-    await node.call(partial(setattr, node, "is_holding", False))
+        _LOG.warning("connections that were written down are not put back: %s", problem)
+        written = None
+    await node.call(partial(_put_back, node, written))
+
+
+def _put_back(node: Node, written: snapshot.Snapshot | None) -> None:
+    """On the packet thread. Whatever is wrong with what was left, packets come in afterwards."""
+    adoption = None
+    try:
+        adoption = _adoption(node)
+        _restore(node, written, adoption)
+        if adoption is not None:
+            adoption.install()
+    except Exception:  # noqa: BLE001
+        _LOG.exception("what the process before has left could not be put back")
+        adoption = None
+    node.end_restoring()
+    if adoption is not None:
+        adoption.settle()
+
+
+def _restore(node: Node, written: snapshot.Snapshot | None, adoption: Adoption | None) -> None:
+    """Put connections back."""
+    refused: list[str] = []
+    if adoption is not None:
+        adoption.rebuild(announced=False)
+    if written is not None:
+        refused = snapshot.put_back(node.tracker, written.entries, node.now_ms())
+    if adoption is not None:
+        adoption.rebuild(announced=True)
+    snapshot.look_anew(node.tracker)
+    for line in refused[:10]:
+        _LOG.warning("%s: %s", place_in(node.rundir), line)
+    _LOG.info(
+        "%d connections are back, %d of them rebuilt from flows of the kernel; %d had expired, %d are refused",
+        len(node.tracker), adoption.n_rebuilt if adoption else 0, written.n_expired if written else 0, len(refused),
+    )  # fmt: skip
+
+
+def _adoption(node: Node) -> Adoption | None:
+    provider = node.prepare_offload()
+    try:
+        left = None if provider is None else provider.left_behind()
+    except OSError as problem:
+        _LOG.warning("flows of the kernel are not taken over: %s", problem)
+        left = None
+    if provider is None or left is None:
+        return None
+    return Adoption(left, node.tracker, node.offload, provider, node.now_ms())
 
 
 async def write_connections(node: Node) -> None:
@@ -56,10 +104,32 @@ async def write_connections(node: Node) -> None:
 
 
 async def keep_connections(node: Node, ending: asyncio.Event) -> None:
-    """Write them down again and again, and a last time at the end. Not to be cancelled: two at once spoil the file."""
+    """Write them down again and again, and a last time at the end, while forwarding is to outlive the process.
+
+    Not to be cancelled: two at once spoil the file. What was not put back yet is not replaced.
+    """
     while not ending.is_set():
         began = monotonic()
-        await write_connections(node)
+        await _write_if_kept(node)
         with suppress(TimeoutError):
             await asyncio.wait_for(ending.wait(), max(EVERY_S, SHARE * (monotonic() - began)))
-    await write_connections(node)
+    await _write_if_kept(node)
+    if node.leaves_nothing:
+        place_in(node.rundir).unlink(missing_ok=True)
+
+
+async def _write_if_kept(node: Node) -> None:
+    if node.is_hitless and not node.is_restoring:
+        await write_connections(node)
+
+
+@asynccontextmanager
+async def keeping(node: Node) -> AsyncIterator[None]:
+    """Have connections written down while this is entered, and at its end."""
+    ending = asyncio.Event()
+    task = asyncio.create_task(keep_connections(node, ending))
+    try:
+        yield
+    finally:
+        ending.set()
+        await task

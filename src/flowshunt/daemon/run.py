@@ -21,10 +21,11 @@ from flowshunt.control.unixctl.server import Server, socket_path
 from flowshunt.daemon.bridge import Bridge
 from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
-from flowshunt.daemon.restart import keep_connections, take_over
+from flowshunt.daemon.restart import keeping
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
+from flowshunt.offload.providers.kernel.provider import MODE
 from flowshunt.ports.recorder import Recording
 
 PROGRAM = "flowshunt"
@@ -47,30 +48,21 @@ async def run(config: Config, base: Path, tell: Tell, *, stop: asyncio.Event | N
     stop = stop or asyncio.Event()
     rundir = Path(config.run.rundir) if config.run.rundir else default_rundir()
     node = Node(rundir, config=config, busy_poll=config.run.busy_poll)
-    keeping: asyncio.Task[None] | None = None
-    ending = asyncio.Event()
-    server = Server(node, registry(VERSION_TEXT, stop), PROGRAM)
+    server = Server(node, registry(VERSION_TEXT, stop, leave_nothing=node.leave_nothing), PROGRAM)
     await node.start()
     try:
         with handled(stop, _say_hang_up):
             await server.listen(socket_path(rundir, PROGRAM))
             await _build(node, config, base, tell)
-            if node.is_hitless:
-                await take_over(node)
-                keeping = asyncio.create_task(keep_connections(node, ending))
-            settle_interpreter()
-            tell("ready")
-            tell_systemd("READY=1\nSTATUS=forwarding")
-            await stop.wait()
-            tell_systemd("STOPPING=1")
+            async with keeping(node):
+                settle_interpreter()
+                tell("ready")
+                tell_systemd("READY=1\nSTATUS=forwarding")
+                await stop.wait()
+                tell_systemd("STOPPING=1")
     finally:
-        try:
-            ending.set()
-            if keeping is not None:
-                await keeping
-        finally:
-            await node.stop()
-            await server.close()
+        await node.stop()
+        await server.close()
 
 
 def _say_hang_up() -> None:
@@ -94,7 +86,6 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
     other_config = {"hw-offload": str(config.offload.enabled).lower(), "hw-offload-priority": priority}
     other_config |= dict(option.split("=", 1) for option in config.offload.options)
     await node.call(partial(node.configure_offload, other_config))
-    node.is_holding = node.is_hitless  # programs of the process before forward, and nobody else until all is there
     for name, section in config.bridges.items():
         number = None if section.datapath_id is None else int(section.datapath_id, 16)
         bridge = await node.call(partial(node.add_bridge, name, datapath_id=number, local_port=section.local_port))
@@ -107,10 +98,12 @@ async def _build(node: Node, config: Config, base: Path, tell: Tell) -> None:
         for port in list(bridge.ports):
             info = await node.call(partial(bridge.port_info, port))
             tell(f"  port {port}: {info.ofport}" if info.error is None else f"  port {port} waits: {info.error}")
+    await node.take_over()
 
 
 def _add_port(bridge: Bridge, name: str, section: PortSection, base: Path) -> None:
-    options = {"peer": section.peer} if section.peer else {}
+    asked = {"peer": section.peer, MODE: section.kernel_mode}
+    options = {name: value for name, value in asked.items() if value is not None}
     bridge.add_port(name, section.type, ofport_request=section.number, options=options, mtu_request=section.mtu)
     mode = section.vlan_mode or ("access" if section.tag is not None else "trunk" if section.trunks else "all")
     if mode != "all":

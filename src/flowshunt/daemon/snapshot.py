@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,12 +18,23 @@ from flowshunt.base.errors import InputError
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.listing.json import document
-from flowshunt.conntrack.listing.read_json import EntryError, connection_of
-from flowshunt.conntrack.restore import Entry
+from flowshunt.conntrack.listing.read_json import MAX_MS, EntryError, connection_of
+from flowshunt.conntrack.restore import IS_THERE, Entry
 from flowshunt.conntrack.table import Tracker
 
 FORMAT, VERSION = "flowshunt-connections", 1
 MAX_LINE = 1 << 16
+
+
+class Snapshot(NamedTuple):
+    """What a file says: connections, numbered by their lines, with the time that they have left by now.
+
+    `n_expired`: those that have expired since it was written, and are not among them.
+    """
+
+    entries: list[Entry]
+    age_ms: int
+    n_expired: int
 
 
 class SnapshotError(InputError):
@@ -53,21 +65,40 @@ def write(path: Path, profile: str, found: list[dict[str, Any]], now_ms: int) ->
     fresh.replace(path)
 
 
-def read(path: Path, profile: str) -> list[Entry]:
-    """The connections of a file, numbered by their lines. Raises SnapshotError when it cannot be trusted, OSError."""
+def read(path: Path, profile: str, now_ms: int) -> Snapshot:
+    """The connections of a file, aged by the time since it was written; a clock that was set back ages nothing.
+
+    Raises SnapshotError when it cannot be trusted, OSError.
+    """
     with path.open(encoding="utf-8", errors="replace") as file:
         beginning = _value(file.readline(MAX_LINE), path)
         said = {name: beginning.get(name) for name in ("format", "version", "profile")}
         if said != {"format": FORMAT, "version": VERSION, "profile": profile}:
             raise SnapshotError(f"{path}: {said} is not {FORMAT} of version {VERSION} and profile {profile}")
+        written_ms = beginning.get("time_ms")
+        if type(written_ms) is not int or not 0 <= written_ms < MAX_MS:
+            raise SnapshotError(f"{path}: it does not say when it was written")
+        age_ms = max(now_ms - written_ms, 0)
         entries: list[Entry] = []
+        n_lines = 0
         while True:
             value = _value(file.readline(MAX_LINE), path)
             if "end" in value:
-                if value["end"] != len(entries):
-                    raise SnapshotError(f"{path}: {len(entries)} connections, but {value['end']} were written")
-                return entries
-            entries.append((len(entries) + 2, _entry(value, profile)))
+                if value["end"] != n_lines:
+                    raise SnapshotError(f"{path}: {n_lines} connections, but {value['end']} were written")
+                return Snapshot(entries, age_ms, n_lines - len(entries))
+            n_lines += 1
+            found = _aged(_entry(value, profile), age_ms)
+            if found is not None:
+                entries.append((n_lines + 1, found))
+
+
+def _aged(found: Connection | EntryError, age_ms: int) -> Connection | EntryError | None:
+    """A connection after some time without a packet; None: it has expired."""
+    if isinstance(found, EntryError):
+        return found
+    left_ms = found.timeout_ms - age_ms
+    return replace(found, timeout_ms=left_ms) if left_ms > 0 else None
 
 
 def _value(line: str, path: Path) -> dict[str, Any]:
@@ -88,16 +119,20 @@ def _entry(value: dict[str, Any], profile: str) -> Connection | EntryError:
 
 
 def put_back(tracker: Tracker, entries: list[Entry], now_ms: int) -> list[str]:
-    """Put connections into an empty tracker; returns why some were refused.
+    """Put connections into a tracker, but for those that are there; returns why others were refused."""
+    outcomes = tracker.restore(entries, now_ms)
+    return [
+        f"line {one.number}: {one.field or 'entry'}: {one.what}" for one in outcomes if one.what not in (None, IS_THERE)
+    ]
 
-    What passed meanwhile was not seen, so the next segment of each sets its windows anew. Its next reply packet counts
-    as the first one, so that it is offloaded again.
+
+def look_anew(tracker: Tracker) -> None:
+    """What passed meanwhile was not seen, so the next segment of each connection sets its windows anew.
+
+    Its next reply packet counts as the first one, so that it is offloaded again.
     """
-    outcomes = list(tracker.restore(entries, now_ms))
-    there = [(connection.id, connection.generation) for connection in tracker.connections(now_ms)]
-    rows, generations = np.array(there, np.int64).reshape(-1, 2).T
     holding = Holding(tracker)
-    holding.hold(rows, generations)
-    holding.release(rows, generations)
+    everyone = holding.everyone()
+    holding.hold(*everyone)
+    holding.release(*everyone, is_settled=True)
     holding.watch_all_replies()
-    return [f"line {one.number}: {one.field or 'entry'}: {one.what}" for one in outcomes if one.what is not None]

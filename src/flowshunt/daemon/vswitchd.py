@@ -22,6 +22,7 @@ from flowshunt.daemon.commands import registry
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.ports import open_device, open_dummy
 from flowshunt.daemon.privileges import tell_missing
+from flowshunt.daemon.restart import keeping
 from flowshunt.daemon.run import settle_interpreter
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
@@ -120,7 +121,8 @@ async def serve(settings: Settings, ready: Callable[[], None], vlog: Vlog) -> No
         has_devices=settings.dummy not in ("override", "system"),
     )
     stepped = clock if isinstance(clock, SteppedClock) else None
-    server = Server(node, registry(settings.version, stop, vlog=vlog, clock=stepped), settings.program)
+    commands = registry(settings.version, stop, vlog=vlog, clock=stepped, leave_nothing=node.leave_nothing)
+    server = Server(node, commands, settings.program)
     _BRIDGE_LOG.info("%s", settings.version)
     for line in FEATURES:
         _FEATURE_LOG.info("netdev@ovs-netdev: %s", line.format(vlans=MAX_VLANS))
@@ -132,7 +134,8 @@ async def serve(settings: Settings, ready: Callable[[], None], vlog: Vlog) -> No
             await server.listen(settings.unixctl)
         service = Service(node, settings.database, iface_types=types)
         with handled(stop, partial(_reopen, vlog)):
-            await _follow(service, stop, ready)
+            async with keeping(node):
+                await _follow(service, stop, ready)
     finally:
         tell_systemd("STOPPING=1")
         await node.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -13,11 +12,10 @@ from typing import Any, TypeVar
 
 from flowshunt.base.clock import Clock
 from flowshunt.base.log import logger
+from flowshunt.daemon.urgency import Urgency
 
 TICK_MS = 200
 """How often idle time is told."""
-PRIORITY = -10
-"""The thread's nice value, where it may have it: packets wait for no one else's work."""
 MAX_COMMANDS = 8
 """Commands between two batches."""
 
@@ -116,8 +114,7 @@ class Worker:
             self._epoll.unregister(fd)
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # without the privilege packets wait for their turn like everyone
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
+        urgency = Urgency()
         next_tick_ns = 0
         ready: list[tuple[int, int]] = []
         while not self._stopping:
@@ -128,6 +125,7 @@ class Worker:
                 if now_ns >= next_tick_ns:
                     self._guarded(lambda: self._tick(self._clock.now_ns() // 1_000_000))
                     self._guarded(self._done)
+                    urgency.look()
                     next_tick_ns = now_ns + TICK_MS * 1_000_000
                 timeout = 0.0 if self._busy_poll or self._commands else max(next_tick_ns - now_ns, 0) / 1e9
                 self._holder = 0

@@ -15,7 +15,9 @@ from flowshunt.datapath.schema import (
     FATE_NO_PORT,
     FATE_RESERVED,
     FATE_SAME_PORT,
+    PORT_CONTROLLER,
     PORT_FLOOD,
+    PORT_NONE,
     PORT_NUMBERS,
     STATION_ON_PATH,
     make_ports,
@@ -163,13 +165,21 @@ def _learn(p: Any, key: Any, port: Any, now_ms: Any) -> Any:
 
 
 @kernel
+def has_no_port(in_port: Any) -> Any:
+    """Whether a packet is a controller's own, and came in on no port."""
+    return in_port == PORT_NONE or in_port == PORT_CONTROLLER
+
+
+@kernel
 def forward(p: Any, keys: Any, k: Any, in_port: Any, vlan: Any, now_ms: Any) -> Any:
     """Learn where the sender of keys[k], in a VLAN, is, and return the port for its destination there.
 
-    A port number, PORT_FLOOD for what is unknown or for many, or minus the fate of a packet that goes nowhere. `p`:
-    PortArrays, changed. Times are milliseconds since the epoch.
+    A port number, PORT_FLOOD for what is unknown or for many, or minus the fate of a packet that goes nowhere.
+    Nothing is learned of a packet that came in on no port. `p`: PortArrays, changed. Times are milliseconds since the
+    epoch.
     """
-    if in_port >= PORT_NUMBERS or p.index[in_port] < 0:
+    on_port = in_port < PORT_NUMBERS and p.index[in_port] >= 0
+    if not on_port and not has_no_port(in_port):
         return np.int64(-FATE_NO_PORT)
     destination = (keys[k, W_ETH_DST] >> 16) & _BROADCAST
     if is_reserved(destination) and p.state["forward_bpdu"][0] == 0:
@@ -177,7 +187,7 @@ def forward(p: Any, keys: Any, k: Any, in_port: Any, vlan: Any, now_ms: Any) -> 
     if p.state["flood_vlans"][0] and (p.flooded[vlan >> 6] >> (vlan & 63)) & 1:
         return np.int64(PORT_FLOOD)
     source = (keys[k, W_ETH_SRC] >> 16) & _BROADCAST
-    if source & _GROUP == 0:
+    if on_port and source & _GROUP == 0:
         _learn(p, source << 12 | vlan, in_port, now_ms)
     if destination & _GROUP:
         return np.int64(PORT_FLOOD)

@@ -54,25 +54,27 @@ _COMMON = {K.W_ETH_DST: 0xFFFF, K.W_L4: 0xFFFFFFFF}
 class Feed(NamedTuple):
     """Rules, and the words that say so to a kernel.
 
-    `words`: int64; where a rule's subtable is to stand there is the place of its mask in `masks`, which are tables and
-    masks. `heads`: int64, as long as `rules`, where each begins in `words`. `per_table`: how many by table. `is_plain`:
-    none of them has timeouts or something to be filled into its program.
+    `words`: int64; what stands where a rule's subtable is to be is for `addressed` to say. `heads`: int64, as long as
+    `rules`, where each begins in `words`. `masks`: tables and masks; `kinds`: int64, as long as `rules`, the place of
+    each one's. `per_table`: how many by table. `is_plain`: none of them has timeouts or something to be filled into its
+    program.
     """
 
     rules: Sequence[CompiledRule]
     words: np.ndarray
     heads: np.ndarray
+    kinds: np.ndarray
     masks: tuple[tuple[int, Mask], ...]
     per_table: Mapping[int, int]
     is_plain: bool
 
     def addressed(self, subtables: Sequence[int], programs: Mapping[int, Sequence[int]]) -> np.ndarray:
-        """The words with the subtables of `masks`, and with other programs for some of the rules, of equal length."""
-        words = self.words.copy()
-        if len(subtables) == 1:
-            words[self.heads] = subtables[0]
-        else:
-            words[self.heads] = np.array(subtables, np.int64)[words[self.heads]]
+        """The words with the subtables of `masks`, and with other programs for some of the rules, of equal length.
+
+        They are the feed's own, which the next call changes.
+        """
+        words = self.words
+        words[self.heads] = subtables[0] if len(subtables) == 1 else np.array(subtables, np.int64)[self.kinds]
         for index, program in programs.items():
             start = int(self.heads[index]) + changes.FEED_HEADER + len(self.rules[index].match)
             words[start : start + len(program)] = program
@@ -104,6 +106,7 @@ def _feed(rules: Sequence[CompiledRule]) -> Feed:
     done: list[np.ndarray] = []
     n_done = 0
     heads: list[int] = []
+    kinds: list[int] = []
     masks: dict[tuple[int, Mask], int] = {}
     known: dict[tuple[int, Mask], tuple[int, tuple[int, ...]]] = {}
     per_table: dict[int, int] = {}
@@ -121,15 +124,17 @@ def _feed(rules: Sequence[CompiledRule]) -> Feed:
             n_done += len(words)
             words = []
         heads.append(n_done + len(words))
+        kinds.append(number)
         n_program = len(program) | changes.KEEPS_COUNTERS if keeps_counters else len(program)
-        words += (number, priority, len(order), n_program)
+        words += (-1, priority, len(order), n_program)
         words += [match[place][2] for place in order]
         words += program
         per_table[table] = per_table.get(table, 0) + 1
         if late or idle_ms or hard_ms or is_clause:
             is_plain = False
     done.append(np.array(words, np.int64))
-    return Feed(rules, np.concatenate(done), np.array(heads, np.int64), tuple(masks), per_table, is_plain)
+    places, kinds_ = np.array(heads, np.int64), np.array(kinds, np.int64)
+    return Feed(rules, np.concatenate(done), places, kinds_, tuple(masks), per_table, is_plain)
 
 
 @lru_cache(maxsize=4096)

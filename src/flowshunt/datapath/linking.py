@@ -2,7 +2,8 @@
 
 A program is compiled without these numbers; they are filled in when it is stored, and given back when it goes. Groups
 and meters are reached through a *cell*, a word of the pool that holds where they are: a change of a group is a change
-of its cell, whatever refers to it. The cell of a group that is gone holds an empty program until nothing refers to it.
+of its cell, whatever refers to it. The cell of a group that is gone, or that other groups lead to before it is there,
+holds an empty program until nothing refers to it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Cells:
     def put(self, number: int, words: Sequence[int]) -> None:
         """Store the words of a thing, in the place of those before. Raises PoolFullError, and changes nothing."""
         known = self._cells.get(number)
-        cell = known or int(changes.store_words(self._arrays, np.zeros(1, np.int64)))
+        cell = known or self._make_cell()
         at = int(changes.store_words(self._arrays, np.array(words, np.int64)))
         if not at or not cell:
             self._free(at, len(words))
@@ -58,6 +59,10 @@ class Cells:
         self._stored[number] = at, len(words)
         self._cells[number] = cell
         self._arrays.pool[cell] = at
+
+    def place(self, number: int) -> int:
+        """Where the words of a thing begin in the pool."""
+        return self._stored[number][0]
 
     def words(self, number: int) -> np.ndarray:
         """The words of a thing as they lie in the pool, counters included: a view."""
@@ -71,14 +76,21 @@ class Cells:
         self._tidy(number)
 
     def take(self, number: int) -> int:
-        """The cell of a thing that there is, for one more reference."""
+        """The cell of a thing, whether or not it is there, for one more reference. Raises PoolFullError."""
+        cell = self._cells.get(number) or self._make_cell()
+        if not cell:
+            raise PoolFullError("the flow tables are full", hint="delete flows first")
+        self._cells[number] = cell
         self.references[number] = self.references.get(number, 0) + 1
-        return self._cells[number]
+        return cell
 
     def give_back(self, number: int) -> None:
         """One reference less."""
         self.references[number] -= 1
         self._tidy(number)
+
+    def _make_cell(self) -> int:
+        return int(changes.store_words(self._arrays, np.zeros(1, np.int64)))
 
     def _tidy(self, number: int) -> None:
         if not self.references.get(number):
@@ -137,15 +149,17 @@ class Linker:
         """The action for Python of this number; None when there is none any more."""
         return self._handled[number] if number < len(self._handled) else None
 
-    def link(self, program: Sequence[int], late: Iterable[Late]) -> tuple[list[int], list[Token]]:
+    def link(
+        self, program: Sequence[int], late: Iterable[Late], *, awaits_groups: bool = False
+    ) -> tuple[list[int], list[Token]]:
         """A program with its numbers, and what is to be given back when it goes.
 
-        Raises MissingError and PoolFullError.
+        `awaits_groups`: it may lead to groups that are not there yet. Raises MissingError and PoolFullError.
         """
         words, tokens = list(program), []
         try:
             for at, shift, thing in late:
-                number, token = self._take(thing)
+                number, token = self._take(thing, awaits_groups)
                 tokens.append(token)
                 words[at] |= number << shift
         except UsageError:
@@ -153,7 +167,9 @@ class Linker:
             raise
         return words, tokens
 
-    def _take(self, thing: Handled | GroupNumber | MeterNumber | ConjunctionCell) -> tuple[int, Token]:
+    def _take(
+        self, thing: Handled | GroupNumber | MeterNumber | ConjunctionCell, awaits_groups: bool
+    ) -> tuple[int, Token]:
         if isinstance(thing, ConjunctionCell):
             cell = self.tallies.take(thing)
             return cell, (self.tallies, cell)
@@ -166,7 +182,7 @@ class Linker:
                 self._handled.append(thing)
             return number, (None, number)
         cells = self.groups if isinstance(thing, GroupNumber) else self.meters
-        if thing.number not in cells:
+        if thing.number not in cells and not (awaits_groups and cells is self.groups):
             raise MissingError(thing)
         return cells.take(thing.number), (cells, thing.number)
 

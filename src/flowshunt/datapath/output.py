@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from flowshunt.datapath.fdb import forward
+from flowshunt.datapath.fdb import forward, has_no_port
 from flowshunt.datapath.fields import read_place
 from flowshunt.datapath.fragments.split import plan, split
-from flowshunt.datapath.paths.learn import note_normal, note_output, note_stations
+from flowshunt.datapath.paths.learn import note_normal, note_output, note_stations, stop_noting
 from flowshunt.datapath.program import OP_OUTPUT, OUTPUT_LIMIT
 from flowshunt.datapath.schema import (
     FATE_IN_PORT,
@@ -80,7 +80,8 @@ def _write_frame(w: Any, o: Any, b: Any, i: Any) -> Any:
     Unchanged packets of the batch are not copied.
     """
     length = np.int64(b.packets["length"][i])
-    if not is_changed(w.keys, 0, b.original, i) and w.machine["own"][0] == 0:
+    m = w.machine
+    if m["own"][0] == 0 and (m["dirty"][0] == 0 or not is_changed(w.keys, 0, b.original, i)):
         return np.int64(SOURCE_BATCH), b.packets["data"][i], length
     at = o.sent[1]
     if at + length + HEADER_GROWTH > w.machine["size_start"][0] + MAX_OUTPUT_SIZE:
@@ -184,7 +185,9 @@ def _normal(w: Any, p: Any, in_port: Any) -> Any:
     """Where `normal` sends the packet: as `forward`."""
     index = np.int64(p.index[in_port]) if in_port < PORT_NUMBERS else np.int64(-1)
     if index < 0:
-        return np.int64(-FATE_NO_PORT)
+        if not has_no_port(in_port):
+            return np.int64(-FATE_NO_PORT)
+        stop_noting(w)
     vlan = vlan_of(p, w.keys, 0, index)
     if vlan < 0:
         return np.int64(-FATE_VLAN)

@@ -90,9 +90,9 @@ class Ports:
     ) -> None:
         """Say how `normal` treats VLANs on a port: a mode of `vlans.MODES`, its own VLAN, and those that it carries.
 
-        No `trunks`: all. Of dot1q-tunnel those are the customers' VLANs, 0 for packets without a tag, and `tpid` is the
-        type of the service tag. What is known of stations behind the port is forgotten. Raises UsageError for what
-        cannot be.
+        No `trunks`: all. A port with a native VLAN carries that one, and not 0. Those of dot1q-tunnel are customers'
+        VLANs, 0 for packets without a tag, and `tpid` is the type of the service tag. What is known of stations behind
+        the port is forgotten. Raises UsageError for what cannot be.
         """
         if number not in self:
             raise UsageError(f"there is no port number {number}")
@@ -103,11 +103,12 @@ class Ports:
             raise UsageError("a VLAN is a number from 0 to 4095")
         if tpid not in SERVICE_TYPES.values():
             raise UsageError(f"{tpid:#06x} is no type of a service tag", hint=" or ".join(SERVICE_TYPES))
-        if carried and MODES.index(mode) in (NATIVE_TAGGED, NATIVE_UNTAGGED):
-            carried.add(tag)
+        carried = carried or set(range(_N_VLANS))
+        if tag and MODES.index(mode) in (NATIVE_TAGGED, NATIVE_UNTAGGED):
+            carried = (carried | {tag}) - {0}
         fdb.flush(self.arrays, number)
         index = int(self.arrays.index[number])
-        self.arrays.trunks[index] = _bits(carried or range(_N_VLANS))
+        self.arrays.trunks[index] = _bits(carried)
         self.arrays.ports["vlan_mode"][index] = MODES.index(mode)
         self.arrays.ports["vlan_tag"][index] = tag
         self.arrays.ports["vlan_tpid"][index] = tpid

@@ -5,13 +5,16 @@ Every change costs what it touches: the mask's subtable is found in a dictionary
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.conntrack.memory import commit
 from flowshunt.datapath import changes
 from flowshunt.datapath import program as P
 from flowshunt.datapath import schema as D
@@ -23,6 +26,9 @@ from flowshunt.datapath.timers import Timers
 
 MAX_PRIORITY = 0xFFFF
 """Rules of a higher priority are the switch's own: changes and deletions mean them only strictly."""
+
+_ROOM_SIZE = 1 << 20
+"""Bytes of memory that are made ready in one step."""
 
 _Linked = tuple[list[int], list[Token]]
 _NOTHING_LINKED: _Linked = ([], [])
@@ -161,6 +167,25 @@ class Rules:
             waiting.append(rule)
         return n + self._add_all(waiting, now_ms, replaced)
 
+    def make_room(self, feeds: Sequence[Feed]) -> Iterator[None]:
+        """Have memory ready for rules that will be added soon, a slice at each step, in any thread.
+
+        New memory is the largest part of what it takes to add many rules.
+        """
+        state = self.arrays.state
+        n, n_rules = sum(len(feed.rules) for feed in feeds), int(state["n_rules"][0])
+        n_more = n - (n_rules - int(state["live_rules"][0]))
+        if n_more <= 0:
+            return
+        n_words = sum(len(feed.words) for feed in feeds) * n_more // n
+        for array, first, more in (
+            (self.arrays.rules, n_rules, n_more), (self.arrays.pool, int(state["pool_used"][0]), n_words),
+        ):  # fmt: skip
+            step = _ROOM_SIZE // array.itemsize
+            for start in range(first, first + more, step):
+                commit(array, start, min(start + step, first + more))
+                yield
+
     def _add_all(self, rules: Sequence[CompiledRule], now_ms: int, replaced: list[CompiledRule] | None) -> int:
         return sum(self.add_feed(feed, now_ms, replaced) for feed in feeds_of(rules))
 
@@ -192,18 +217,40 @@ class Rules:
         self.version += 1
         results = np.zeros(n, np.int64)
         done = int(changes.insert_rules(self.arrays, words, 0, n, results, now_ms))
-        numbers = results[:done].tolist()
-        notes_each = self._tokens or self._modified_ms or self._timers or self._n_clauses or self.on_change is not None
-        if done == n and feed.is_plain and not notes_each and max(numbers, default=0) < changes.REPLACED:
-            self._rules.update(zip(numbers, feed.rules, strict=True))
-            for table, added in feed.per_table.items():
-                self._per_table[table] += added
+        if done == n and feed.is_plain and not self._n_clauses and self.on_change is None:
+            self._note_all(feed, results, replaced)
         else:
-            self._note_each(feed.rules, numbers, linked, replaced)
+            self._note_each(feed.rules, results[:done].tolist(), linked, replaced)
         if done < n:
             self._drop_unused(fresh)
             raise TablesFullError("the flow tables are full", hint="delete flows first")
         return done
+
+    def _note_all(self, feed: Feed, results: np.ndarray, replaced: list[CompiledRule] | None) -> None:
+        """`_note_each` of plain rules, in one go. One that came twice replaces what was there before both."""
+        numbers = results & (changes.REPLACED - 1)
+        was_there = results >= changes.REPLACED
+        if not was_there.any():
+            for table, added in feed.per_table.items():
+                self._per_table[table] += added
+        else:
+            kept = feed.words[feed.heads + changes.FEED_HEADER - 1] & changes.KEEPS_COUNTERS != 0
+            self.arrays.rules["generation"][numbers[was_there & ~kept]] += 1
+            held = self.arrays.rules["subtable"][numbers[~was_there]]
+            for table, added in enumerate(np.bincount(self.arrays.subtables["table"][held]).tolist()):
+                self._per_table[table] += added
+            self._forget_notes(places := numbers[was_there].tolist())
+            if replaced is not None:
+                replaced += filter(None, map(self._rules.get, places))
+        self._rules.update(zip(numbers.tolist(), feed.rules, strict=True))
+
+    def _forget_notes(self, numbers: Iterable[int]) -> None:
+        """Forget what is only known of some rules: times, and what their programs have taken."""
+        if self._timers or self._modified_ms or self._tokens:
+            for number in numbers:
+                self._timers.forget(number)
+                self._modified_ms.pop(number, None)
+                self._keep_tokens(number, [])
 
     def _note_each(
         self,
@@ -372,7 +419,7 @@ class Rules:
         for table in tables:
             n = int(changes.select_rules(self.arrays, table, triples, n, found))
         selected = found[:n]
-        return sorted(selected[self.arrays.rules["priority"][selected] <= MAX_PRIORITY].tolist())
+        return np.sort(selected[self.arrays.rules["priority"][selected] <= MAX_PRIORITY]).tolist()
 
     def has(self, number: int) -> bool:
         """Whether there is a rule of that number."""
@@ -407,18 +454,14 @@ class Rules:
         self.version += 1
         emptied = np.zeros(len(numbers), np.int64)
         changes.remove_rules(self.arrays, np.array(numbers, np.int64), emptied)
-        for subtable in emptied.tolist():
-            if subtable >= 0:
-                self._forget_subtable(subtable)
-        removed = [self._rules.pop(number) for number in numbers]
-        for rule in removed:
-            self._per_table[rule.table] -= 1
-            self._n_clauses -= rule.is_clause
-        if self._timers or self._modified_ms or self._tokens:
-            for number in numbers:
-                self._timers.forget(number)
-                self._modified_ms.pop(number, None)
-                self._keep_tokens(number, [])
+        for subtable in emptied[emptied >= 0].tolist():
+            self._forget_subtable(subtable)
+        removed = list(map(self._rules.pop, numbers))
+        for table, n in Counter(map(attrgetter("table"), removed)).items():
+            self._per_table[table] -= n
+        if self._n_clauses:
+            self._n_clauses -= sum(rule.is_clause for rule in removed)
+        self._forget_notes(numbers)
         return removed
 
     def change(self, number: int, rule: CompiledRule, now_ms: int = 0, *, resets_counters: bool = False) -> None:
@@ -539,6 +582,10 @@ class Rules:
     def rule(self, number: int) -> CompiledRule:
         """A rule by number."""
         return self._rules[number]
+
+    def rules(self, numbers: Iterable[int]) -> list[CompiledRule]:
+        """Rules by number."""
+        return list(map(self._rules.__getitem__, numbers))
 
     def numbers(self) -> list[int]:
         """Numbers of all rules, by table, then highest priority first."""

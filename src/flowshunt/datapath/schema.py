@@ -102,6 +102,7 @@ TABLE_STATE = np.dtype(
         ("miss", np.int64),  # pool offset of the program for packets that the first table has no rule for; 0: drop
         ("tally", np.int64),  # counts the passes over clauses (`conjunctions`)
         ("ttl_over", np.int64),  # of the one for packets whose TTL cannot be decremented; 0: drop
+        ("frag_ports", np.int64),  # whether rules see the ports of first fragments
     ]
 )
 

@@ -190,8 +190,11 @@ class Datapath:
         Strict: the flow of equal match and priority. Otherwise all flows whose packets the match covers, whatever
         their priority (OpenFlow's non-strict selection).
         """
-        removed = self.rules.remove(self._select(request, strict), why)
-        return [rule.source for rule in removed]
+        return [rule.source for rule in self.remove_rules(request, strict=strict, why=why)]
+
+    def remove_rules(self, request: Any, *, strict: bool = False, why: str = "") -> list[CompiledRule]:
+        """`delete_flows`; returns the rules behind what is deleted."""
+        return self.rules.remove(self._select(request, strict), why)
 
     def modify_flows(
         self, request: Any, *, strict: bool = False, add: bool = True, now_ms: int = 0, resets_counters: bool = False
@@ -234,7 +237,7 @@ class Datapath:
 
     def selected_rules(self, request: Any, *, strict: bool = False) -> list[CompiledRule]:
         """The rules behind `selected`, as they are: one that is changed later is another one."""
-        return [self.rules.rule(number) for number in self._select(request, strict)]
+        return self.rules.rules(self._select(request, strict))
 
     def listing(self, request: Any = None) -> Listing:
         """What `selected` gives for `request`, or `flows` without one, as it is now: to be made in any thread."""
@@ -428,6 +431,13 @@ class Datapath:
         if self.ports.arrays.state["vlan_limit"][0] == 1 and original[0, W_ARP_SHA] & VLAN_PRESENT:
             _hide_inner_tag(packets, 0, original, 0)
         return batch
+
+    def see_fragment_ports(self, wanted: bool) -> None:
+        """Say whether rules see the ports of first fragments; at first, as later fragments, they seem to have none."""
+        state = self.rules.arrays.state
+        if bool(state["frag_ports"][0]) != wanted:
+            state["frag_ports"] = wanted
+            self.rules.version += 1
 
     def handle_punts(self, reason: int, handler: Handler) -> None:
         """Have `handler(punt)` called for every packet that is punted for `reason` (program.PUNT_*).

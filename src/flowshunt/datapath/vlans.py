@@ -50,7 +50,12 @@ def vid_of(tci: Any) -> Any:
 
 @kernel
 def vlan_behind(p: Any, index: Any, vid: Any) -> Any:
-    """The VLAN of packets that come in tagged with `vid` (0: not) on the port in place `index`; -1: they may not."""
+    """The VLAN of packets that come in tagged with `vid` (0: not) on the port in place `index`; -1: they may not.
+
+    A place of -1 is no port at all, and carries all VLANs.
+    """
+    if index < 0:
+        return vid
     mode = np.int64(p.ports["vlan_mode"][index])
     if mode == ALL:
         return vid
@@ -76,7 +81,7 @@ def vlan_of(p: Any, keys: Any, k: Any, index: Any) -> Any:
 @kernel
 def is_tunnel(p: Any, index: Any) -> Any:
     """Whether the port in place `index` puts a service tag on what comes in."""
-    return p.ports["vlan_mode"][index] == TUNNEL
+    return index >= 0 and p.ports["vlan_mode"][index] == TUNNEL
 
 
 @kernel

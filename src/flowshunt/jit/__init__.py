@@ -7,7 +7,8 @@ This package is the only importer of numba. Everything that runs per packet or p
 - `primitives` are what Python cannot say: prefetch, acquire/release, big-endian loads, a 128-bit product, a search of
   eight words, a copy of several. Each has a plain-Python twin that runs when the JIT is off or when bounds are checked.
 - `system` has system calls for kernels that move packets.
-- `plain` is a kernel as plain Python beside the compiled one, with some of its kernels replaced by what watches.
+- `plain` is a kernel as plain Python beside the compiled one, `PlainKernels` are several, with some of the kernels that
+  they call replaced by what watches.
 - `warm_up` compiles (or loads) entry points ahead of the first packet; `pending` says which would have to compile.
 
 Kernels follow six rules. Arithmetic is int64 with explicit masks (`np.int64(...)` around a narrower field that
@@ -20,7 +21,7 @@ Python, `FLOWSHUNT_BOUNDSCHECK=1` compiles them with bounds checks and with the 
 """
 
 from flowshunt.jit.kernel import BOUNDSCHECK, JIT, EntryPoint, entry_points, kernel
-from flowshunt.jit.plain import plain
+from flowshunt.jit.plain import PlainKernels, plain
 from flowshunt.jit.primitives import (
     assume,
     copy_words,
@@ -45,6 +46,7 @@ __all__ = [
     "BOUNDSCHECK",
     "JIT",
     "EntryPoint",
+    "PlainKernels",
     "assume",
     "by_reference",
     "copy_words",

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.lowering import Lower
 from numba.extending import typeof_impl
 from numba.np import arrayobj
 
@@ -28,23 +29,38 @@ BOUNDSCHECK = os.environ.get("FLOWSHUNT_BOUNDSCHECK", "") not in ("", "0")
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "boundscheck": BOUNDSCHECK}
 _KNOWN_TUPLES = 4096
 _ENTRY_POINTS: list[EntryPoint] = []
+_RARE: set[Callable[..., Any]] = set()
+_BEGIN_FUNCTION = Lower.pre_lower
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @contextmanager
-def _plain_indices() -> Iterator[None]:
-    """Compile indices as they stand, without Python's count from the end for negative ones.
+def _as_kernels() -> Iterator[None]:
+    """Compile in two ways that Numba has no option for. No other thread compiles meanwhile.
 
-    No kernel has negative indices: with bounds checked they are an IndexError. To tell them from others at every access
-    was 7 % of a packet's instructions. Numba has no option for it; its version is pinned, and one that does the same in
-    another place compiles slower kernels, no wrong ones. No other thread compiles meanwhile.
+    Indices are taken as they stand, without Python's count from the end for negative ones. No kernel has negative
+    indices: with bounds checked they are an IndexError. To tell them from others at every access was 7 % of a packet's
+    instructions.
+
+    Kernels that are called rarely are marked so. What leads to such a call is then moved out of the way of the rest,
+    and registers are saved there, not around it.
+
+    Numba's version is pinned; one that does the same in other places compiles slower kernels, no wrong ones.
     """
     with global_compiler_lock:
         counting, arrayobj.fix_integer_index = arrayobj.fix_integer_index, _plain_index
+        begin, Lower.pre_lower = Lower.pre_lower, _begin_function
         try:
             yield
         finally:
             arrayobj.fix_integer_index = counting
+            Lower.pre_lower = begin
+
+
+def _begin_function(lower: Any) -> None:
+    _BEGIN_FUNCTION(lower)
+    if lower.func_ir.func_id.func in _RARE:
+        lower.builder.function.attributes.add("cold")
 
 
 def _plain_index(context: Any, builder: Any, index_type: Any, index: Any, size: Any) -> Any:
@@ -164,7 +180,7 @@ class EntryPoint:
         """Load from the cache or compile; does nothing when that is done. Returns the callable."""
         if self._call is None:
             dispatcher = self._dispatcher
-            with _plain_indices():
+            with _as_kernels():
                 dispatcher.compile(self.signature())
             (compiled,) = dispatcher.overloads.values()
             self._call = _guarded(self.name, compiled.entry_point, self.signature(), self._refuse)
@@ -188,10 +204,12 @@ class InnerKernel:
     Called from Python, as tests do, it compiles for the types of the arguments.
     """
 
-    def __init__(self, py_func: Callable[..., Any], inline: bool) -> None:
+    def __init__(self, py_func: Callable[..., Any], inline: bool, rare: bool) -> None:
         self.py_func = py_func
-        self.targetoptions = {"forceinline": inline, **_OPTIONS}
+        self.targetoptions = {"forceinline": inline, "rare": rare, **_OPTIONS}
         functools.update_wrapper(self, py_func)
+        if rare:
+            _RARE.add(py_func)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run it."""
@@ -200,7 +218,8 @@ class InnerKernel:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba compiles."""
-        return numba.njit(self.py_func, **self.targetoptions)
+        options = {name: value for name, value in self.targetoptions.items() if name != "rare"}
+        return numba.njit(self.py_func, **options)
 
 
 @typeof_impl.register(InnerKernel)  # type: ignore[untyped-decorator]
@@ -211,20 +230,23 @@ def _type_of_inner(inner: InnerKernel, context: Any) -> Any:
 @overload
 def kernel(function: _Function) -> _Function: ...
 @overload
-def kernel(*, inline: bool = True) -> Callable[[_Function], _Function]: ...
+def kernel(*, inline: bool = True, rare: bool | None = None) -> Callable[[_Function], _Function]: ...
 @overload
 def kernel(*, example: Callable[[], Sequence[Any]]) -> Callable[[Callable[..., Any]], EntryPoint]: ...
 def kernel(
     function: Callable[..., Any] | None = None,
     *,
     inline: bool = True,
+    rare: bool | None = None,
     example: Callable[[], Sequence[Any]] | None = None,
 ) -> Any:
     """Mark compiled code.
 
     `@kernel`: an inner function, inlined into its callers; `@kernel(inline=False)`: one that stays a call, for large
-    bodies reached from several places. `@kernel(example=...)`: an entry point; `example` returns arguments of the
-    types that it will be called with (small arrays do), and is called only when the kernel is first needed.
+    bodies reached from several places. Such calls count as rare, and the way to one is kept apart from the rest of its
+    caller; with `rare=False` it is part of what packets usually do. `@kernel(example=...)`: an entry point; `example`
+    returns arguments of the types that it will be called with (small arrays do), and is called only when the kernel is
+    first needed.
     """
 
     def decorate(py_func: Callable[..., Any]) -> Any:
@@ -234,7 +256,7 @@ def kernel(
             return entry
         if not JIT:
             return py_func
-        return InnerKernel(py_func, inline)
+        return InnerKernel(py_func, inline, not inline if rare is None else rare)
 
     return decorate if function is None else decorate(function)
 

@@ -1,12 +1,13 @@
 """Kernels as plain Python, with the JIT on: what explains a packet runs the very code that packets run.
 
-`plain(kernel, {...})` makes a function of the same bytecode whose kernels are plain too, down to the primitives, and
-where some of them are replaced by functions that watch. The compiled kernel knows nothing of it.
+`plain(kernel)` makes a function of the same bytecode whose kernels are plain too, down to the primitives;
+`PlainKernels` makes several, and replaces some by functions that watch. The compiled kernel knows nothing of it.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
@@ -19,30 +20,29 @@ _NOTHING: Mapping[int, Any] = MappingProxyType({})
 _TWINS = {**primitives.TWINS, id(reference.by_reference): reference.itself}
 
 
-def plain(kernel: Callable[..., Any], instead: Mapping[int, Any] = _NOTHING) -> Callable[..., Any]:
-    """The plain form of a kernel. `instead`: by id() of a kernel, the function that the others call in its place.
+@functools.cache
+def plain(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The plain form of a kernel, made once. Nothing that is compiled is touched."""
+    return PlainKernels(_NOTHING).of(kernel)
+
+
+class PlainKernels:
+    """Kernels made anew whose globals are plain. Each is made once: several share those that they call.
 
     One kernel may be made plain and be replaced for others at once; its own plain form calls the replacements of the
     others. Nothing that is compiled is touched.
     """
-    return _Maker(instead).function(_python_of(kernel))
-
-
-def _python_of(kernel: Any) -> FunctionType:
-    python = kernel.py_func if isinstance(kernel, InnerKernel | EntryPoint) else kernel
-    assert isinstance(python, FunctionType)
-    return python
-
-
-class _Maker:
-    """Makes functions anew whose globals are plain."""
 
     def __init__(self, instead: Mapping[int, Any]) -> None:
+        """`instead`: by id() of a kernel, the function that the others call in its place."""
         self._instead = instead
         self._made: dict[int, FunctionType] = {}
 
-    def function(self, python: FunctionType) -> FunctionType:
-        """A function of the same code."""
+    def of(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        """The plain form of a kernel."""
+        return self._function(_python_of(kernel))
+
+    def _function(self, python: FunctionType) -> FunctionType:
         made = self._made.get(id(python))
         if made is not None:
             return made
@@ -60,14 +60,20 @@ class _Maker:
             return self._instead[id(value)]
         twin = _TWINS.get(id(value))
         if twin is not None:
-            return self.function(_python_of(twin))
+            return self._function(_python_of(twin))
         if isinstance(value, InnerKernel | EntryPoint):
-            return self.function(_python_of(value))
+            return self._function(_python_of(value))
         if isinstance(value, FunctionType) and value.__module__.startswith(_PACKAGE):
-            return self.function(value)
+            return self._function(value)
         if isinstance(value, ModuleType) and value.__name__.startswith(_PACKAGE):
             return _PlainModule(value, self._value)
         return value
+
+
+def _python_of(kernel: Any) -> FunctionType:
+    python = kernel.py_func if isinstance(kernel, InnerKernel | EntryPoint) else kernel
+    assert isinstance(python, FunctionType)
+    return python
 
 
 class _PlainModule:

@@ -24,10 +24,12 @@ from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.batch import Batch, Devices
 from flowshunt.offload.caller import Journal
 from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE, Dispatcher
+from flowshunt.offload.handover import Described, describe, established, learned_of
 from flowshunt.offload.installer import Installer
+from flowshunt.offload.installing import N_ZONES
 from flowshunt.offload.registry import Registry, Settings
 from flowshunt.offload.runner import DEFAULT_QUEUE, Inline, Runner, Worker
-from flowshunt.offload.table import Paths, Table
+from flowshunt.offload.table import Paths, Records, Table
 
 MAX_PROVIDERS = 255
 CLOSE_S = 5.0
@@ -35,6 +37,7 @@ CLOSE_S = 5.0
 SETTLE_S = 30.0
 
 _MARK_MASK = 0xFF
+_ADOPTED_AT_ONCE = 1024
 
 
 class Overview(NamedTuple):
@@ -42,7 +45,7 @@ class Overview(NamedTuple):
 
     `told`: connections that it has been told of and took; `entries`: those that it forwards, None for an observer;
     `limit`: the most that it forwards, as it says. `queued` of at most `queue` operations wait for its worker; None: it
-    has none. `counters` and `refusals` (by reason) count from its registration.
+    has none. `counters` and `refusals` (by reason) count from its registration. `notes`: lines that it has to add.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Overview(NamedTuple):
     queue: int | None
     counters: dict[str, int]
     refusals: dict[str, int]
+    notes: list[str]
 
 
 class Offload:
@@ -211,6 +215,7 @@ class Offload:
             None if worker is None else worker.limit,
             {key: n for key, n in counters.items() if not key.startswith("refused.")},
             refusals,
+            list(getattr(attachment.provider, "notes", ())),
         )
 
     def withdraw_flows(self) -> None:
@@ -221,6 +226,30 @@ class Offload:
         if self._installer is not None:
             for attachment in self._dispatcher.forwarders():
                 self._installer.abandon(attachment)
+
+    # --- over a restart ----------------------------------------------------------------------------------------------
+
+    def describe(self, table: Records, flows: np.ndarray) -> Described:
+        """What a process after this one needs to know of FLOW (n,), which a forwarder is about to take."""
+        assert self._installer is not None
+        return describe(table, self._installer.book, flows)
+
+    def adopt(self, table: Records, flows: np.ndarray, rows: np.ndarray, generations: np.ndarray, now_ms: int) -> None:
+        """Offer flows to forwarders, HANDOVER (n,), as if their packets had just shown their paths.
+
+        Ports in their paths are those of now. `rows`, `generations`: int64 (n, N_ZONES), of their connections, which
+        have been put back, zeros where there are fewer. What passes counts for no rules until packets have shown them.
+        """
+        if self._paths is None:
+            return
+        for first in range(0, len(flows), _ADOPTED_AT_ONCE):
+            part = slice(first, first + _ADOPTED_AT_ONCE)
+            some = flows[part]
+            there = np.arange(N_ZONES) < some["n_zones"][:, None]
+            members = np.unique(np.stack([rows[part][there], generations[part][there]], axis=1), axis=0)
+            self.dispatch(Batch(established(table, members[:, 0], members[:, 1], now_ms), self._devices))
+            learned = learned_of(some, rows[part], generations[part], self._paths.epoch, now_ms)
+            self._dispatcher.on_learned(learned)
 
     def close(self) -> None:
         """Unregister all."""

@@ -76,6 +76,20 @@ class Table(Protocol):
         """Have listings say who holds connections."""
 
 
+class Records(Protocol):
+    """A tracker's connections as they are in memory; `conntrack.holding.Holding` has them."""
+
+    @property
+    def is_linux(self) -> bool:
+        """Whether the tracker's profile is linux."""
+
+    def records(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of connections, CONNECTION (n,) and EXT (n,); see `Holding.records`."""
+
+    def idle_limits(self, rows: np.ndarray, generations: np.ndarray) -> np.ndarray:
+        """See `Table`."""
+
+
 class Paths(Protocol):
     """What the framework needs of a datapath that learns paths; `Datapath.paths` is one."""
 

@@ -9,16 +9,15 @@ import socket
 import struct
 import threading
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
-import numpy as np
-
+from flowshunt.base.background import in_background
 from flowshunt.base.sockets import set_option
-from flowshunt.jit import map_memory, unmap_memory
 from flowshunt.packet.schema import Batch
 from flowshunt.ports.api import PortError
 from flowshunt.ports.devices import look_up
 from flowshunt.ports.live import Frames, LiveBatch
+from flowshunt.ports.mapping import map_ring
 from flowshunt.ports.receiving import (
     IN_TAG,
     LARGE_SIZE,
@@ -28,6 +27,7 @@ from flowshunt.ports.receiving import (
     receive_ring,
     release_ring,
 )
+from flowshunt.ports.send_ring import SendRing
 from flowshunt.ports.sending import SEND_COUNTERS, make_send_arrays, send_frames
 
 N_SLOTS, MIN_SLOTS = 2048, 256
@@ -37,6 +37,8 @@ RING_BUDGET = 128 << 20
 N_LARGE = 64
 """Packets in a batch that a slot is too small for."""
 
+_MANY = 32
+"""Frames at once that make a ring for sending worth its memory."""
 _BLOCK_SIZE = 1 << 16
 _SOCKET_BUFFER = 32 << 20
 _ETH_P_ALL = 0x0003
@@ -65,6 +67,9 @@ class AfPacketPort:
         self.device = device
         self.in_port = in_port
         self._sockets = ExitStack()
+        self._ring: SendRing | None = None
+        self._opening = threading.Lock()  # held while the ring is opened or everything is closed
+        self._has_asked = False
         _OPEN.add(self)
         self._n_ports = max(n_ports, len(_OPEN))
         try:
@@ -87,15 +92,8 @@ class AfPacketPort:
         self._sender.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
         self._sender.bind((self.device, 0))
         n_slots = self._make_ring()
-        ring_size, size = n_slots * SLOT_SIZE, n_slots * SLOT_SIZE + N_LARGE * LARGE_SIZE
-        address = map_memory(size)
-        memory = (ctypes.c_uint8 * size).from_address(address)
-        # A batch that is still worked on outlives its port: the memory goes with the last array that refers to it.
-        weakref.finalize(memory, _unmap, address, size).atexit = False
-        map_memory(ring_size, address, opened.fileno())
-        self._receive = make_receive_arrays(
-            np.ctypeslib.as_array(memory), opened.fileno(), self.in_port, n_slots, N_LARGE
-        )
+        memory = map_ring(opened.fileno(), n_slots * SLOT_SIZE, N_LARGE * LARGE_SIZE)
+        self._receive = make_receive_arrays(memory, opened.fileno(), self.in_port, n_slots, N_LARGE)
         opened.bind((self.device, _ETH_P_ALL))
         membership = struct.pack("@iHH8x", self._ifindex, _MR_PROMISC, 0)
         set_option(opened, _SOL_PACKET, _ADD_MEMBERSHIP, membership)
@@ -173,7 +171,14 @@ class AfPacketPort:
         release_ring(self._receive)
 
     def send(self, frames: Frames) -> None:
-        """Send; see `LivePort`."""
+        """Send; see `LivePort`. Many frames at once are sent by a ring, from when it is there on."""
+        if self._ring is not None:
+            frames = self._ring.send(frames, self.in_port)
+            if not len(frames.tx):
+                return
+        elif len(frames.tx) >= _MANY and not self._has_asked:
+            self._has_asked = True
+            in_background(self._open_ring)
         batch, vnet = frames.received
         problem = send_frames(
             self._send, self._sender.fileno(), self.in_port, frames.tx, batch.data, frames.tx_data, batch.packets, vnet
@@ -181,11 +186,23 @@ class AfPacketPort:
         if problem:
             raise PortError(f"{self.device}: {os.strerror(problem)}")
 
+    def _open_ring(self) -> None:
+        """Have a ring for sending, unless the system refuses: then messages have to do."""
+        with self._opening, suppress(OSError):
+            if self._is_open:
+                ring = SendRing(self.device)
+                self._sockets.callback(ring.close)
+                self._ring = ring
+
     def close(self) -> None:
         """Close the sockets, soon: the kernel has whoever closes one wait until no processor can be using it."""
         self._is_open = False
         _OPEN.discard(self)
-        threading.Thread(target=self._sockets.pop_all().close, name="closing").start()
+        in_background(self._close)
+
+    def _close(self) -> None:
+        with self._opening:
+            self._sockets.close()
 
 
 _OPEN: weakref.WeakSet[AfPacketPort] = weakref.WeakSet()
@@ -210,8 +227,3 @@ def _whole_blocks(n_slots: int) -> int:
 def _open() -> socket.socket:
     """A packet socket. Protocol 0: nothing comes before all is set up and it is bound to another."""
     return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-
-
-def _unmap(address: int, size: int) -> None:
-    """Give a ring back, soon: with it goes the socket, and the kernel waits until no processor can be using that."""
-    threading.Thread(target=unmap_memory, args=(address, size), name="unmapping").start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import socket
 import struct
@@ -10,6 +11,8 @@ from typing import NamedTuple
 # linux/sockios.h, linux/if.h
 _GET_FLAGS, _SET_FLAGS, _GET_MTU, _SET_MTU, _GET_ADDRESS, _GET_INDEX = 0x8913, 0x8914, 0x8921, 0x8922, 0x8927, 0x8933
 _SET_ADDRESS = 0x8924
+# linux/ethtool.h
+_ETHTOOL, _GET_FEATURES, _RXVLAN = 0x8946, 0x25, 1 << 8
 _ETHERNET = 1
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
@@ -42,6 +45,15 @@ def look_up(name: str) -> Device:
         mtu = struct.unpack_from("@i", _ask(control, _GET_MTU, name))[0]
         mac = _ask(control, _GET_ADDRESS, name)[2:8]
     return Device(index, mtu, mac, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING))
+
+
+def takes_tags_off(name: str) -> bool:
+    """Whether a device takes VLAN tags out of the frames that it receives, and tells them beside. Raises OSError."""
+    value = array.array("B", struct.pack("@II", _GET_FEATURES, 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("@16sP", name.encode(), value.buffer_info()[0])
+        fcntl.ioctl(control.fileno(), _ETHTOOL, request.ljust(_REQUEST_SIZE, b"\0"))
+    return bool(struct.unpack_from("@I", value, 4)[0] & _RXVLAN)
 
 
 def set_up(name: str, mtu: int | None = None, *, up: bool = True) -> None:

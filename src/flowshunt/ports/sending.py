@@ -68,24 +68,33 @@ def _example() -> tuple[Any, ...]:
 
 
 @kernel
-def _prepare(s: Any, j: Any, tx: Any, k: Any, data: Any, own: Any, packets: Any, vnet: Any) -> Any:
-    """Fill in message j with frame k; a checksum that is still to be computed moves with the headers before it."""
+def write_header(out: Any, to: Any, tx: Any, k: Any, frame: Any, data: Any, packets: Any, vnet: Any) -> Any:
+    """Write frame k's virtio-net header to out[to:to + VNET_WORDS], uint16.
+
+    A checksum that is still to be computed moves with the headers before it.
+    """
     i = np.int64(tx["packet"][k])
-    frame = own if tx["source"][k] != 0 else data
-    at = tx["data"][k]
-    s.vector[2 * j + 1, 0] = frame.ctypes.data + at
-    s.vector[2 * j + 1, 1] = np.int64(tx["length"][k])
-    for word in range(VNET_WORDS):
-        s.vnet[j, word] = vnet[i, word]
-    s.vnet[j, V_FLAGS] = np.int64(vnet[i, V_FLAGS]) & ~VNET_CHECKSUM_VALID
     if tx["cut"][k] != 0:
         for word in range(VNET_WORDS):
-            s.vnet[j, word] = 0
-    elif vnet[i, V_CHECKSUM_START] != 0:
-        growth = link_size(frame, at) - link_size(data, packets["data"][i])
-        s.vnet[j, V_CHECKSUM_START] = (np.int64(vnet[i, V_CHECKSUM_START]) + growth) & 0xFFFF
+            out[to + word] = 0
+        return
+    for word in range(VNET_WORDS):
+        out[to + word] = vnet[i, word]
+    out[to + V_FLAGS] = np.int64(vnet[i, V_FLAGS]) & ~VNET_CHECKSUM_VALID
+    if vnet[i, V_CHECKSUM_START] != 0:
+        growth = link_size(frame, tx["data"][k]) - link_size(data, packets["data"][i])
+        out[to + V_CHECKSUM_START] = (np.int64(vnet[i, V_CHECKSUM_START]) + growth) & 0xFFFF
         if vnet[i, V_HEADER_SIZE] != 0:
-            s.vnet[j, V_HEADER_SIZE] = (np.int64(vnet[i, V_HEADER_SIZE]) + growth) & 0xFFFF
+            out[to + V_HEADER_SIZE] = (np.int64(vnet[i, V_HEADER_SIZE]) + growth) & 0xFFFF
+
+
+@kernel
+def _prepare(s: Any, j: Any, tx: Any, k: Any, data: Any, own: Any, packets: Any, vnet: Any) -> Any:
+    """Fill in message j with frame k."""
+    frame = own if tx["source"][k] != 0 else data
+    s.vector[2 * j + 1, 0] = frame.ctypes.data + tx["data"][k]
+    s.vector[2 * j + 1, 1] = np.int64(tx["length"][k])
+    write_header(s.vnet.reshape(-1), j * VNET_WORDS, tx, k, frame, data, packets, vnet)
 
 
 @kernel

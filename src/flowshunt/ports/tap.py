@@ -6,10 +6,12 @@ import errno
 import fcntl
 import os
 import struct
-import threading
+from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 
+from flowshunt.base.background import in_background
 from flowshunt.packet.schema import Batch
 from flowshunt.ports.api import PortError
 from flowshunt.ports.devices import NAME_SIZE, set_up
@@ -83,12 +85,11 @@ class TapPort:
     def close(self) -> None:
         """Close the tap, soon, and the device goes with it: that takes the kernel long, and packets do not wait."""
         if self._fd >= 0:
-            _GOING[self.device] = going = threading.Thread(target=os.close, args=(self._fd,), name="closing")
-            going.start()
+            _GOING[self.device] = in_background(partial(os.close, self._fd))
             self._fd = -1
 
 
-_GOING: dict[str, threading.Thread] = {}
+_GOING: dict[str, Future[None]] = {}
 """Devices that are being closed."""
 
 
@@ -96,4 +97,4 @@ def wait_until_gone(device: str | None = None) -> None:
     """Wait until a device that was closed is gone; without a name, until all are."""
     for name in [device] if device is not None else list(_GOING):
         if (going := _GOING.pop(name, None)) is not None:
-            going.join()
+            going.result()

@@ -1,7 +1,7 @@
 """Frames from the text of datapath flows, `eth(src=…,dst=…),eth_type(0x0800),ipv4(…),udp(src=1,dst=2)`.
 
 The notation of `netdev-dummy/receive` and of `ovs-dpctl`. Fields that say nothing about bytes (in_port, recirc_id,
-ct_state, …) are read over; masks too.
+ct_state, …) are read over; masks too. What is not said is zero.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from struct import pack
 
+from flowshunt.packet.schema import ETH_VLAN
+
 PAYLOAD_SIZE = 64
 """Bytes behind the transport header, unless a size is asked for; none behind a TCP packet with SYN, FIN or RST."""
 
 _SILENT = re.compile(r"(in_port|recirc_id|dp_hash|skb_\w+|ct_\w+|packet_type|tunnel)$")
 _ITEM = re.compile(r"\s*,?\s*([a-z_0-9]+)\(")
+_NO_ADDRESS = "00:00:00:00:00:00"
+_NO_ADDRESSES = {"src": _NO_ADDRESS, "dst": _NO_ADDRESS}
 _FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns")
 _NO_PAYLOAD = 0b111  # FIN, SYN, RST
 _FRAG = {"no": 0, "first": 0x2000, "later": 0x0010}
@@ -33,6 +37,8 @@ def frame(text: str, size: int | None = None) -> bytes:
 
     Raises OdpError.
     """
+    if not text.strip():
+        raise OdpError(text)
     items = _items(text)
     try:
         return _link(items, text, size)
@@ -41,7 +47,7 @@ def frame(text: str, size: int | None = None) -> bytes:
 
 
 def _items(text: str) -> dict[str, str]:
-    """`name(content)` by name; what follows in encap() is as if it stood outside."""
+    """`name(content)` by name."""
     found: dict[str, str] = {}
     at = 0
     while at < len(text.rstrip()):
@@ -54,11 +60,7 @@ def _items(text: str) -> dict[str, str]:
                 raise OdpError(text)
             depth += {"(": 1, ")": -1}.get(text[end], 0)
             end += 1
-        name, content = item.group(1), text[item.end() : end - 1]
-        if name == "encap":
-            found |= {f"outer_{key}" if key in found else key: value for key, value in _items(content).items()}
-        else:
-            found[name] = content
+        found[item.group(1)] = text[item.end() : end - 1]
         at = end
     return {name: content for name, content in found.items() if not _SILENT.match(name)}
 
@@ -72,35 +74,44 @@ def _number(fields: Fields, name: str, default: int = 0) -> int:
     return int(fields[name], 0) if name in fields else default
 
 
+def _mac(text: str) -> bytes:
+    return bytes(int(part, 16) for part in text.split(":"))
+
+
 def _link(items: dict[str, str], text: str, size: int | None) -> bytes:
-    if "eth" not in items:
-        raise OdpError(text)
-    eth = _fields(items["eth"])
-    head = bytes.fromhex(eth["dst"].replace(":", "")) + bytes.fromhex(eth["src"].replace(":", ""))
+    eth = _NO_ADDRESSES | _fields(items.get("eth", ""))
+    head = _mac(eth["dst"]) + _mac(eth["src"])
     if len(head) != 12:
         raise OdpError(text)
-    kind = next((name for name in _TYPES if name in items), None)
-    eth_type = _TYPES[kind] if kind else int(items.get("outer_eth_type", items.get("eth_type", "0x05ff")), 0)
+    while "encap" in items:
+        head += pack(">H", int(items.get("eth_type", "0x8100"), 0)) + _tag(items)
+        items = {name: items[name] for name in items if name not in ("eth_type", "vlan", "encap")} | _items(
+            items["encap"]
+        )
     if "vlan" in items:
-        tag = _fields(items["vlan"])
-        outer = int(items.get("eth_type", "0x8100"), 0) if "outer_eth_type" in items else 0x8100
-        head += pack(">HH", outer, _number(tag, "pcp") << 13 | _number(tag, "vid"))
-    head += pack(">H", eth_type)
+        head += pack(">H", ETH_VLAN) + _tag(items)
+    kind = next((name for name in _TYPES if name in items), None)
+    head += pack(">H", _TYPES[kind] if kind else int(items.get("eth_type", "0x05ff"), 0))
     wanted = None if size is None else size - len(head)
     body = {"ipv4": _ipv4, "ipv6": _ipv6, "arp": _arp}[kind](items, wanted) if kind else b""
     return (head + body).ljust(size or 0, b"\0")
 
 
+def _tag(items: dict[str, str]) -> bytes:
+    fields = _fields(items.get("vlan", ""))
+    return pack(">H", _number(fields, "pcp") << 13 | _number(fields, "vid"))
+
+
 def _arp(items: dict[str, str], size: int | None) -> bytes:
     fields = _fields(items["arp"])
     sender, target = (IPv4Address(fields.get(name, "0.0.0.0")).packed for name in ("sip", "tip"))
-    source, destination = (bytes.fromhex(fields.get(name, "00" * 6).replace(":", "")) for name in ("sha", "tha"))
+    source, destination = (_mac(fields.get(name, _NO_ADDRESS)) for name in ("sha", "tha"))
     return pack(">HHBBH", 1, 0x0800, 6, 4, _number(fields, "op")) + source + sender + destination + target
 
 
 def _ipv4(items: dict[str, str], size: int | None) -> bytes:
     fields = _fields(items["ipv4"])
-    source, destination = IPv4Address(fields["src"]).packed, IPv4Address(fields["dst"]).packed
+    source, destination = (IPv4Address(fields.get(name, "0.0.0.0")).packed for name in ("src", "dst"))
     protocol, place = _number(fields, "proto"), _FRAG[fields.get("frag", "no")]
     later = place == _FRAG["later"]
     body = b"" if later else _transport(items, protocol, source, destination, None if size is None else size - 20)
@@ -111,7 +122,7 @@ def _ipv4(items: dict[str, str], size: int | None) -> bytes:
 
 def _ipv6(items: dict[str, str], size: int | None) -> bytes:
     fields = _fields(items["ipv6"])
-    source, destination = IPv6Address(fields["src"]).packed, IPv6Address(fields["dst"]).packed
+    source, destination = (IPv6Address(fields.get(name, "::")).packed for name in ("src", "dst"))
     protocol = _number(fields, "proto")
     body = _transport(items, protocol, source, destination, None if size is None else size - 40)
     first = 6 << 28 | _number(fields, "tclass") << 20 | _number(fields, "label")
@@ -120,9 +131,9 @@ def _ipv6(items: dict[str, str], size: int | None) -> bytes:
 
 def _transport(items: dict[str, str], protocol: int, source: bytes, destination: bytes, size: int | None) -> bytes:
     name = next((name for name, number in _PROTOCOLS.items() if number == protocol), None)
-    if name is None or name not in items:
+    if name is None:
         return b""
-    fields = _fields(items[name])
+    fields = _fields(items.get(name, ""))
     pseudo = source + destination + pack(">II", 0, protocol)
     ports = pack(">HH", _number(fields, "src"), _number(fields, "dst")) if "src" in fields else b"\0" * 4
     if name == "tcp":
@@ -145,7 +156,7 @@ def _neighbour(fields: Fields) -> bytes:
     body = IPv6Address(fields["target"]).packed
     for kind, name in ((1, "sll"), (2, "tll")):
         if name in fields:
-            body += bytes((kind, 1)) + bytes.fromhex(fields[name].replace(":", ""))
+            body += bytes((kind, 1)) + _mac(fields[name])
     return body
 
 

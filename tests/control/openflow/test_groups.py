@@ -123,9 +123,21 @@ def test_groups_may_lead_to_groups_but_not_without_end(running: Running) -> None
     assert running.switch.datapath.rules.linker.groups._cells == {}
 
 
+def test_groups_may_lead_to_groups_that_come_later(running: Running) -> None:
+    for group, bucket in ((1, "group:7"), (3, "group:3"), (4, "group:5"), (5, "group:4"), (6, "group:99")):
+        running.ofctl("-OOpenFlow13", "add-group", f"group_id={group},type=all,bucket={bucket}")
+    running.ofctl("-OOpenFlow13", "add-flow", "actions=group:6,group:1,group:6")
+    assert through(running, udp()) == []
+    running.ofctl("-OOpenFlow13", "add-group", "group_id=7,type=all,bucket=output:2")
+    assert ports_of(through(running, udp())) == [2]
+    running.ofctl("-OOpenFlow13", "del-groups", "group_id=7")
+    assert through(running, udp()) == []
+    running.ofctl("-OOpenFlow13", "del-groups")
+    assert running.switch.datapath.rules.linker.groups._cells == {}
+
+
 def test_what_is_wrong_with_a_group_is_said(running: Running) -> None:
     for arguments, error in (
-        (("add-group", "group_id=1,type=all,bucket=group:7"), "OFPBAC_BAD_OUT_GROUP"),
         (("mod-group", "group_id=1,type=all,bucket=output:1"), "OFPGMFC_UNKNOWN_GROUP"),
         (("add-flow", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
         (("add-flow", "--bundle", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
@@ -146,7 +158,7 @@ def test_bundles_carry_groups_and_flows_and_undo_both(running: Running, tmp_path
     bundle.write_text(
         "group mod group_id=1,type=all,bucket=output:2\ngroup group_id=2,type=all,bucket=output:3\n"
         "flow add priority=7,actions=group:2\ngroup delete group_id=1\n"
-        "group group_id=3,type=all,bucket=group:99\n"
+        "flow add priority=8,actions=group:99\n"
     )
     assert "OFPBAC_BAD_OUT_GROUP" in running.ofctl("-OOpenFlow14", "bundle", str(bundle), check=False)
     assert ports_of(through(running, udp())) == [1]
@@ -178,3 +190,20 @@ def test_buckets_are_action_sets_and_listed_as_they_were_added(running: Running)
     running.ofctl("-OOpenFlow13", "add-flow", "udp,actions=group:5")
     assert through(running, udp()) == [Sent(1, bytes(5) + b"\x09" + udp().bytes()[6:])]
     assert "actions=output:1,set_field:00:00:00:00:00:09->eth_dst" in running.ofctl("-OOpenFlow13", "dump-groups")
+
+
+def test_what_was_looked_up_of_groups_beforehand_counts_if_nothing_has_changed(running: Running) -> None:
+    running.ofctl("add-group", "group_id=5,type=all,bucket=output:1,bucket=output:2")
+    running.ofctl("add-group", "group_id=3,type=all,bucket=output:1")
+    running.ofctl("add-flow", "udp,actions=group:5")
+    table = running.service.groups
+    known = table.places(None)
+    through(running, udp())
+    lines = list(table.counters(None, 0, known))
+    assert [(line.group, line.references, line.packets) for line in lines] == [(3, 0, 0), (5, 1, 1)]
+    assert lines[1].buckets == [(1, 47), (1, 47)]
+    running.ofctl("del-groups", "group_id=3")
+    running.ofctl("mod-group", "group_id=5,type=all,bucket=output:1")
+    assert [(line.group, line.packets, line.buckets) for line in table.counters(None, 0, known)] == [(5, 0, [(0, 0)])]
+    assert [line.group for line in table.counters(5, 0, table.places(5))] == [5]
+    assert not list(table.counters(7, 0, table.places(7)))

@@ -196,6 +196,14 @@ def test_packet_outs_run_any_actions(bench: Bench, options: tuple[str, ...]) -> 
 
 
 @needs_ofctl
+@pytest.mark.parametrize("in_port", ["controller", "none"])
+def test_packet_outs_from_no_port_are_forwarded_as_any_switch_does(bench: Bench, in_port: str) -> None:
+    frame = udp().bytes().hex()
+    bench.running.ofctl("packet-out", f"in_port={in_port} packet={frame} actions=normal")
+    assert sorted(sent.port for sent in bench.sent) == [1, 2, 0xFFFE]
+
+
+@needs_ofctl
 def test_packet_outs_from_the_controller_can_come_back_to_it(bench: Bench) -> None:
     monitor = bench.monitor("65534", "-Pnxt_packet_in2")
     frame = udp().bytes().hex()

@@ -25,6 +25,7 @@ from flowshunt.control.openflow import server as server_module
 from flowshunt.control.openflow.controllers import Controllers, ControllerSettings
 from flowshunt.control.openflow.server import Server
 from flowshunt.control.openflow.service import Service
+from tests.builders import Packet
 from tests.control.openflow.wires import hello, message
 from tests.datapath.switches import send, udp
 
@@ -283,6 +284,22 @@ def test_ports_are_configured(running: Running, version: str) -> None:
 
 
 @needs_ofctl
+def test_first_fragments_have_ports_for_rules_where_that_is_asked_for(running: Running) -> None:
+    first = Packet().eth().ipv4("10.0.0.1", "10.0.0.2", id=1, mf=True).udp(1000, 2000).payload(bytes(16))
+    running.ofctl("add-flows", "-", text="priority=9,udp,tp_dst=2000,actions=output:2\npriority=0,actions=local\n")
+    for mode, port in (("nx-match", 2), ("normal", 0xFFFE), ("nx-match", 2)):
+        running.ofctl("set-frags", mode)
+        assert running.ofctl("get-frags") == f"{mode}\n"
+        assert [frame.port for frame in send(running.switch.datapath, first, in_port=1)] == [port]
+
+
+@needs_ofctl
+def test_a_timeout_at_the_end_of_tcp_needs_no_match_on_it_in_the_first_version(running: Running) -> None:
+    running.ofctl("add-flow", "idle_timeout=60,actions=fin_timeout(idle_timeout=5)")
+    assert running.flows() == ["idle_timeout=60, actions=fin_timeout(idle_timeout=5)"]
+
+
+@needs_ofctl
 def test_what_is_flooded_passes_over_ports_that_say_so(running: Running) -> None:
     running.do(lambda: running.switch.add_port("p2", 3))
     running.ofctl("add-flow", "actions=flood")
@@ -470,5 +487,28 @@ def test_controllers_with_names_that_cannot_be_are_told_of(running: Running) -> 
         assert controllers.statuses[targets[0]].last_error
         assert controllers.statuses[targets[1]].state == "VOID"
         assert controllers.statuses[targets[2]].state == "LISTENING"
+    finally:
+        running.call(controllers.close())
+
+
+def test_who_came_counts_as_a_controller_once_it_has_said_hello(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "waiting"
+    target = f"punix:{path}"
+    controllers = Controllers(running.server, lambda: None)
+    running.call(controllers.configure([ControllerSettings(target)], may_stand_in=False))
+    try:
+        with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as polite:
+            for connection in (silent, polite):
+                connection.settimeout(10)
+                connection.connect(str(path))
+            assert receive(silent, 1) == [(0, 0)]
+            assert not controllers.statuses[target].is_connected and controllers.connection() is None
+            polite.sendall(hello(4) + message(4, 20, xid=3))
+            assert receive(polite, 2) == [(0, 0), (21, 3)]
+            assert controllers.statuses[target].is_connected and controllers.connection() is not None
+        deadline = time.monotonic() + 20
+        while controllers.statuses[target].is_connected:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     finally:
         running.call(controllers.close())

@@ -782,3 +782,18 @@ def test_a_bundle_does_what_its_messages_do_one_by_one_or_nothing(
         single.flow(text, command)
     assert is_refused == bool(single.errors())
     assert _kept(switches[0]) == (was if is_refused else _kept(switches[1]))  # type: ignore[arg-type]
+
+
+# --- after large changes ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_large_change_leaves_is_let_go_in_slices(service: Service, switch: Switch) -> None:
+    talk = Talk(service, 5)
+    talk.say(bundle(5, *(("add", f"priority={n},ip,actions=1") for n in range(1, 601))))
+    list(service.tidy())
+    assert not service.has_waste
+    talk.say(bundle(5, ("del", ""), ("add", "priority=1,ip,actions=2")))
+    assert service.has_waste
+    n_slices = len(list(service.tidy()))
+    assert n_slices == 3 and not service.has_waste  # of 600 rules
+    assert len(texts(switch)) == 1

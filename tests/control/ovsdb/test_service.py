@@ -90,6 +90,7 @@ def test_names_that_cannot_be_are_refused_and_the_rest_goes_on(tmp_path: Path) -
         long = "a-bridge-with-a-long-name"
         await lab.vsctl("add-br", long, "--", "add-port", long, "p0", "--", "set", "interface", "p0", "type=dummy")
         assert await lab.get("interface", "p0", "error") == f'"there is no bridge {long}"'
+        assert "(File name too long)" in await lab.get("interface", long, "error")
         await lab.vsctl("set", "bridge", long, "fail-mode=secure", "--", "set", "port", "p0", "tag=3")
         await lab.vsctl("del-port", "p0", "--", "add-br", "br0", "--", "add-port", "br0", "drop")
         bridge = lab.node.bridges["br0"]

@@ -244,6 +244,8 @@ def test_nonsense_in_columns_is_said_and_does_no_harm(tmp_path: Path, caplog: py
 
 
 def test_a_number_that_two_ports_want_goes_to_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
     async def work(lab: Lab) -> None:
         await bridge(lab, "--", "set", "interface", "p1", "ofport_request=9")
         await lab.vsctl("set", "interface", "p2", "ofport_request=9")

@@ -229,11 +229,11 @@ def test_the_datapath_and_its_bridges_are_shown(tmp_path: Path) -> None:
         assert await lab.says("dpctl/dump-dps") == "netdev@ovs-netdev\n"
         text = await lab.says("dpctl/show")
         assert text.startswith("netdev@ovs-netdev:\n  lookups: hit:2 missed:0 lost:0\n  flows: 2\n  port 0: ovs-netdev")
-        assert "\n  port 2: p1 (dummy)\n  port 3: p2 (dummy)\n" in text
+        assert "\n  port 1: p1 (dummy)\n  port 2: p2 (dummy)\n" in text
         assert "    RX packets:2 errors:? dropped:? overruns:? frame:?\n" in await lab.says("dpctl/show", "-s")
         assert await lab.says("dpif/show") == (
             "netdev@ovs-netdev: hit:2 missed:0\n"
-            "  br0:\n    br0 65534/1: (tap)\n    p1 1/2: (dummy)\n    p2 2/3: (dummy)\n"
+            "  br0:\n    br0 65534/3: (tap)\n    p1 1/1: (dummy)\n    p2 2/2: (dummy)\n"
         )
         assert await lab.says("dpif/dump-dps") == "netdev@br0\n"
         assert await lab.says("ofproto/list") == "br0\n"
@@ -426,6 +426,12 @@ def test_flow_texts_become_frames() -> None:
     arp += "arp(sip=1.1.1.1,tip=1.1.1.2,op=1,sha=50:54:00:00:00:09,tha=00:00:00:00:00:00)"
     built = Packet().eth("50:54:00:00:00:09", "ff:ff:ff:ff:ff:ff").arp("1.1.1.1", "1.1.1.2", sha="50:54:00:00:00:09")
     assert frame(arp) == built.bytes()
-    for wrong in ("", "eth(", "eth(src=1,dst=2)", "in_port=1,icmp", "ipv4(src=1.1.1.1)", UDP.replace("10.1.1.1", "x")):
+    assert frame(arp.replace("50:54:00:00:00:09", "50:54:0:0:0:9")) == built.bytes()
+    unsaid = "eth(),eth_type(0x0800),ipv4(src=1.1.1.1,dst=1.1.1.2,proto=6,tos=0,ttl=64,frag=no)"
+    assert len(frame(unsaid)) == len(frame(unsaid + ",tcp(src=0,dst=0)")) == 118
+    assert frame("in_port(1)") == bytes(12) + b"\x05\xff"
+    unsaid = frame("recirc_id(0),in_port(1),packet_type(ns=0,id=0),eth_type(0x0800),ipv4(proto=17,frag=no),udp(dst=5)")
+    assert unsaid[:14] == bytes(12) + b"\x08\0" and unsaid[23] == 17 and unsaid[26:34] == bytes(8)
+    for wrong in ("", "eth(", "eth(src=1,dst=2)", "in_port=1,icmp", "ipv4(src=1.1.1)", UDP.replace("10.1.1.1", "x")):
         with pytest.raises(OdpError):
             frame(wrong)

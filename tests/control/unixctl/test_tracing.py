@@ -45,7 +45,7 @@ bridge("br0")
 
 Final flow: unchanged
 Megaflow: recirc_id=0,eth,tcp,in_port=1,nw_src=10.0.0.0/8,nw_frag=no
-Datapath actions: ct,recirc(0x1),4
+Datapath actions: ct,recirc(0x1),3
 
 {RULER}
 recirc(0x1) - resume conntrack with default ct_state=trk|new (use --ct-next to customize)
@@ -65,7 +65,7 @@ bridge("br0")
 
 Final flow: recirc_id=0x1,eth,tcp,{HEAD}
 Megaflow: recirc_id=0x1,ct_state=+new+trk,eth,tcp,in_port=1,nw_frag=no
-Datapath actions: ct(commit),3"""
+Datapath actions: ct(commit),2"""
 ASKED = "in_port=1,tcp,nw_src=10.0.0.1,nw_dst=10.0.0.2,tcp_src=1,tcp_dst=80,nw_ttl=64"
 
 
@@ -106,11 +106,15 @@ def test_a_trace_reads_as_open_vswitchs(tmp_path: Path) -> None:
         named = await lab.says("ofproto/trace", "br0", "in_port=p1,tcp", "--names", "--ct-next", "trk,est,rpl")
         assert "resume conntrack with ct_state=est|rpl|trk\n" in named
         assert " 0. tcp,in_port=p1, priority 10\n" in named and named.endswith("Datapath actions: p2\n")
-        odp = "in_port(2),eth(src=00:00:00:00:00:01,dst=00:00:00:00:00:02),eth_type(0x0800),"
+        odp = "in_port(1),eth(src=00:00:00:00:00:01,dst=00:00:00:00:00:02),eth_type(0x0800),"
         odp += "ipv4(src=10.0.0.1,dst=10.0.0.2,proto=6,tos=0,ttl=64,frag=no),tcp(src=1,dst=2),tcp_flags(0x2)"
         for words in ((odp,), ("netdev@ovs-netdev", odp)):
             said = await lab.says("ofproto/trace", *words)
             assert said.startswith("Flow: tcp,in_port=1,") and "tcp_flags=syn" in said
+        assert (await lab.says("ofproto/trace", "in_port(p1)")).startswith("Flow: in_port=1,")
+        unsaid = await lab.says("ofproto/trace", "br0", "arp,dl_src=50:54:00:00:00:05")
+        assert unsaid.startswith("Flow: arp,in_port=ANY,") and "     -> no learned MAC" in unsaid
+        assert sorted(unsaid.splitlines()[-1].rpartition(" ")[2].split(",")) == ["1", "2", "3", "4", "5"]
 
     run(tmp_path, work)
 
@@ -123,7 +127,24 @@ def test_patch_ports_lead_into_the_other_bridges_story(tmp_path: Path) -> None:
             ' 0. icmp,in_port=3, priority 5\n    output:10\n\n    bridge("br1")\n    -------------\n'
             "         0. priority 32768\n            output:1\n    output:1\n"
         ) in said
-        assert said.endswith("Datapath actions: 7,2\n")
+        assert said.endswith("Datapath actions: 4,1\n")
+        shown = await lab.says("dpif/show")
+        assert "    pa 10/none: (patch: peer=pb)\n" in shown and "    pb 11/none: (patch: peer=pa)\n" in shown
+        assert "(patch" not in await lab.says("dpctl/show")
+
+    run(tmp_path, work)
+
+
+def test_tags_beyond_the_limit_are_payload(tmp_path: Path) -> None:
+    tagged = "in_port(1),eth(src=00:00:00:00:00:01,dst=00:00:00:00:00:02),eth_type(0x8100),vlan(vid=16,pcp=0),"
+    tagged += "encap(eth_type(0x8100),vlan(vid=17,pcp=0),encap(eth_type(0xabcd)))"
+
+    async def work(lab: Lab) -> None:
+        await make(lab)
+        ports = lab.node.bridges["br0"].switch.datapath.ports
+        for limit, kind in ((1, "dl_type=0x8100"), (2, "dl_type=0xabcd")):
+            await lab.node.call(partial(ports.configure, vlan_limit=limit))
+            assert f",{kind}\n\n" in await lab.says("ofproto/trace", tagged)
 
     run(tmp_path, work)
 
@@ -194,7 +215,7 @@ def test_a_packet_out_begins_with_its_actions(tmp_path: Path) -> None:
         said = await lab.says("ofproto/trace-packet-out", "br0", "in_port=1,tcp", "resubmit(,2),output:2")
         assert "-------------\n    resubmit(,2)\n     2. No match.\n            drop\n    output:2\n" in said
         assert said.endswith(
-            "Megaflow: recirc_id=0,eth,ip,in_port=1,nw_src=0.0.0.0/8,nw_frag=no\nDatapath actions: 3\n"
+            "Megaflow: recirc_id=0,eth,ip,in_port=1,nw_src=0.0.0.0/8,nw_frag=no\nDatapath actions: 2\n"
         )
 
     run(tmp_path, work)
@@ -238,7 +259,7 @@ def test_groups_tell_which_bucket(tmp_path: Path) -> None:
         assert " -> using bucket " in chosen and "    bucket " in chosen
         every = await lab.says("ofproto/trace", "br0", "in_port=1,tcp")
         assert ("    group:8\n    bucket 0\n            output:2\n    bucket 1\n") in every and every.endswith(
-            "Datapath actions: 3,set(ipv4(src=1.1.1.1)),4,set(ipv4(src=0.0.0.0)),3\n"
+            "Datapath actions: 2,set(ipv4(src=1.1.1.1)),3,set(ipv4(src=0.0.0.0)),2\n"
         )
 
     run(tmp_path, work)

@@ -85,7 +85,7 @@ ifindex = look_up("p0").ifindex
 kernel.attach(1, ifindex, 1500, kernel.make_up_device())
 
 def has_peer():
-    kernel.look_again(ifindex)
+    kernel.look_again(ifindex, kernel.peer_of(ifindex))
     print(kernel._ports.attached[1].peer != 0, flush=True)
     sys.stdin.readline()
 

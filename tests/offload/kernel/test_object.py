@@ -36,11 +36,12 @@ needs_clang = pytest.mark.skipif(
 
 
 @needs_clang
-def test_the_object_is_what_the_source_compiles_to(tmp_path: Path) -> None:
-    command = [COMPILER, *FLAGS, "-c", "forward.c", "-o", str(tmp_path / "forward.o")]
-    subprocess.run(command, cwd=BPF, check=True)
-    same = (tmp_path / "forward.o").read_bytes() == (BPF / "forward.o").read_bytes()
-    assert same, "forward.o is not what forward.c compiles to: run `make bpf`"
+@pytest.mark.parametrize("name", ["forward", "xdp"])
+def test_the_object_is_what_the_source_compiles_to(name: str, tmp_path: Path) -> None:
+    made = tmp_path / f"{name}.o"
+    subprocess.run([COMPILER, *FLAGS, "-c", f"{name}.c", "-o", str(made)], cwd=BPF, check=True)
+    same = made.read_bytes() == (BPF / f"{name}.o").read_bytes()
+    assert same, f"{name}.o is not what {name}.c compiles to: run `make bpf`"
 
 
 @needs_clang
@@ -63,20 +64,25 @@ def test_structures_have_the_fields_of_the_records_in_the_same_places(
 
 
 def test_reasons_are_named_in_the_order_of_the_source() -> None:
-    (names,) = re.findall(r"enum reason \{(.*?)N_REASONS", (BPF / "forward.c").read_text(), re.DOTALL)
+    (names,) = re.findall(r"enum reason \{(.*?)N_REASONS", (BPF / "flows.h").read_text(), re.DOTALL)
     assert [name.strip().lower().replace("_", "-") for name in names.split(",") if name.strip()] == list(REASONS)
 
 
 def test_programs_get_the_descriptors_of_their_maps() -> None:
     maps = {"flows": 101, "states": 102, "control": 103, "ports": 104, "reasons": 105}
-    code = object_file().program("forward", maps)
-    loads = [code[n : n + 8] for n in range(0, len(code), 8) if code[n] == 0x18 and code[n + 1] >> 4 == 1]
-    assert {int.from_bytes(load[4:], "little") for load in loads} == set(maps.values())
-    assert object_file().license == "Apache-2.0"
-    with pytest.raises(KeyError):
-        object_file().program("forward", {})
-    with pytest.raises(ValueError, match="no program"):
-        object_file().program("backward", {})
+    for source, section, names in (
+        ("forward", "tc/forward", maps),
+        ("xdp", "xdp/forward", ("flows", "states", "control")),
+    ):
+        content = object_file(source)
+        code = content.program(section, maps)
+        loads = [code[n : n + 8] for n in range(0, len(code), 8) if code[n] == 0x18 and code[n + 1] >> 4 == 1]
+        assert {int.from_bytes(load[4:], "little") for load in loads} == {maps[name] for name in names}
+        assert content.license == "Apache-2.0"
+        with pytest.raises(KeyError):
+            content.program(section, {})
+        with pytest.raises(ValueError, match="no program"):
+            content.program("tc/backward", {})
 
 
 def test_what_is_no_object_file_is_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.offload.kernel.rights import needs_bpf
 pytestmark = needs_bpf
 
 LOOPBACK = 1
+XDP_PASS, XDP_REDIRECT = 2, 4
 START = 1_000_000
 CLIENT4, SERVER4, CLIENT6, SERVER6 = "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"
 ROUTER = ("02:00:00:00:00:0a", "02:00:00:00:00:0b")
@@ -72,11 +75,12 @@ class Taking:
 class Both:
     """One flow in the datapath's table and in the kernel's map."""
 
-    def __init__(self, rules: str, *, match_tos: bool = False, mtu: int = 0) -> None:
+    def __init__(self, rules: str, mode: str = "tc", *, match_tos: bool = False, mtu: int = 0) -> None:
+        self.mode = mode
         self.hand = make(HEAD + rules + TAIL, match_tos=match_tos, mtu=mtu)
         self.taking = Taking(self.hand.share)
         self.hand.share = self.taking  # type: ignore[assignment]
-        self.kernel = Kernel(EveryPort(LOOPBACK), limit=16)
+        self.kernel = Kernel(EveryPort(LOOPBACK, has_frames=mode == "xdp"), limit=16)
         self.kernel.init()
         assert self.kernel.objects is not None
         self.objects = self.kernel.objects
@@ -102,7 +106,13 @@ class Both:
     def run(self, frame: bytes, **options: Any) -> bytes | None:
         """The frame as it would be redirected; None: it goes up."""
         before = self.objects.states["packets"].sum()
-        frame_out = bpf.run_program(self.objects.forward, frame, ifindex=LOOPBACK, **options)[1]
+        if self.mode == "xdp":
+            verdict, frame_out = bpf.run_xdp(self.objects.forward_frames, frame)
+            passed = self.objects.states["packets"].sum() == before
+            assert verdict == (XDP_PASS if passed else XDP_REDIRECT)
+            assert not passed or frame_out == frame
+        else:
+            frame_out = bpf.run_program(self.objects.forward, frame, ifindex=LOOPBACK, **options)[1]
         return frame_out if self.objects.states["packets"].sum() > before else None
 
     def close(self) -> None:
@@ -112,8 +122,8 @@ class Both:
 class Talk:
     """Packets of one connection; replies go to whoever the other end has heard of."""
 
-    def __init__(self, rng: random.Random, family: int, protocol: str) -> None:
-        self.rng, self.protocol = rng, protocol
+    def __init__(self, rng: random.Random, family: int, protocol: str, tag: int = 0) -> None:
+        self.rng, self.protocol, self.tag = rng, protocol, tag
         self.addresses = (CLIENT4, SERVER4) if family == 4 else (CLIENT6, SERVER6)
         self.family = family
         self.answers = b""
@@ -125,6 +135,7 @@ class Talk:
             link, network, ports = self._turned()
         else:
             link, network, ports = Packet().eth(), self.addresses, (1000, 53)
+            link = link.vlan(self.tag) if self.tag else link
         checksum = options.pop("checksum", None)
         options.setdefault("ttl" if self.family == 4 else "hop_limit", rng.randint(5, 255))
         over = link.ipv4(*network, **options) if self.family == 4 else link.ipv6(*network, **options)
@@ -142,12 +153,15 @@ class Talk:
     def _turned(self) -> tuple[Packet, tuple[str, str], tuple[int, int]]:
         from ipaddress import ip_address
 
-        frame = self.answers
+        frame, tag = self.answers, b""
+        if frame[12:14] == b"\x81\x00":
+            frame, tag = frame[:12] + frame[16:], frame[14:16]
         at, size = (26, 4) if self.family == 4 else (22, 16)
         source, destination = (str(ip_address(frame[at + n * size :][:size])) for n in (0, 1))
         l4 = at + 2 * size
         ports = int.from_bytes(frame[l4 : l4 + 2], "big"), int.from_bytes(frame[l4 + 2 : l4 + 4], "big")
         link = Packet().eth(frame[0:6].hex(":"), frame[6:12].hex(":"))
+        link = link.vlan(int.from_bytes(tag, "big") & 0xFFF) if tag else link
         return link, (destination, source), (ports[1], ports[0])
 
 
@@ -163,13 +177,17 @@ def family_of(name: str) -> tuple[int, ...]:
     return (6,) if "IPv6" in name else (4,) if "NAT" in name else (4, 6)
 
 
+both_modes = pytest.mark.parametrize("mode", ["tc", "xdp"])
+
+
+@both_modes
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 @pytest.mark.parametrize(("name", "family"), [(name, f) for name in CASES for f in family_of(name)])
 def test_packets_leave_as_the_datapath_would_have_written_them(
-    made: list[Both], name: str, family: int, protocol: str
+    made: list[Both], mode: str, name: str, family: int, protocol: str
 ) -> None:
     talk = Talk(random.Random(name), family, protocol)
-    made.append(both := Both(CASES[name]))
+    made.append(both := Both(CASES[name], mode))
     both.open(talk)
     for n in range(40):
         reply = bool(n % 2)
@@ -179,14 +197,15 @@ def test_packets_leave_as_the_datapath_would_have_written_them(
         assert out == both.through(packet, 2 if reply else 1)
 
 
-def test_the_type_of_service_is_matched_and_written(made: list[Both]) -> None:
+@both_modes
+def test_the_type_of_service_is_matched_and_written(made: list[Both], mode: str) -> None:
     for family in (4, 6):
         talk = Talk(random.Random(family), family, "udp")
         option = {"tos": 8} if family == 4 else {"traffic_class": 8}
         rules = new() + "table=2,in_port=1,ip,nw_tos=8,actions=mod_nw_tos:184,output:2\n"
         rules += "table=2,in_port=1,ipv6,nw_tos=8,actions=mod_nw_tos:184,output:2\n"
         rules += "table=2,in_port=2,actions=output:1\n"
-        made.append(both := Both(rules, match_tos=True))
+        made.append(both := Both(rules, mode, match_tos=True))
         original = talk.packet
         talk.packet = lambda original=original, option=option, **more: original(**option | more)  # type: ignore[method-assign]
         both.open(talk)
@@ -196,7 +215,7 @@ def test_the_type_of_service_is_matched_and_written(made: list[Both]) -> None:
             assert out is not None, both.objects.reasons()
             assert out == both.through(packet)
         assert both.run(original().bytes()) is None
-        assert both.objects.reasons()["tos"] == 1
+        assert mode == "xdp" or both.objects.reasons()["tos"] == 1
 
 
 def tcp(**options: Any) -> Packet:
@@ -224,15 +243,17 @@ GOES_UP = {
 }
 
 
+@both_modes
 @pytest.mark.parametrize("name", GOES_UP)
-def test_what_a_flow_does_not_cover_goes_up_untouched(made: list[Both], name: str) -> None:
-    made.append(both := Both(CASES["routed"], mtu=500))
+def test_what_a_flow_does_not_cover_goes_up_untouched(made: list[Both], name: str, mode: str) -> None:
+    made.append(both := Both(CASES["routed"], mode, mtu=500))
     both.open(Talk(random.Random(1), 4, "tcp"))
     packet, reason = GOES_UP[name]
     before = both.objects.reasons()
     assert both.run(packet.bytes()) is None
     after = both.objects.reasons()
-    assert {why: after[why] - before[why] for why in after if after[why] != before[why]} == {reason: 1}
+    if mode == "tc":
+        assert {why: after[why] - before[why] for why in after if after[why] != before[why]} == {reason: 1}
     assert both.run(tcp().bytes()) is not None
 
 
@@ -246,8 +267,9 @@ def test_gso_packets_go_by_the_size_of_their_segments_and_count_them(made: list[
     assert (states["packets"].sum(), states["bytes"].sum(), states["extra_segments"].sum()) == (1, 3040, 6)
 
 
-def test_padding_counts_in_frames_alone(made: list[Both]) -> None:
-    made.append(both := Both(CASES["plain"]))
+@both_modes
+def test_padding_counts_in_frames_alone(made: list[Both], mode: str) -> None:
+    made.append(both := Both(CASES["plain"], mode))
     both.open(Talk(random.Random(1), 4, "udp"))
     frame = Packet().eth().ipv4(CLIENT4, SERVER4).udp(1000, 53).payload(b"x").pad(17).bytes()
     assert both.run(frame) == frame
@@ -258,31 +280,88 @@ def test_padding_counts_in_frames_alone(made: list[Both]) -> None:
     assert usage["packets"].tolist() == [0, 0]
 
 
-def test_another_epoch_or_a_long_silence_sends_packets_up(made: list[Both]) -> None:
-    made.append(both := Both(CASES["plain"]))
+@both_modes
+def test_another_epoch_or_a_long_silence_sends_packets_up(made: list[Both], mode: str) -> None:
+    made.append(both := Both(CASES["plain"], mode))
     both.open(Talk(random.Random(1), 4, "tcp"))
     frame = tcp().bytes()
     rows = np.zeros(1, np.uint32)
     epoch = both.kernel.objects.control["epoch"][0]  # type: ignore[union-attr]
     both.kernel.begin_epoch(int(epoch) + 1)
-    assert both.run(frame) is None and both.objects.reasons()["epoch"] == 1
+    is_tc = mode == "tc"
+    assert both.run(frame) is None and both.objects.reasons()["epoch"] == is_tc
     both.kernel.renew(rows, rows, int(epoch) + 1)
     assert both.run(frame) is not None
     both.objects.states["last_used_ns"] -= np.uint64(31_000_000_000)
-    assert both.run(frame) is None and both.objects.reasons()["idle"] == 1
+    assert both.run(frame) is None and both.objects.reasons()["idle"] == is_tc
     both.kernel.renew(rows, rows, int(epoch) + 1)
     assert both.run(frame) is not None
     both.kernel.withdraw(rows, rows)
     assert both.run(frame) is None
 
 
-def test_a_whole_udp_checksum_is_corrected_and_a_wrong_one_stays_wrong(made: list[Both]) -> None:
-    made.append(both := Both(CASES["source NAT"]))
+@both_modes
+def test_a_whole_udp_checksum_is_corrected_and_a_wrong_one_stays_wrong(made: list[Both], mode: str) -> None:
+    made.append(both := Both(CASES["source NAT"], mode))
     talk = Talk(random.Random(5), 4, "udp")
     both.open(talk)
     for checksum in (None, 0x1234, 1, 0xFFFF):
         packet = talk.packet(checksum=checksum)
         assert both.run(packet.bytes()) == both.through(packet)
+
+
+PUSH, POP = "push_vlan:0x8100,set_field:4101->vlan_vid,", "pop_vlan,"
+TAGS = {
+    "put on and taken off": (PUSH, POP, 0),
+    "exchanged": ("mod_vlan_vid:5,", "mod_vlan_vid:9,", 9),
+    "left alone": (ROUTE, ROUTE, 9),
+}
+
+
+@pytest.mark.parametrize("name", TAGS)
+@pytest.mark.parametrize("family", [4, 6])
+def test_tags_in_frames_are_put_on_taken_off_and_exchanged(made: list[Both], name: str, family: int) -> None:
+    there, back, tag = TAGS[name]
+    made.append(both := Both(new() + ways(there, back), "xdp"))
+    talk = Talk(random.Random(name), family, "udp", tag)
+    both.open(talk)
+    for n in range(10):
+        packet = talk.packet(reply=bool(n % 2))
+        frame = packet.bytes()
+        out = both.run(frame)
+        assert out is not None
+        assert out == both.through(packet, 1 + n % 2)
+        assert both.run(frame[:12] + b"\x81\x00\x00\x07" + frame[12:]) is None
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize(
+    ("name", "family"), [("plain", 4), ("plain", 6), ("source NAT, port too", 4), ("IPv6 source NAT", 6)]
+)
+def test_a_checksum_that_is_left_to_the_device_is_completed(
+    made: list[Both], name: str, family: int, protocol: str
+) -> None:
+    talk = Talk(random.Random(name), family, protocol)
+    made.append(both := Both(CASES[name], "xdp"))
+    both.open(talk)
+    at = 14 + (20 if family == 4 else 40)
+    for _ in range(20):
+        packet = talk.packet()
+        frame = bytearray(packet.bytes())
+        assert both.run(bytes(frame)) == both.through(packet)
+        where = at + (6 if protocol == "udp" else 16)
+        struct.pack_into("=H", frame, where, pseudo_sum(frame, at, 17 if protocol == "udp" else 6))
+        assert both.run(bytes(frame)) == both.through(packet)
+
+
+def pseudo_sum(frame: bytearray, at: int, protocol: int) -> int:
+    """Of addresses, protocol and size, as it lies in memory; `at`: where layer 4 begins."""
+    addresses = frame[26:34] if at == 34 else frame[22:54]
+    words = struct.unpack(f"={len(addresses) // 2}H", addresses)
+    total = sum(words) + socket.htons(protocol) + socket.htons(len(frame) - at)
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
 
 
 def test_two_connections_cannot_have_the_same_packets() -> None:

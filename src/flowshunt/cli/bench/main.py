@@ -12,9 +12,11 @@ Measure ways of forwarding side by side, with real traffic between network names
 
 Rows: a bridge of the kernel's (bridge), its router with connection tracking and NAT (route_ct_nat), Flowshunt without
 offloading (slow, slow_nat; slow_afxdp with ports of that type) and with an offload provider (flowtable,
-flowtable_nat, kernel_tc with NAT). Each figure is taken of all rows in every round; the table has medians with the
-least and the most, CPU time, packets that came up to the switch's process, and quotients within the rounds.
-Namespaces are made for it, and go in the end. It needs root, iperf3, ping, nft and ip.
+flowtable_nat; with NAT by the kernel: kernel_tc, kernel_tc_plain without kernel-peer, and kernel_xdp, of which small
+frames are counted before the receiver makes packets of them, as where ports are network cards). Each figure is taken of
+all rows in every round; the table has medians with the least and the most, CPU time, packets that came up to the
+switch's process, and quotients within the rounds. Namespaces are made for it, and go in the end. It needs root, iperf3,
+ping, nft and ip.
 
 Examples:
 

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from flowshunt.cli.daemon_client import ask, find_socket
 CLIENT_MAC, SERVER_MAC = "02:fb:00:00:00:01", "02:fb:00:00:00:02"
 """Stations that only the generator sends as. A host takes no notice of frames for them, which costs it least."""
 
+OFFLOAD_SWITCH = "flowshunt.cli.bench.offload_switch"
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -30,6 +31,7 @@ class Ends:
     """Who talks to whom. `client`, `server`, `switch`: namespaces; `client_port`: the client's device at the switch.
 
     `address`: the server's, as the client calls it. `own`: the client's. `seen_as`: the client's as the server sees it.
+    `has_frames`: what arrives is counted before the receiver makes packets of frames, as where it is a network card.
     Generated frames go from `flood_from` to `flood_to`; `to_server`, `to_client`: the destinations that frames to the
     one and the other have on the link.
     """
@@ -45,6 +47,7 @@ class Ends:
     flood_to: str
     to_server: str = SERVER_MAC
     to_client: str = CLIENT_MAC
+    has_frames: bool = False
 
 
 class Row(Protocol):
@@ -143,8 +146,14 @@ class Flowshunt:
     """`flowshunt run`. `provider`: what connections are offloaded to, with its options; `port_type`: of its ports."""
 
     def __init__(
-        self, rules: tuple[str, ...], provider: str | None = None, *options: str, port_type: str = "system"
+        self,
+        rules: tuple[str, ...],
+        provider: str | None = None,
+        *options: str,
+        port_type: str = "system",
+        has_frames: bool = False,
     ) -> None:
+        self._has_frames = has_frames
         self._rules = rules
         self._port_type = port_type
         self._provider = provider
@@ -159,6 +168,10 @@ class Flowshunt:
         if is_translated:
             mac = lab.mac(ends.client)
             lab.run(ends.server, "ip", "neigh", "replace", ends.seen_as, "lladdr", mac, "dev", "eth0")
+        if self._has_frames:
+            for host in (ends.client, ends.server):
+                lab.run_module(host, OFFLOAD_SWITCH, "eth0", "on")
+            ends = replace(ends, has_frames=True)
         self._rundir = directory / name
         file = directory / f"{name}.toml"
         file.write_text(self._config(number))
@@ -220,5 +233,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "flowtable": lambda: Flowshunt(C1_RULES, "flowtable"),
     "flowtable_nat": lambda: Flowshunt(NAT_RULES, "flowtable"),
     "kernel_tc": lambda: Flowshunt(NAT_RULES, "kernel", "kernel-mode=tc"),
+    "kernel_tc_plain": lambda: Flowshunt(NAT_RULES, "kernel", "kernel-mode=tc", "kernel-peer=false"),
+    "kernel_xdp": lambda: Flowshunt(NAT_RULES, "kernel", "kernel-mode=xdp", has_frames=True),
 }
 """All rows by name."""

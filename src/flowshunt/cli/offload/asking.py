@@ -56,6 +56,7 @@ def _provider(one: dict[str, Any]) -> Iterator[str]:
         yield f"  queue         {one['queued']} of {one['queue']}"
     if counters["errors"]:
         yield f"  errors        {counters['errors']}"
+    yield from (f"  {note}" for note in one["notes"])
     if one["refusals"]:
         yield "  refused"
         for code, n in sorted(one["refusals"].items(), key=lambda pair: -pair[1]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flowshunt.base.errors import UsageError
 from flowshunt.control.openflow.errors import OpenFlowError
@@ -38,7 +39,13 @@ GROUP_DELETED, METER_DELETED = "group", "meter"
 HIDDEN_TABLE = 254
 """The table that Open vSwitch keeps to itself, and so do we."""
 
-Undo = Callable[[], None]
+
+class _WayBack(NamedTuple):
+    """What undoes a change, and the rules that it keeps for that."""
+
+    undo: Callable[[], None]
+    kept: list[CompiledRule]
+
 
 _SLICE = 256
 """Flow-mods compiled between two turns of other work."""
@@ -70,6 +77,7 @@ class FlowChanges:
         self._reports = False
         self._prepared: dict[int, tuple[FlowMod, CompiledRule | None]] = {}
         self._plans: dict[int, _Plan] = {}
+        self._spent: deque[list[Any]] = deque()
 
     def prepare(self, mod: FlowMod, version: int) -> None:
         """Compile a flow-mod that will be applied soon, while another thread uses the datapath.
@@ -101,6 +109,7 @@ class FlowChanges:
             done += 1 if run is None else run.n
         if mods:
             self._plans[id(mods[0])] = _Plan(mods[0], rules, runs)
+        yield from self._datapath.rules.make_room([feed for run in runs.values() if run.adds for feed in run.feeds])
 
     def forget(self, mods: Iterable[FlowMod | GroupMod]) -> None:
         """Let go of what was prepared of one message or a bundle's, and not applied because it was refused before."""
@@ -113,8 +122,14 @@ class FlowChanges:
         """Carry out one flow-mod. Raises OpenFlowError, and then nothing has changed."""
         try:
             _check(mod)
-            for line in self._carry_out(mod, self._compile(mod, version), version, now_ms):
-                self._removed(line, REASON_DELETE)
+            rule = self._compile(mod, version)
+            if mod.command.startswith("del"):
+                way_back, lines = self._delete(mod, now_ms)
+                for line in lines:
+                    self._removed(line, REASON_DELETE)
+                self.waste(way_back.kept)
+            else:
+                self._carry_out(mod, rule, version, now_ms)
         except UsageError as problem:
             raise refusal(problem) from None
 
@@ -146,7 +161,7 @@ class FlowChanges:
         rules.remove(numbers, METER_DELETED)
         return [line for line in lines if "send_flow_rem" in line.flow.flags]
 
-    def _way_back_of_group(self, mod: GroupMod, now_ms: int) -> Undo:
+    def _way_back_of_group(self, mod: GroupMod, now_ms: int) -> _WayBack:
         groups, rules = self._groups, self._datapath.rules
         before = groups.snapshot()
         going = []
@@ -158,7 +173,7 @@ class FlowChanges:
             groups.restore(before)
             rules.add(going, now_ms, refuses_overlaps=False)
 
-        return undo
+        return _WayBack(undo, going)
 
     def apply_all(self, mods: Sequence[FlowMod | GroupMod], version: int, now_ns: int) -> None:
         """Carry out flow-mods and group-mods in order.
@@ -170,7 +185,7 @@ class FlowChanges:
         plan = self._plans.pop(id(mods[0]), None) if mods else None
         rules: list[CompiledRule | None] = [] if plan is None else plan.rules
         runs: Mapping[int, _Run] = {} if plan is None else plan.runs
-        undo: list[Undo] = []
+        ways_back: list[_WayBack] = []
         gone: list[tuple[FlowStatistics, int]] = []
         done = one_by_one = 0
         try:
@@ -190,25 +205,30 @@ class FlowChanges:
                     except UsageError:  # which message is to blame is seen when they come one by one
                         one_by_one = done + run.n
                         continue
-                    undo.append(way_back)
+                    ways_back.append(way_back)
                     gone += [(line, REASON_DELETE) for line in lines]
                     done += run.n
                     continue
                 if isinstance(mod, GroupMod):
-                    undo.append(self._way_back_of_group(mod, now_ms))
+                    ways_back.append(self._way_back_of_group(mod, now_ms))
                     gone += self.apply_group(mod, now_ns)
-                else:
-                    undo.append(self._way_back(mod, rules[done], now_ms))
-                    lines = self._carry_out(mod, rules[done], version, now_ms)
+                elif mod.command.startswith("del"):
+                    way_back, lines = self._delete(mod, now_ms)
+                    ways_back.append(way_back)
                     gone += [(line, REASON_DELETE) for line in lines]
+                else:
+                    ways_back.append(self._way_back(mod, rules[done], now_ms))
+                    self._carry_out(mod, rules[done], version, now_ms)
                 done += 1
         except (UsageError, OpenFlowError) as problem:
-            for step in reversed(undo):
-                step()
+            for way_back in reversed(ways_back):
+                way_back.undo()
             place = done if len(rules) == len(mods) else len(rules)
             raise BundleError(place, problem if isinstance(problem, OpenFlowError) else refusal(problem)) from None
         for line, reason in gone:
             self._removed(line, reason)
+        for way_back in ways_back:
+            self.waste(way_back.kept)
 
     def _checked(self, mod: FlowMod | GroupMod, version: int) -> CompiledRule | None:
         """What a message of a bundle adds or may add, if it is a flow-mod that can be carried out."""
@@ -259,12 +279,12 @@ class FlowChanges:
             flow = flow.with_flags(flow.flags | _RESET_COUNTS)
         return self._datapath.compile(flow, keeps_counters="reset_counts" not in flow.flags)
 
-    def _carry_out_run(self, run: _Run, now_ms: int) -> tuple[Undo, list[FlowStatistics]]:
+    def _carry_out_run(self, run: _Run, now_ms: int) -> tuple[_WayBack, list[FlowStatistics]]:
         """Add or delete rules in one go. Returns what undoes it, and the deleted flows that are to be reported.
 
         An exception has undone it.
         """
-        if run.requests:
+        if not run.adds:
             return self._delete_run(run, now_ms)
         rules = self._datapath.rules
         replaced: list[CompiledRule] = []
@@ -281,9 +301,9 @@ class FlowChanges:
         except UsageError:
             undo()
             raise
-        return undo, []
+        return _WayBack(undo, replaced), []
 
-    def _delete_run(self, run: _Run, now_ms: int) -> tuple[Undo, list[FlowStatistics]]:
+    def _delete_run(self, run: _Run, now_ms: int) -> tuple[_WayBack, list[FlowStatistics]]:
         datapath, rules = self._datapath, self._datapath.rules
         requests = iter(run.requests)
         going: dict[int, None] = {}
@@ -298,9 +318,30 @@ class FlowChanges:
         def undo() -> None:
             rules.add(removed, now_ms, refuses_overlaps=False)
 
-        return undo, [line for line in lines if "send_flow_rem" in line.flow.flags]
+        return _WayBack(undo, removed), [line for line in lines if "send_flow_rem" in line.flow.flags]
 
-    def _way_back(self, mod: FlowMod, rule: CompiledRule | None, now_ms: int) -> Undo:
+    def waste(self, things: list[Any]) -> None:
+        """Leave things that nobody needs any more to `tidy`."""
+        if len(things) > _SLICE:
+            self._spent.append(things)
+
+    @property
+    def has_waste(self) -> bool:
+        """Whether there is something to `tidy`."""
+        return bool(self._spent)
+
+    def tidy(self) -> Iterator[None]:
+        """Let go of what changes have left, a slice at each step: to free a hundred thousand objects takes long.
+
+        For the thread that need not hurry.
+        """
+        while self._spent:
+            things = self._spent.popleft()
+            while things:
+                del things[-_SLICE:]
+                yield
+
+    def _way_back(self, mod: FlowMod, rule: CompiledRule | None, now_ms: int) -> _WayBack:
         """What undoes a flow-mod that is about to be carried out."""
         datapath = self._datapath
         added = [rule] if rule is not None else []
@@ -314,24 +355,30 @@ class FlowChanges:
             datapath.rules.take_back(added)
             datapath.rules.add(before, now_ms, refuses_overlaps=False)
 
-        return undo
+        return _WayBack(undo, before)
 
-    def _carry_out(self, mod: FlowMod, rule: CompiledRule | None, version: int, now_ms: int) -> list[FlowStatistics]:
-        """Carry out a change that was checked. Returns the deleted flows that are to be reported."""
+    def _carry_out(self, mod: FlowMod, rule: CompiledRule | None, version: int, now_ms: int) -> None:
+        """Carry out an addition or a modification that was checked."""
         datapath, flow = self._datapath, mod.flow
-        strict = mod.command.endswith("_strict")
         if mod.command == "add":
             self._add(rule, now_ms)
-        elif mod.command.startswith("mod"):
-            resets = "reset_counts" in flow.flags and version >= OF12
-            n_changed = datapath.modify_flows(flow, strict=strict, add=False, now_ms=now_ms, resets_counters=resets)
-            if not n_changed and mod.added is not None:
-                self._add(rule, now_ms)
-        else:
-            going = datapath.selected(flow, strict=strict) if self._reports else []
-            datapath.delete_flows(flow, strict=strict)
-            return [line for line in going if "send_flow_rem" in line.flow.flags]
-        return []
+            return
+        strict = mod.command.endswith("_strict")
+        resets = "reset_counts" in flow.flags and version >= OF12
+        n_changed = datapath.modify_flows(flow, strict=strict, add=False, now_ms=now_ms, resets_counters=resets)
+        if not n_changed and mod.added is not None:
+            self._add(rule, now_ms)
+
+    def _delete(self, mod: FlowMod, now_ms: int) -> tuple[_WayBack, list[FlowStatistics]]:
+        """Carry out a deletion. Returns what undoes it, and the deleted flows that are to be reported."""
+        datapath, strict = self._datapath, mod.command.endswith("_strict")
+        going = datapath.selected(mod.flow, strict=strict) if self._reports else []
+        removed = datapath.remove_rules(mod.flow, strict=strict)
+
+        def undo() -> None:
+            datapath.rules.add(removed, now_ms, refuses_overlaps=False)
+
+        return _WayBack(undo, removed), [line for line in going if "send_flow_rem" in line.flow.flags]
 
     def _add(self, rule: CompiledRule | None, now_ms: int) -> None:
         assert rule is not None  # only deletions have none
@@ -358,6 +405,11 @@ class _Run(NamedTuple):
     n: int
     feeds: tuple[Feed, ...]
     requests: tuple[F.Flow, ...]
+
+    @property
+    def adds(self) -> bool:
+        """Whether rules are added."""
+        return not self.requests
 
 
 class _Plan(NamedTuple):

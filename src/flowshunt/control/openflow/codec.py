@@ -331,12 +331,12 @@ def _aggregate(message: flow_stats.AggregateReply, version: int) -> Parts:
 
 
 def _group_stats(message: groups.GroupStatsReply, version: int) -> Parts:
-    entries = tuple(groups.encode_counters(group, version) for group in message.groups)
+    entries = (groups.encode_counters(group, version) for group in message.groups)
     return _vendor_parts(version, NX, 7, entries) if message.nicira else _parts(version, 6, entries)
 
 
 def _group_descriptions(message: groups.GroupDescriptionReply, version: int) -> Parts:
-    entries = tuple(groups.encode_description(group, version) for group in message.groups)
+    entries = (groups.encode_description(group, version) for group in message.groups)
     return _vendor_parts(version, NX, 8, entries) if message.nicira else _parts(version, 7, entries)
 
 

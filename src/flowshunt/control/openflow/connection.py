@@ -26,7 +26,7 @@ from flowshunt.control.openflow.errors import OpenFlowError, encode_error, encod
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.flow_removed import FlowRemoved
 from flowshunt.control.openflow.flow_stats import FlowReply
-from flowshunt.control.openflow.groups import GroupMod
+from flowshunt.control.openflow.groups import GroupDescriptionReply, GroupMod, GroupStatsReply
 from flowshunt.control.openflow.hello import decode_hello, encode_hello, negotiate
 from flowshunt.control.openflow.monitor import MonitorReply
 from flowshunt.control.openflow.packets import FORM_STANDARD, PacketIn, PacketOut
@@ -85,6 +85,8 @@ _OWN = frozenset(
 )  # fmt: skip
 """Messages that concern only the connection; the last three need no answer."""
 
+_Long = FlowReply | MonitorReply | GroupStatsReply | GroupDescriptionReply
+
 _INVALID_TTL = 1 << switch.REASON_INVALID_TTL
 
 Event = Negotiated | Request | Commit | Closed
@@ -132,7 +134,7 @@ class Connection:
         self._at = 0
         # A deque, as the switch's thread may add to it while another takes from it.
         hello = frame(max(self._versions), codec.TYPE_HELLO, 0, encode_hello(self._versions))
-        self._output: deque[bytes | tuple[Request, FlowReply | MonitorReply]] = deque([hello])
+        self._output: deque[bytes | tuple[Request, _Long]] = deque([hello])
         self._bundles: dict[int, _Bundle] = {}
         self._parts: tuple[int, bytearray] | None = None
         self._dropped = False
@@ -341,9 +343,9 @@ class Connection:
     def reply(self, request: Request, message: Any) -> None:
         """Answer a request with a message; a multipart reply takes as many messages as it needs.
 
-        Flows, of which there may be very many, are encoded when they are sent.
+        Flows and groups, of which there may be very many, are encoded when they are sent.
         """
-        if isinstance(message, FlowReply | MonitorReply):
+        if isinstance(message, _Long):
             self._output.append((request, message))
         else:
             self._output.extend(self._encoded(request, message))

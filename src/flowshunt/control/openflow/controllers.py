@@ -275,8 +275,8 @@ class Passive:
 
     @property
     def connection(self) -> Connection | None:
-        """That of some controller."""
-        return next((peer.connection for peer in self._peers), None)
+        """That of some controller that has said hello."""
+        return next((peer.connection for peer in self._peers if peer.connection.version), None)
 
     async def start(self) -> None:
         """Listen. Raises UsageError and InputError when that cannot be."""
@@ -312,5 +312,5 @@ class Passive:
         self._tell()
 
     def _tell(self) -> None:
-        is_connected = bool(self._peers)
+        is_connected = self.connection is not None
         self._told(ControllerStatus(is_connected, "other" if is_connected else None, "LISTENING"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from struct import Struct, pack
 from struct import error as StructError
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from flowshunt.control.openflow.actions import encode_actions
 from flowshunt.control.openflow.errors import OpenFlowError
@@ -17,6 +17,8 @@ from flowshunt.control.openflow.match import decode_nxm_match, encode_fields, en
 from flowshunt.control.openflow.wire import GROUP_ANY, MAX_ENTRY, OF10, OF11, OF13, OF14, OF15, padded
 from flowshunt.rules.openflow.flow import Flow
 from flowshunt.rules.openflow.match import Facts, Triples, facts_of
+
+_Thing = TypeVar("_Thing")
 
 _REQUEST_10 = Struct("!BxH")
 _REQUEST_NX = Struct("!HHB3x")
@@ -292,9 +294,14 @@ def _entry_15(entry: FlowEntry, version: int) -> bytes:
 def encode_entries(entries: Iterable[FlowEntry], version: int, nicira: bool) -> Iterator[bytes]:
     """The entries of a reply, one by one. A flow for which a message has no room is left out."""
     encode = _entry_nx if nicira else _entry_10 if version == OF10 else _entry_11 if version < OF15 else _entry_15
-    for entry in entries:
+    return encode_fitting(entries, version, encode)
+
+
+def encode_fitting(things: Iterable[_Thing], version: int, encode: Callable[[_Thing, int], bytes]) -> Iterator[bytes]:
+    """Things by `encode(thing, version)`, one by one. One for which a message has no room is left out."""
+    for thing in things:
         try:
-            data = encode(entry, version)
+            data = encode(thing, version)
         except (OpenFlowError, StructError):  # the latter: longer than its own length field can say
             continue
         if len(data) <= MAX_ENTRY:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.groups import (
@@ -32,6 +34,17 @@ class _Group(NamedTuple):
     before: list[tuple[int, int]]  # what group and buckets counted in programs before this one
 
 
+class Places(NamedTuple):
+    """Where the counters of groups are in the pool, one after the other: int64, 0 for what does not count.
+
+    `version`: of the table that it was so in.
+    """
+
+    version: int
+    groups: Sequence[_Group]
+    places: np.ndarray
+
+
 class GroupTable:
     """Groups by number. `is_port_live` says whether a bucket that watches a port can be used."""
 
@@ -39,6 +52,8 @@ class GroupTable:
         self._datapath = datapath
         self._is_port_live = is_port_live
         self._groups: dict[int, _Group] = {}
+        self._watching: dict[int, None] = {}  # groups whose buckets watch something
+        self._version = 0
 
     def __len__(self) -> int:
         """How many there are."""
@@ -88,7 +103,7 @@ class GroupTable:
         fields = entry.fields.masks if name == "hash" else ()
         rules = self._datapath.rules
         compiled = compile_group(entry.type, entry.buckets, self._is_live, basis, fields)
-        words, tokens = rules.linker.link(compiled.program, compiled.late)
+        words, tokens = rules.linker.link(compiled.program, compiled.late, awaits_groups=True)
         try:
             rules.linker.groups.put(entry.group, words)
         except PoolFullError:
@@ -100,14 +115,21 @@ class GroupTable:
         self._groups[entry.group] = _Group(
             entry, compiled, tokens, created_ns, counted or [(0, 0)] * (len(entry.buckets) + 1)
         )
+        if any(bucket.is_watched() for bucket in entry.buckets):
+            self._watching[entry.group] = None
+        else:
+            self._watching.pop(entry.group, None)
         rules.version += 1
+        self._version += 1
 
     def _remove(self, number: int) -> None:
         rules = self._datapath.rules
         group = self._groups.pop(number)
+        self._watching.pop(number, None)
         rules.linker.groups.remove(number)
         rules.linker.unlink(group.tokens)
         rules.version += 1
+        self._version += 1
 
     def snapshot(self) -> dict[int, _Group]:
         """What `restore` takes."""
@@ -128,9 +150,8 @@ class GroupTable:
 
     def refresh(self) -> None:
         """Look again at what buckets watch: call it when a port came, went, or changed its state. Counters stay."""
-        for group in list(self._groups.values()):
-            if any(bucket.is_watched() for bucket in group.entry.buckets):
-                self._put(group.entry, group.created_ns, self._counts(group))
+        for group in [self._groups[number] for number in self._watching]:
+            self._put(group.entry, group.created_ns, self._counts(group))
 
     def _is_live(self, bucket: Bucket) -> bool:
         """Whether a bucket, or one of a group that it watches, and so on, watches nothing or a port that is live.
@@ -149,6 +170,16 @@ class GroupTable:
 
     # --- listing ---------------------------------------------------------------------------------------------------
 
+    def places(self, number: int | None) -> Places:
+        """Where the counters of the group of a number, or of all (None), are: see `counters`."""
+        version, groups = self._version, self._selected(number)
+        cells = self._datapath.rules.linker.groups
+        places = []
+        for group in groups:
+            at = cells.place(group.entry.group)
+            places += [at + offset if offset else 0 for offset in (group.compiled.counted, *group.compiled.places)]
+        return Places(version, groups, np.array(places, np.int64))
+
     def _counts(self, group: _Group) -> list[tuple[int, int]]:
         """Packets and bytes of the group, then of each bucket."""
         words = self._datapath.rules.linker.groups.words(group.entry.group)
@@ -157,9 +188,10 @@ class GroupTable:
             found.append((packets + int(words[at]), size + int(words[at + 1])) if at else (packets, size))
         return found
 
-    def entries(self, number: int | None) -> list[GroupMod]:
-        """The group of a number, or all (None), in order of number."""
-        return [group.entry for group in self._selected(number)]
+    def entries(self, number: int | None) -> Iterator[GroupMod]:
+        """The group of a number, or all (None), in order of number, as they are now; put in order while it is read."""
+        found = list(self._groups.values()) if number is None else self._selected(number)
+        return _entries(found)
 
     def story_of(self, number: int) -> Group | None:
         """A group as traces tell of it."""
@@ -168,19 +200,43 @@ class GroupTable:
             return None
         return Group(number, group.entry.type, group.entry.buckets, group.compiled.places)
 
-    def counters(self, number: int | None, now_ns: int) -> list[GroupCounters]:
-        """What the group of a number, or all (None), counted."""
-        references = self._datapath.rules.linker.groups.references
-        found = []
-        for group in self._selected(number):
-            (packets, size), *rows = self._counts(group)
-            number = group.entry.group
-            age_ns = max(now_ns - group.created_ns, 0)
-            found.append(GroupCounters(number, references.get(number, 0), packets, size, age_ns, rows))
-        return found
+    def counters(self, number: int | None, now_ns: int, known: Places | None = None) -> Iterator[GroupCounters]:
+        """What the group of a number, or all (None), counted until now; made while it is read, in any thread.
+
+        `known`: its `places`, which may have been looked up in another thread, and count if nothing has changed since.
+        """
+        found = known if known is not None and known.version == self._version else self.places(number)
+        pool, references = self._datapath.rules.arrays.pool, self._datapath.rules.linker.groups.references
+        has_place = found.places != 0
+        counted = np.where(has_place, pool[found.places], 0), np.where(has_place, pool[found.places + 1], 0)
+        used = [references.get(group.entry.group, 0) for group in found.groups]
+        return _counters(found.groups, used, *counted, now_ns)
 
     def _selected(self, number: int | None) -> list[_Group]:
-        return [group for key, group in sorted(self._groups.items()) if number in (None, key)]
+        if number is not None:
+            return [self._groups[number]] if number in self._groups else []
+        return sorted(self._groups.values(), key=_number)
+
+
+def _number(group: _Group) -> int:
+    return group.entry.group
+
+
+def _entries(groups: Sequence[_Group]) -> Iterator[GroupMod]:
+    for group in sorted(groups, key=_number):
+        yield group.entry
+
+
+def _counters(
+    groups: Sequence[_Group], references: Sequence[int], packets: np.ndarray, sizes: np.ndarray, now_ns: int
+) -> Iterator[GroupCounters]:
+    end = 0
+    for group, n_references in zip(groups, references, strict=True):
+        first, end = end, end + len(group.before)
+        counted = zip(packets[first:end].tolist(), sizes[first:end].tolist(), group.before, strict=True)
+        (n, size), *rows = [(before[0] + n, before[1] + size) for n, size, before in counted]
+        age_ns = max(now_ns - group.created_ns, 0)
+        yield GroupCounters(group.entry.group, n_references, n, size, age_ns, rows)
 
 
 def _insertion(buckets: Sequence[Bucket], wanted: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct, pack
 from typing import NamedTuple
 
@@ -89,16 +89,16 @@ class GroupCounters(NamedTuple):
 
 
 class GroupStatsReply(NamedTuple):
-    """Counters of groups."""
+    """Counters of groups. It leaves in as many messages as it needs, and is written once, like `FlowReply`."""
 
-    groups: Sequence[GroupCounters]
+    groups: Iterable[GroupCounters]
     nicira: bool = False
 
 
 class GroupDescriptionReply(NamedTuple):
-    """Groups, each as what would add it."""
+    """Groups, each as what would add it. It leaves like `GroupStatsReply`."""
 
-    groups: Sequence[GroupMod]
+    groups: Iterable[GroupMod]
     nicira: bool = False
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from flowshunt.control.openflow.action_reader import ActionReader, Actions, Row, check_zero, subfield
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import WireField
+from flowshunt.control.openflow.wire import OF10
 from flowshunt.rules.openflow import flow as F
 
 _LEARN = Struct("!HHHQHBxHH")  # timeouts, priority, cookie, flags, table, timeouts after FIN
@@ -108,7 +109,7 @@ def _place(
 
 def _fin_timeout(reader: ActionReader, data: bytes, at: int, end: int) -> Actions:
     check_zero(data, at + 14, end)
-    if reader.facts is not None and reader.facts.protocol != 6:
+    if reader.version > OF10 and reader.facts is not None and reader.facts.protocol != 6:
         raise OpenFlowError("OFPBAC_MATCH_INCONSISTENT", "fin_timeout is about TCP")
     return (F.FinTimeout(_u16(data, at + 10), _u16(data, at + 12)),)
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct, pack
-from struct import error as StructError
 from typing import NamedTuple
 
 from flowshunt.control.openflow.actions import encode_actions
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.flow_mod import selected_port, selected_port_32
-from flowshunt.control.openflow.flow_stats import facts_of_flow
+from flowshunt.control.openflow.flow_stats import encode_fitting, facts_of_flow
 from flowshunt.control.openflow.instructions import encode_instructions
 from flowshunt.control.openflow.match import Match, decode_nxm_match, decode_oxm_match, encode_fields, encode_oxm_match
-from flowshunt.control.openflow.wire import GROUP_ANY, MAX_ENTRY, OF13, OF14, padded
+from flowshunt.control.openflow.wire import GROUP_ANY, OF13, OF14, padded
 from flowshunt.rules.openflow.flow import Flow
 
 _REQUEST_NX = Struct("!IHHHB5x")
@@ -161,13 +160,7 @@ def encode_update(update: FlowUpdate, version: int) -> bytes:
 
 def encode_updates(updates: Iterable[FlowUpdate], version: int) -> Iterator[bytes]:
     """Updates, one by one. One of a flow for which a message has no room in this version is left out."""
-    for update in updates:
-        try:
-            data = encode_update(update, version)
-        except (OpenFlowError, StructError):  # the latter: longer than its own length field can say
-            continue
-        if len(data) <= MAX_ENTRY:
-            yield data
+    return encode_fitting(updates, version, encode_update)
 
 
 def encode_pause(message: MonitorPause, version: int) -> bytes:

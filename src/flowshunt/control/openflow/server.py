@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from flowshunt.base.clock import Clock
-from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import check_free, prepare_directory, private_socket
+from flowshunt.base.sockets import listening_socket
 from flowshunt.control.openflow.codec import EchoRequest
-from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Request
+from flowshunt.control.openflow.connection import Closed, Commit, Connection, Event, Negotiated, Request
 from flowshunt.control.openflow.flow_mod import FlowMod
 from flowshunt.control.openflow.service import Service
 from flowshunt.control.openflow.wire import VERSIONS
@@ -57,6 +56,7 @@ class Server:
         """Versions of OpenFlow that connections from now on are offered."""
         self.peers: set[Peer] = set()
         self.closing = False
+        self._tidies = False
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
@@ -66,13 +66,8 @@ class Server:
         Raises UsageError when others can write to the directory, or something else is at `path`, InputError when the
         system refuses.
         """
-        prepare_directory(path.parent)
-        check_free(path)
-        try:
-            bound = private_socket(path)
-            self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), sock=bound)
-        except OSError as problem:
-            raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
+        bound = listening_socket(path)
+        self._server = await asyncio.get_running_loop().create_unix_server(lambda: Peer(self), sock=bound)
         self._path = path
 
     async def close(self) -> None:
@@ -98,13 +93,22 @@ class Server:
         self.service.deliver_events()
         for peer in list(self.peers):
             peer.flush()
+        if self.service.has_waste and not self._tidies:
+            self._tidies = True
+            asyncio.get_running_loop().call_soon(_take_steps, self.service.tidy(), self._has_tidied)
+
+    def _has_tidied(self) -> None:
+        self._tidies = False
 
 
 class Peer(asyncio.BufferedProtocol):
     """One connection, and the socket that it is on."""
 
     def __init__(self, server: Server, *, quiet: bool = True, follower: Callable[[Peer], None] | None = None) -> None:
-        """`quiet`: events go there only once it asks for packets. `follower(peer)` is called when it comes and goes."""
+        """`quiet`: events go there only once it asks for packets.
+
+        `follower(peer)` is called when it comes, has said hello, and goes.
+        """
         self._server = server
         self._quiet = quiet
         self._follower = follower
@@ -224,6 +228,8 @@ class Peer(asyncio.BufferedProtocol):
                     event = last
                 else:
                     service.carry_out(connection, event, self._server.clock.now_ns())
+            elif isinstance(event, Negotiated) and self._follower is not None:
+                self._follower(self)
             self._server.flush_events()
             if isinstance(event, Closed):
                 self._end(event.reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
@@ -43,7 +43,7 @@ from flowshunt.control.openflow.flow_removed import (
     FlowRemoved,
 )
 from flowshunt.control.openflow.flushing import flush
-from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable
+from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable, Places
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
@@ -75,6 +75,8 @@ REASON_ADDED, REASON_DELETED, REASON_CHANGED = range(3)
 """What `tell_port` tells of a port."""
 
 _MILLION = 1_000_000
+_NORMAL, _NX_MATCH = 0, 3
+"""How fragments are handled, in a configuration: first ones without their ports, or with them."""
 _LOG = logger(__name__)
 
 
@@ -137,6 +139,9 @@ class Service:
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
+        # What was prepared of bundles and requests, by their id().
+        self._sorted: dict[int, _Sorted] = {}
+        self._places: dict[int, Places] = {}
         self._tlv: dict[int, extensions.TlvMap] = {}
         self._fragments = 0
 
@@ -173,10 +178,12 @@ class Service:
         """
         with suppress(Exception):
             if isinstance(event, Commit):
-                mods, _ = _split(event.requests)
-                yield from self._changes.prepare_all([request.message for request in mods], event.control.version)
+                sorted_ = self._sorted[id(event)] = _sort(event.requests)
+                yield from self._changes.prepare_all(sorted_.messages, event.control.version)
             elif isinstance(event.message, FlowMod):
                 self._changes.prepare(event.message, event.version)
+            elif isinstance(event.message, groups.GroupStatsRequest):
+                self._places[id(event)] = self.groups.places(event.message.group)
 
     def carry_out(self, connection: Connection, event: Request | Commit, now_ns: int) -> None:
         """`handle` or `commit`, whichever it takes. A fault of ours is logged, and answered with an error, too."""
@@ -191,9 +198,22 @@ class Service:
             failed = event.control if isinstance(event, Commit) else event
             connection.fail(failed, OpenFlowError("OFPBRC_EPERM", "the log says why"))
         finally:
+            self._sorted.pop(id(event), None)
+            self._places.pop(id(event), None)
+            if isinstance(event, Commit):
+                self._changes.waste(list(event.requests))
             requests = event.requests if isinstance(event, Commit) else (event,)
             self._changes.forget(request.message for request in requests if type(request.message) in _MODS)
             self._monitors.end()
+
+    @property
+    def has_waste(self) -> bool:
+        """Whether there is something to `tidy`."""
+        return self._changes.has_waste
+
+    def tidy(self) -> Iterator[None]:
+        """What `carry_out` has left to be done where nobody waits, once its answer is sent: a slice at each step."""
+        yield from self._changes.tidy()
 
     def commit(self, connection: Connection, commit: Commit, now_ns: int) -> None:
         """Carry out a bundle: all of it, or nothing and an error."""
@@ -201,14 +221,14 @@ class Service:
         if connection.role == "secondary":
             connection.fail(commit.control, OpenFlowError("OFPBRC_IS_SLAVE"))
             return
-        mods, rest = _split(commit.requests)
+        mods, messages, rest = self._sorted.get(id(commit)) or _sort(commit.requests)
         for request in rest:
             if not isinstance(request.message, PacketOut):
                 error = OpenFlowError("OFPBFC_MSG_UNSUP", f"{type(request.message).__name__} in a bundle")
                 connection.commit_failed(commit, request, error)
                 return
         try:
-            self._changes.apply_all([request.message for request in mods], commit.control.version, now_ns)
+            self._changes.apply_all(messages, commit.control.version, now_ns)
         except BundleError as failure:
             _LOG.info("bundle refused: %s", failure)
             self._monitors.discard()
@@ -249,10 +269,11 @@ class Service:
         )
 
     def _set_config(self, connection: Connection, request: Request) -> None:
-        if request.message.fragments not in (0, 3):
+        if request.message.fragments not in (_NORMAL, _NX_MATCH):
             raise OpenFlowError("OFPSCFC_BAD_FLAGS", "fragments are not dropped here")
         connection.miss_send_len = request.message.miss_send_len
         self._fragments = request.message.fragments
+        self._bridge.datapath.see_fragment_ports(self._fragments == _NX_MATCH)
         if request.message.invalid_ttl is not None:
             connection.hear_of_invalid_ttl(request.message.invalid_ttl)
         self._watch_packets()
@@ -418,7 +439,8 @@ class Service:
             self._flow_removed(entry, reason)
 
     def _group_stats(self, connection: Connection, request: Request) -> None:
-        found = self.groups.counters(request.message.group, self._now_ns)
+        places = self._places.get(id(request))
+        found = self.groups.counters(request.message.group, self._now_ns, places)
         connection.reply(request, groups.GroupStatsReply(found, request.message.nicira))
 
     def _group_descriptions(self, connection: Connection, request: Request) -> None:
@@ -549,15 +571,18 @@ _MODS = frozenset((FlowMod, groups.GroupMod))
 """What bundles change, all of it or nothing."""
 
 
-def _split(requests: Sequence[Request]) -> tuple[Sequence[Request], Sequence[Request]]:
-    """Flow-mods and group-mods, and the other requests of a bundle."""
-    if {type(request.message) for request in requests} <= _MODS:
-        return requests, ()
-    mods: list[Request] = []
-    rest: list[Request] = []
-    for request in requests:
-        (mods if type(request.message) in _MODS else rest).append(request)
-    return mods, rest
+class _Sorted(NamedTuple):
+    """Flow-mods and group-mods of a bundle, their messages, and its other requests."""
+
+    mods: Sequence[Request]
+    messages: Sequence[FlowMod | groups.GroupMod]
+    rest: Sequence[Request]
+
+
+def _sort(requests: Sequence[Request]) -> _Sorted:
+    mods = [request for request in requests if type(request.message) in _MODS]
+    rest = [request for request in requests if type(request.message) not in _MODS]
+    return _Sorted(mods, [request.message for request in mods], rest)
 
 
 def _entries(listing: Listing, now_ms: int) -> Iterator[flow_stats.FlowEntry]:

@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import check_free, prepare_directory, private_socket
+from flowshunt.base.sockets import listening_socket
 from flowshunt.control.openflow.codec import TYPE_HELLO
 from flowshunt.control.openflow.connection import Connection
 from flowshunt.control.openflow.hello import encode_hello
@@ -36,13 +35,8 @@ class Snooping:
 
     async def listen(self, path: Path) -> None:
         """Serve on a socket that no one else may use. Raises UsageError and InputError, as for a management socket."""
-        prepare_directory(path.parent)
-        check_free(path)
-        try:
-            bound = private_socket(path)
-            self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Snooper(self), sock=bound)
-        except OSError as problem:
-            raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
+        bound = listening_socket(path)
+        self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Snooper(self), sock=bound)
         self._path = path
 
     async def close(self) -> None:

@@ -16,11 +16,12 @@ from flowshunt.control.ovsdb.model import Bridge, Interface, Vlans
 from flowshunt.control.ovsdb.node import Node
 from flowshunt.datapath.ports import SERVICE_TYPES
 from flowshunt.packet.schema import ETH_QINQ, MAX_TAGS
+from flowshunt.ports.devices import NAME_SIZE
 
 DEFAULT_AGE_S = 300
 _LEAST_MTU, _MOST_MTU = 68, 65_521
 
-_SLICE = 8
+_SLICE = 2
 """Actions between two batches of packets."""
 _PROTOCOLS = {f"OpenFlow1{minor}": 1 + minor for minor in range(6)}
 _HEX_ID = re.compile(r"(?:0x)?([0-9a-fA-F]{1,16})")
@@ -166,7 +167,7 @@ class Applier:
     def _add_port(self, action: R.AddPort) -> None:
         bridge, one = self._node.bridges.get(action.bridge), action.interface
         if bridge is None or action.refusal is not None:
-            self._refuse(action.bridge, one.name, action.refusal or f"there is no bridge {action.bridge}")
+            self._refuse(action.bridge, one.name, action.refusal or _no_bridge(action.bridge, one.name))
             return
         try:
             info = bridge.add_port(
@@ -183,7 +184,7 @@ class Applier:
             _LOG.info("bridge %s: added interface %s on port %d", action.bridge, one.name, info.ofport)
             if one.ofport_request not in (None, info.ofport) and one.name != action.bridge:
                 what = "bridge %s: interface %s cannot have port %d, which is taken"
-                _LOG.warning(what, action.bridge, one.name, one.ofport_request)
+                _LOG.info(what, action.bridge, one.name, one.ofport_request)
         if one.mac and not _MAC.fullmatch(one.mac):
             _LOG.error("interface %s: %s is no MAC address", one.name, one.mac)
         mac = one.mac or (self._hwaddr.get(action.bridge) if one.name == action.bridge else None)
@@ -269,6 +270,13 @@ def _mtu(interface: Interface) -> int | None:
 
 def _number(text: str | None, default: int) -> int:
     return int(text) if text is not None and text.isdecimal() and len(text) < 10 else default
+
+
+def _no_bridge(bridge: str, name: str) -> str:
+    """Why a port has no bridge, in the words of Open vSwitch where it is the bridge's own."""
+    if name == bridge and len(name) >= NAME_SIZE:
+        return f"could not open network device {name} (File name too long)"
+    return f"there is no bridge {bridge}"
 
 
 def _datapath_id(bridge: Bridge) -> int | None:

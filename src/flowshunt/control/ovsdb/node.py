@@ -26,6 +26,7 @@ class PortInfo(Protocol):
     admin_up: bool
     link_up: bool
     link_resets: int
+    note: str | None
     statistics: dict[str, int]
 
 
@@ -97,6 +98,9 @@ class Node(Protocol):
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function on the packet thread."""
+
+    async def take_over(self) -> None:
+        """What the database says is carried out: packets may come in, unless flows are waited for (`is_holding`)."""
 
     async def settled(self) -> None:
         """Wait until the sockets of all bridges are as they should be."""

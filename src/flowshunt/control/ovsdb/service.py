@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from flowshunt.base.errors import InputError
@@ -116,11 +115,12 @@ class Service:
         actions = plan(self._applied, wanted)
         if actions:
             await self._applier.carry_out(actions)
+        await self._node.take_over()
         self._applied = wanted
 
     async def _write(self, replica: Replica) -> None:
-        facts = await self._node.call(partial(writer.gather, self._node, self._applier.errors, self._applier.notes))
         self._is_stale = False
+        facts = await writer.gather(self._node, self._applier.errors, self._applier.notes)
         self._written_s = time.monotonic()
         writer.write(replica, facts, self._iface_types, self._cur_cfg, self._written)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from flowshunt.base.version import VERSION
@@ -49,11 +51,13 @@ STATISTICS = (
     "tx_bytes", "tx_dropped", "tx_errors", "tx_packets",
 )  # fmt: skip
 """Counters of an interface that have a name in the database."""
+_SLICE = 16
+"""Ports between two batches of packets."""
 
 
 @dataclass(slots=True)
 class Facts:
-    """How the node stood at one moment."""
+    """How the node stands, each port as it was at one moment."""
 
     ports: dict[tuple[str, str], PortInfo] = field(default_factory=dict)
     errors: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -64,18 +68,33 @@ class Facts:
     """By bridge and interface, what it asks for and does not get although it works."""
 
 
-def gather(
+async def gather(
     node: Node, errors: Mapping[tuple[str, str], str], notes: Mapping[tuple[str, str], str] | None = None
 ) -> Facts:
-    """The facts; runs on the packet thread."""
-    facts = Facts(errors=dict(errors), notes=dict(notes or {}))
+    """The facts; on the thread of control, with packets in between."""
+    facts = Facts()
+    names = iter(await node.call(partial(_take_bridges, node, facts, errors, notes or {})))
+    while part := list(islice(names, _SLICE)):
+        await node.call(partial(_take_ports, node, facts, part))
+    return facts
+
+
+def _take_bridges(
+    node: Node, facts: Facts, errors: Mapping[tuple[str, str], str], notes: Mapping[tuple[str, str], str]
+) -> list[tuple[str, str]]:
+    """What is not about ports; returns the names of those, behind their bridges'."""
+    facts.errors, facts.notes = dict(errors), dict(notes)
     for name, bridge in node.bridges.items():
         facts.datapath_ids[name] = bridge.service.datapath_id
         for target, status in bridge.controllers.statuses.copy().items():
             facts.controllers[name, target] = status
-        for port in bridge.ports:
-            facts.ports[name, port] = bridge.port_info(port)
-    return facts
+    return [(name, port) for name, bridge in node.bridges.items() for port in bridge.ports]
+
+
+def _take_ports(node: Node, facts: Facts, names: Iterable[tuple[str, str]]) -> None:
+    for name, port in names:
+        if name in node.bridges and port in node.bridges[name].ports:
+            facts.ports[name, port] = node.bridges[name].port_info(port)
 
 
 def write(
@@ -157,7 +176,7 @@ def _interface(bridge: str, row: Any, facts: Facts) -> None:
             _set(row, column, [])
         _set(row, "statistics", {})
         return
-    note = facts.notes.get((bridge, row.name))
+    note = facts.notes.get((bridge, row.name)) or info.note
     _set(row, "ofport", [info.ofport])
     _set(row, "error", [] if note is None else [note])
     _set(row, "admin_state", ["up" if info.admin_up else "down"])

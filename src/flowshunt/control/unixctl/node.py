@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from flowshunt.conntrack.table import Tracker
@@ -17,6 +17,13 @@ DATAPATH_NAME = "netdev@ovs-netdev"
 """What Open vSwitch calls its one userspace datapath; scripts name it."""
 
 T = TypeVar("T")
+
+
+class Coverage(Protocol):
+    """How fast counters have moved; see `control.unixctl.coverage`."""
+
+    def rates(self, names: Iterable[str]) -> Mapping[str, tuple[float, float, float]]:
+        """Events per second of counters by name: lately, in the last minute, in the last hour."""
 
 
 class PortInfo(Protocol):
@@ -102,6 +109,10 @@ class Node(Protocol):
     @property
     def bridges(self) -> Mapping[str, Bridge]:
         """Its bridges by name."""
+
+    @property
+    def coverage(self) -> Coverage:
+        """How fast its counters move."""
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function on the packet thread, between two batches; its result, or what it raises."""

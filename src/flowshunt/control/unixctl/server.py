@@ -6,9 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
-from flowshunt.base.sockets import check_free, prepare_directory, private_socket
+from flowshunt.base.sockets import listening_socket
 from flowshunt.control.jsonrpc import Decoder, JsonRpcError, Reply, Request, encode
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import CommandError, Registry
@@ -46,12 +45,7 @@ class Server:
         Its directory is made for this user alone when there is none. Raises UsageError when the directory is open for
         others to write to, or when something else is at `path`, InputError when the system refuses.
         """
-        prepare_directory(path.parent)
-        check_free(path)
-        try:
-            self._server = await asyncio.start_unix_server(self._serve, sock=private_socket(path))
-        except OSError as problem:
-            raise InputError(f"cannot listen on {path}: {problem.strerror or problem}") from None
+        self._server = await asyncio.start_unix_server(self._serve, sock=listening_socket(path))
         self._path = path
 
     async def close(self) -> None:

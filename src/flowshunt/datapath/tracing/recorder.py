@@ -5,6 +5,7 @@ Each method has the arguments of the kernel that it stands for, calls that kerne
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ from flowshunt.datapath.tracing.record import (
     Sent,
     Tracked,
 )
-from flowshunt.jit import plain
+from flowshunt.jit import PlainKernels, plain
 from flowshunt.packet.schema import (
     HEADER_WORDS,
     KEY_WORDS,
@@ -63,7 +64,7 @@ class Supposition(Protocol):
 
 
 class Recorder:
-    """Notes one packet's way. `kernel` is the interpreter that it listens to."""
+    """Notes one packet's way."""
 
     def __init__(
         self,
@@ -97,33 +98,11 @@ class Recorder:
         self._to: int | None = None
         self._part: Part
         self._steps: list[Any]
-        hooks = self._hooks()
-        instead = {id(getattr(module, name)): method for (module, name), method in hooks.items()}
-        self._plain_exec = plain(interpreter._run_exec)
-        self._plain_zone = plain(reassembly.read_zone)
-        self._plain = {name: plain(getattr(module, name), instead) for module, name in hooks}
-        self.kernel = plain(interpreter.run_packet, instead)
+        self._plain = _STAGE.plain
 
-    def _hooks(self) -> Mapping[tuple[Any, str], Callable[..., Any]]:
-        return {
-            (interpreter, "_begin"): self._begin,
-            (interpreter, "fetch"): self._fetch,
-            (interpreter, "_enter"): self._enter,
-            (interpreter, "note_lookup"): self._note_lookup,
-            (interpreter, "_push"): self._push,
-            (interpreter, "_pop"): self._pop,
-            (interpreter, "_ct"): self._ct,
-            (interpreter, "_track"): self._track,
-            (interpreter, "_enter_group"): self._enter_group,
-            (interpreter, "choose"): self._choose,
-            (interpreter, "_suspend"): self._suspend,
-            (interpreter, "_abandon"): self._abandon,
-            (interpreter, "decrement_ttl"): self._decrement_ttl,
-            (interpreter, "pass_meter"): self._pass_meter,
-            (interpreter, "meet_fragment"): self._meet_fragment,
-            (interpreter, "output"): self._output,
-            (output, "_normal"): self._normal,
-        }
+    def run(self, *arguments: Any) -> None:
+        """Run the packet: see `datapath.interpreter.run_packet`."""
+        _STAGE.run(self, arguments)
 
     def begin_outside(self, at: int) -> None:
         """The packet begins with a program of no table, which is in the pool at `at`."""
@@ -210,7 +189,7 @@ class Recorder:
     def _track(self, w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any) -> Any:
         length = CT_WORDS + (int(c.pool[pc]) >> 32)
         instruction = tuple(int(c.pool[at]) for at in range(int(pc), int(pc) + length))
-        zone = int(self._plain_zone(w, c, pc))
+        zone = int(self._plain["read_zone"](w, c, pc))
         before = _copy(w.keys[0])
         if self._suppose is None:
             self._plain["_track"](w, c, o, t, b, i, packet, pc)
@@ -226,7 +205,7 @@ class Recorder:
         flags = (instruction[0] >> 8) & 0xFF
         if flags & CT_EXEC:
             start = pc + CT_WORDS + (NAT_WORDS if flags & CT_NAT else 0)
-            mark, high, low = self._plain_exec(w, c.pool, start, pc + len(instruction))
+            mark, high, low = self._plain["_run_exec"](w, c.pool, start, pc + len(instruction))
             keys[0, W_PORT] = keys[0, W_PORT] & ~instruction[2] | mark & instruction[2]
             keys[0, W_CT_LABEL] = keys[0, W_CT_LABEL] & ~instruction[3] | high & instruction[3]
             keys[0, W_CT_LABEL + 1] = keys[0, W_CT_LABEL + 1] & ~instruction[4] | low & instruction[4]
@@ -301,6 +280,63 @@ class Recorder:
             w.machine["fate"][0] = before
         self._sent.append((self._steps, len(self._steps)))
         self._steps.append(Sent(ports, first, fate, _copy(w.keys[0]), self._to))
+
+
+_HOOKS: Mapping[tuple[Any, str], Callable[..., Any]] = {
+    (interpreter, "_begin"): Recorder._begin,
+    (interpreter, "fetch"): Recorder._fetch,
+    (interpreter, "_enter"): Recorder._enter,
+    (interpreter, "note_lookup"): Recorder._note_lookup,
+    (interpreter, "_push"): Recorder._push,
+    (interpreter, "_pop"): Recorder._pop,
+    (interpreter, "_ct"): Recorder._ct,
+    (interpreter, "_track"): Recorder._track,
+    (interpreter, "_enter_group"): Recorder._enter_group,
+    (interpreter, "choose"): Recorder._choose,
+    (interpreter, "_suspend"): Recorder._suspend,
+    (interpreter, "_abandon"): Recorder._abandon,
+    (interpreter, "decrement_ttl"): Recorder._decrement_ttl,
+    (interpreter, "pass_meter"): Recorder._pass_meter,
+    (interpreter, "meet_fragment"): Recorder._meet_fragment,
+    (interpreter, "output"): Recorder._output,
+    (output, "_normal"): Recorder._normal,
+}
+"""What stands for kernels, by their places."""
+
+
+class _Stage:
+    """The interpreter as plain Python, whose kernels are replaced by the methods of the recorder that listens.
+
+    To make it takes longer than most packets do, so it is made once, and one recorder has it at a time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listener: Recorder | None = None
+        instead = {id(getattr(module, name)): self._told(method) for (module, name), method in _HOOKS.items()}
+        kernels = PlainKernels(instead)
+        self._kernel = kernels.of(interpreter.run_packet)
+        self.plain = {name: kernels.of(getattr(module, name)) for module, name in _HOOKS}
+        self.plain["_run_exec"] = plain(interpreter._run_exec)
+        self.plain["read_zone"] = plain(reassembly.read_zone)
+
+    def run(self, listener: Recorder, arguments: tuple[Any, ...]) -> None:
+        """Run a packet, and tell the listener."""
+        with self._lock:
+            self._listener = listener
+            try:
+                self._kernel(*arguments)
+            finally:
+                self._listener = None
+
+    def _told(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(*arguments: Any) -> Any:
+            return method(self._listener, *arguments)
+
+        return tell
+
+
+_STAGE = _Stage()
 
 
 def _copy(key: Any) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from flowshunt.datapath.tables import Datapath
 from flowshunt.datapath.tracing.journal import Journal
 from flowshunt.datapath.tracing.record import Frame, Recording
 from flowshunt.datapath.tracing.recorder import Recorder, Supposition
+from flowshunt.datapath.vlans import has_tag_too_many, hide_inner_tag
 from flowshunt.jit import plain
 from flowshunt.packet.parse import parse_batch
 from flowshunt.packet.schema import HEADER_WORDS, PACKET, VERDICT_SHORT_ETHERNET, W_PORT
@@ -75,6 +76,8 @@ class Tracer:
         own, out = D.make_own(), D.make_output(1)
         batch = own if program is not None else D.make_own()
         _take_in(batch, frame, in_port, now_ns, header)
+        if plain(has_tag_too_many)(datapath.ports.arrays, batch.original, 0):
+            plain(hide_inner_tag)(batch.packets, 0, batch.original, 0)
         self._deadline = self._deadline or time.thread_time() + MOST_SECONDS
         pipeline = {**(pipeline or {}), W_PORT: (pipeline or {}).get(W_PORT, 0) | in_port << 32}
         recorder = Recorder(datapath.rules.rule, work.keys, pipeline, self._deadline, suppose, path)
@@ -107,10 +110,10 @@ class Tracer:
         return Recording(recorder.parts, _frames(out, batch), int(out.fate[0]), int(out.ct_state[0]))
 
     def _run(self, recorder: Recorder, arguments: Any, work: D.WorkArrays, *, resumes: bool) -> None:
-        recorder.kernel(*arguments, resumes)
+        recorder.run(*arguments, resumes)
         while work.machine["punt"][0] == D.PUNT_WAITING:  # nobody is asked, so it goes on as it is
             work.machine["punt"][0] = D.PUNT_ANSWERED
-            recorder.kernel(*arguments, True)
+            recorder.run(*arguments, True)
         recorder.end()
 
 

@@ -62,31 +62,13 @@ def show_packets(node: Node, arguments: list[str]) -> str:
     return "main thread:\n" + "".join(f"  {row}\n" for row in rows)
 
 
-async def no_bond(node: Node, arguments: list[str]) -> str:
-    """There is no bond, whatever its name."""
-    if arguments:
-        raise CommandError("no such bond")
-    return ""
-
-
-def _no_object(text: str) -> Handler:
-    """There is nothing of that kind, and the one that is named is not there."""
+def _none(text: str, answer: str = "") -> Handler:
+    """There is nothing of a kind: `answer`, and `text` is the error where one is named."""
 
     async def handler(node: Node, arguments: list[str]) -> str:
         if arguments:
             raise CommandError(text)
-        return ""
-
-    return handler
-
-
-def _no_tree(text: str) -> Handler:
-    """A change of the topology, told to spanning trees that are not there."""
-
-    async def handler(node: Node, arguments: list[str]) -> str:
-        if arguments:
-            raise CommandError(text)
-        return "OK\n"
+        return answer
 
     return handler
 
@@ -117,14 +99,13 @@ def _one_of(names: tuple[str, ...], text: str, wrong: str) -> Handler:
     return handler
 
 
-async def refuse_dummy(node: Node, arguments: list[str]) -> str:
-    """Ports of the datapath are numbered in one order only."""
-    raise CommandError("unknown datapath or not a dummy")
+def _refusal(text: str) -> Handler:
+    """What is named is not there, whatever its name."""
 
+    async def handler(node: Node, arguments: list[str]) -> str:
+        raise CommandError(text)
 
-async def refuse_bond(node: Node, arguments: list[str]) -> str:
-    """There is no bond, whatever its name."""
-    raise CommandError("no such bond")
+    return handler
 
 
 async def hash_bond(node: Node, arguments: list[str]) -> str:
@@ -277,23 +258,23 @@ COMMANDS = (
             ("scalar",), "Action implementation set to {}.\n", "Error: unknown action implementation, {}, specified!"
         ),
     ),
-    command("dpif-dummy/change-port-number", "dp port new-number", 3, 3, refuse_dummy),
+    command("dpif-dummy/change-port-number", "dp port new-number", 3, 3, _refusal("unknown datapath or not a dummy")),
     command("bond/hash", "mac [vlan] [basis]", 1, 3, hash_bond),
-    command("bond/enable-member", "port member", 2, 2, refuse_bond),
-    command("bond/disable-member", "port member", 2, 2, refuse_bond),
-    command("bond/migrate", "port hash member", 3, 3, refuse_bond),
-    command("bond/set-active-member", "port member", 2, 2, refuse_bond),
+    command("bond/enable-member", "port member", 2, 2, _refusal("no such bond")),
+    command("bond/disable-member", "port member", 2, 2, _refusal("no such bond")),
+    command("bond/migrate", "port hash member", 3, 3, _refusal("no such bond")),
+    command("bond/set-active-member", "port member", 2, 2, _refusal("no such bond")),
     command("bond/list", "", 0, 0, answers("bond\ttype\trecircID\tmembers\n")),
-    command("bond/show", "[port]", 0, 1, no_bond),
+    command("bond/show", "[port]", 0, 1, _none("no such bond")),
     command("lacp/show-stats", "[port]", 0, 1, answers("")),
-    command("lacp/show", "[port]", 0, 1, _no_object("no such lacp object")),
-    command("stp/show", "[bridge]", 0, 1, _no_object("no such stp object")),
-    command("stp/tcn", "[bridge]", 0, 1, _no_tree("no such stp object")),
-    command("rstp/show", "[bridge]", 0, 1, _no_object("No such RSTP object")),
-    command("rstp/tcn", "[bridge]", 0, 1, _no_tree("No such RSTP object")),
-    command("bfd/show", "[interface]", 0, 1, _no_object("no such bfd object")),
+    command("lacp/show", "[port]", 0, 1, _none("no such lacp object")),
+    command("stp/show", "[bridge]", 0, 1, _none("no such stp object")),
+    command("stp/tcn", "[bridge]", 0, 1, _none("no such stp object", "OK\n")),
+    command("rstp/show", "[bridge]", 0, 1, _none("No such RSTP object")),
+    command("rstp/tcn", "[bridge]", 0, 1, _none("No such RSTP object", "OK\n")),
+    command("bfd/show", "[interface]", 0, 1, _none("no such bfd object")),
     command("bfd/set-forwarding", "[interface] normal|false|true", 1, 2, _no_monitor("no such BFD object")),
-    command("cfm/show", "[interface]", 0, 1, _no_object("no such CFM object")),
+    command("cfm/show", "[interface]", 0, 1, _none("no such CFM object")),
     command("cfm/set-fault", "[interface] normal|false|true", 1, 2, _no_monitor("no such CFM object")),
     command("autoattach/show-isid", "[bridge]", 0, 1, answers("")),
     command("autoattach/statistics", "[bridge]", 0, 1, answers("")),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
+from itertools import count
 
 from flowshunt.control.unixctl.commands.dpctl import refusal, split, without_datapath
 from flowshunt.control.unixctl.node import DATAPATH_NAME, Node, PortInfo
@@ -70,17 +72,40 @@ _FEATURE_NAMES = {
 
 
 def numbered(node: Node) -> Iterator[tuple[str, int, PortInfo]]:
-    """Every port with the bridge that it belongs to and its number in the datapath; 0 is the datapath's own."""
-    number = 0
-    for name, bridge in node.bridges.items():
-        for port in sorted(bridge.ports.values(), key=lambda port: (port.name != name, port.ofport)):
-            if port.ofport > 0:
-                number += 1
-                yield name, number, port
+    """Every port with the bridge that it belongs to and its number in the datapath; 0 is the datapath's own.
+
+    Dummy ports have the number in their name, those named br… 100 more, so that tests know them.
+    """
+    entries = [
+        (name, port)
+        for name, bridge in node.bridges.items()
+        for port in sorted(bridge.ports.values(), key=lambda port: (port.name != name, port.ofport))
+        if port.ofport > 0
+    ]
+    places: dict[int, int] = {}
+    for place, (_, port) in enumerate(entries):
+        places.setdefault(_number_in_name(port), place)
+    named = {place: number for number, place in places.items() if number}
+    free = (number for number in count(1) if number not in places)
+    for place, (name, port) in enumerate(entries):
+        yield name, named[place] if place in named else next(free), port
+
+
+def _number_in_name(port: PortInfo) -> int:
+    """The number that a dummy port's name wants; 0: none."""
+    digits = re.search("[0-9]+", port.name) if port.type == "dummy" else None
+    return int(digits.group()) % (1 << 16) + 100 * port.name.startswith("br") if digits else 0
+
+
+def _place(number: int, port: PortInfo) -> str:
+    """Where a port is in the datapath, which knows nothing of patches."""
+    return "none" if port.type == "patch" else str(number)
 
 
 def _suffix(port: PortInfo) -> str:
     kind = _KINDS.get(port.type, port.type)
+    if port.type == "patch":
+        kind += f": peer={port.options.get('peer', '')}"
     return f" ({kind})" if kind else ""
 
 
@@ -115,6 +140,8 @@ def show(node: Node, arguments: list[str]) -> str:
     lines = [f"{DATAPATH_NAME}:", f"  lookups: hit:{hits} missed:{misses} lost:0", f"  flows: {n_flows}"]
     lines.append("  port 0: ovs-netdev (tap)")
     for bridge, number, port in numbered(node):
+        if port.type == "patch":
+            continue
         lines.append(f"  port {number}: {port.name}{_suffix(port)}")
         if "statistics" in options:
             lines += _counters(node.bridges[bridge].port_info(port.name).statistics)
@@ -174,7 +201,7 @@ def show_bridges(node: Node, arguments: list[str]) -> str:
         lines.append(f"  {name}:")
         for bridge, number, port in sorted(numbered(node), key=lambda entry: entry[2].name):
             if bridge == name:
-                lines.append(f"    {port.name} {port.ofport}/{number}:{_suffix(port)}")
+                lines.append(f"    {port.name} {port.ofport}/{_place(number, port)}:{_suffix(port)}")
     return "\n".join(lines) + "\n"
 
 

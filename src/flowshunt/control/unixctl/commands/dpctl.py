@@ -69,6 +69,12 @@ def without_datapath(rest: list[str], most: int) -> list[str]:
     return rest
 
 
+def operands(arguments: list[str], n: int) -> list[str]:
+    """The n arguments of a command besides options and datapath, "" for those that are missing. Raises CommandError."""
+    found = without_datapath(split(arguments).rest, n + 1)
+    return [*found, *[""] * n][:n]
+
+
 def take_number(rest: list[str], key: str, limit: int) -> tuple[list[str], int | None]:
     """Take `key=N` off the end of the arguments, when it is there and N at most `limit`."""
     if rest and rest[-1].startswith(f"{key}=") and (found := _NUMBER.match(rest[-1], len(key) + 1)):

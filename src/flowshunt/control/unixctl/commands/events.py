@@ -7,6 +7,7 @@ Each has a queue of its own, and is told how many events found it full.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from functools import partial
 from itertools import count
@@ -106,7 +107,8 @@ class _Readers:
         if reader.timer is not None:
             reader.timer.cancel()
         if reader.changes is not None:
-            await node.call(reader.changes.close)
+            with contextlib.suppress(RuntimeError):  # the packet thread may have ended, and what it had with it
+                await node.call(reader.changes.close)
 
 
 _READERS: WeakKeyDictionary[Node, _Readers] = WeakKeyDictionary()

@@ -6,8 +6,8 @@ import errno
 from dataclasses import replace
 
 from flowshunt.base.errors import UsageError
-from flowshunt.control.unixctl.commands.dpctl import decimal, refusal, split, without_datapath
-from flowshunt.control.unixctl.node import DATAPATH_NAME, Node
+from flowshunt.control.unixctl.commands.dpctl import decimal, operands, refusal, split, without_datapath
+from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import Handler, command, on_worker
 from flowshunt.datapath.fragments.store import Fragments
 
@@ -32,7 +32,7 @@ def _change(node: Node, **values: int | bool) -> None:
 def _switch(on: bool) -> Handler:
     @on_worker
     def handler(node: Node, arguments: list[str]) -> str:
-        (family,) = without_datapath(split(arguments).rest, 2)
+        (family,) = operands(arguments, 1)
         if family not in _FAMILIES:
             raise refusal("parameter missing: 'v4' for IPv4 or 'v6' for IPv6")
         _change(node, **{_FAMILIES[family]: on})
@@ -44,8 +44,7 @@ def _switch(on: bool) -> Handler:
 @on_worker
 def set_least(node: Node, arguments: list[str]) -> str:
     """The smallest fragment that is accepted, but for the last of a datagram."""
-    rest = split(arguments).rest
-    family, text = rest[1:] if rest[0] == DATAPATH_NAME else without_datapath(rest, 3)
+    family, text = operands(arguments, 2)
     if family not in _FAMILIES:
         raise refusal("parameter missing: v4 for IPv4 or v6 for IPv6")
     size = decimal(text)
@@ -64,7 +63,7 @@ def set_least(node: Node, arguments: list[str]) -> str:
 @on_worker
 def set_most(node: Node, arguments: list[str]) -> str:
     """How many fragments may wait."""
-    (text,) = without_datapath(split(arguments).rest, 2)
+    (text,) = operands(arguments, 1)
     number = decimal(text)
     if number is None:
         raise refusal("parameter missing for maximum fragments")

@@ -8,7 +8,7 @@ import re
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.policies import MAX_LIMIT
 from flowshunt.conntrack.schema import N_ZONES
-from flowshunt.control.unixctl.commands.dpctl import decimal, refusal, split, without_datapath
+from flowshunt.control.unixctl.commands.dpctl import decimal, operands, refusal, split, without_datapath
 from flowshunt.control.unixctl.node import DATAPATH_NAME, Node
 from flowshunt.control.unixctl.registry import command, on_worker
 
@@ -23,7 +23,7 @@ def _without(rest: list[str]) -> list[str]:
 @on_worker
 def set_maximum(node: Node, arguments: list[str]) -> str:
     """How many connections there may be."""
-    (text,) = without_datapath(split(arguments).rest, 2)
+    (text,) = operands(arguments, 1)
     number = decimal(text)
     if number is None:
         raise refusal("maxconns missing or malformed")
@@ -161,7 +161,7 @@ class SweepInterval:
 
     async def set(self, node: Node, arguments: list[str]) -> str:
         """Remember an interval in milliseconds."""
-        (text,) = without_datapath(split(arguments).rest, 2)
+        (text,) = operands(arguments, 1)
         number = decimal(text)
         if number is None:
             raise refusal("interval missing or malformed")

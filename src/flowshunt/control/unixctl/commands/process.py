@@ -6,11 +6,9 @@ import resource
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from flowshunt.control.unixctl.coverage import counters_of
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import Command, CommandError, command, on_worker
-
-# Counters of Open vSwitch that scripts read, and that cannot move here.
-_STILL = ("dp_packet_batch_grow", "datapath_drop_upcall_error", "upcall_ukey_contention", "handler_duplicate_upcall")
 
 Leave = Callable[[bool], Awaitable[None]]
 """`leave(cleanup)`: begin to end; returns when that can be told to whoever asked."""
@@ -26,21 +24,10 @@ class SteppedClock(Protocol):
         """Go on by so much."""
 
 
-def _counters(node: Node) -> dict[str, int]:
-    """Counters of all bridges and of the tracker, by name."""
-    total = dict.fromkeys(_STILL, 0)
-    parts = [bridge.switch.datapath.statistics() for bridge in node.bridges.values()]
-    for part in [*parts, {f"conntrack_{name}": value for name, value in node.tracker.statistics().items()}]:
-        for name, value in part.items():
-            key = name.replace("-", "_").replace(".", "_")
-            total[key] = total.get(key, 0) + value
-    return total
-
-
 @on_worker
 def read_counter(node: Node, arguments: list[str]) -> str:
     """One counter."""
-    value = _counters(node).get(arguments[0])
+    value = counters_of(node).get(arguments[0])
     if value is None:
         raise CommandError("No such counter")
     return f"{value}\n"
@@ -48,12 +35,12 @@ def read_counter(node: Node, arguments: list[str]) -> str:
 
 @on_worker
 def show_counters(node: Node, arguments: list[str]) -> str:
-    """Counters that have moved. Their rates are not kept."""
-    counters = _counters(node)
+    """Counters that have moved, and how fast."""
+    counters = counters_of(node)
     lines = ["Event coverage, avg rate over last: 5 seconds, last minute, last hour,  hash=00000000:"]
-    for name, value in sorted(counters.items()):
-        if value:
-            lines.append(f"{name:<24} {0:5.1f}/sec {0:9.3f}/sec {0:13.4f}/sec   total: {value}")
+    moved = sorted(name for name, value in counters.items() if value)
+    for name, (lately, minute, hour) in node.coverage.rates(moved).items():
+        lines.append(f"{name:<24} {lately:5.1f}/sec {minute:9.3f}/sec {hour:13.4f}/sec   total: {counters[name]}")
     lines.append(f"{sum(not value for value in counters.values())} events never hit")
     return "\n".join(lines) + "\n"
 

@@ -38,7 +38,7 @@ from flowshunt.rules.openflow.tracing.request import (
 from flowshunt.rules.openflow.tracing.story import Group
 from flowshunt.rules.openflow.tracing.text import story_text
 
-_DATAPATHS = (DATAPATH_NAME, "ovs-netdev", "netdev")
+_DATAPATHS = (DATAPATH_NAME, "ovs-netdev", "netdev", "ovs-dummy")
 
 
 class _Seen:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import re
 
-from flowshunt.control.unixctl.commands.dpctl import refusal, split, without_datapath
+from flowshunt.control.unixctl.commands.dpctl import operands, refusal, split, without_datapath
 from flowshunt.control.unixctl.node import DATAPATH_NAME, Node
 from flowshunt.control.unixctl.registry import CommandError, Handler, command
 
+_MARKS = re.compile("[(),]")
 _UFID = re.compile(r"ufid:[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ACTION_NAMES = frozenset(
     (
@@ -36,8 +37,8 @@ async def no_such_flow(node: Node, arguments: list[str]) -> str:
 
 async def no_such_ufid(node: Node, arguments: list[str]) -> str:
     """Nor one to show."""
-    rest = without_datapath(split(arguments).rest, 2)
-    if not _UFID.fullmatch(rest[-1]):
+    (text,) = operands(arguments, 1)
+    if not _UFID.fullmatch(text):
         raise refusal("parsing flow ufid", errno.EINVAL)
     raise refusal("getting flow", errno.ENOENT)
 
@@ -78,14 +79,16 @@ def _is_action(word: str) -> bool:
 
 def _top_level(text: str) -> list[str]:
     """The parts between commas that are in no parentheses."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts if depth == 0 else ["?"]
+    parts, start, depth = [], 0, 0
+    for mark in _MARKS.finditer(text):
+        if mark.group() == "(":
+            depth += 1
+        elif mark.group() == ")":
+            depth -= 1
+        elif depth == 0:
+            parts.append(text[start : mark.start()])
+            start = mark.end()
+    return [*parts, text[start:]] if depth == 0 else ["?"]
 
 
 _CHANGE = _refuses("updating flow table")

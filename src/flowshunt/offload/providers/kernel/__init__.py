@@ -9,11 +9,15 @@ where the switch receives for all its ports.
                 ▼
              tap device, behind a tag with the port's number ──> the switch's packet socket
 
+With `kernel-mode=xdp` another program (`bpf/xdp.c`) is before it, which forwards frames between ports that both have
+it, by the same maps, and lets everything else pass.
+
 - `elf`: programs out of the object; `flowshunt.base.bpf` is the system call.
 - `records`: the structures that the programs share with us. `entries`: what a path becomes in them.
 - `slots`: which flow has which place in them, and what passed there; `schema`: the memory of it. Both are kernels.
 - `objects`: the maps and programs of one provider. `devices`: attaching them to ports, their pins, and the device for
-  misses. `peers`: may packets go straight to the other end of a veth pair?
+  misses. `frames`: attaching them at XDP, and which devices take frames. `peers`: may packets go straight to the
+  other end of a veth pair?
 - `provider`: the provider, on the contract of `flowshunt.offload`.
 
 The daemon says which ports are devices (`Kernel.attach`, `detach`) and receives what goes up.

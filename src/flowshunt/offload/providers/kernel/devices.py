@@ -7,14 +7,20 @@ import errno
 import fcntl
 import os
 import struct
-from typing import NamedTuple
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from flowshunt.base import bpf
-from flowshunt.offload.providers.kernel.records import DEVICE
+from flowshunt.base.background import in_background
+from flowshunt.offload.providers.kernel.records import DEVICE, LARGE_FRAMES, SMALL_FRAMES
 from flowshunt.offload.providers.kernel.slots import ANY_PORT
 from flowshunt.ports.devices import look_up, set_up
+
+if TYPE_CHECKING:
+    from flowshunt.offload.providers.kernel.frames import FrameHook
 
 # linux/if_tun.h
 _SET_INTERFACE = 0x400454CA
@@ -27,6 +33,12 @@ _TAP_MTU = 0xFFFF - 14
 """The largest: Linux 5.11 drops larger packets that are redirected."""
 _LARGEST = 0xFFFF
 """MTU that a flow can say."""
+INGRESS, FRAMES = "ingress", "xdp"
+"""Where programs are attached."""
+
+
+_GOING: dict[int, Future[None]] = {}
+"""Links that are being closed, by their devices."""
 
 
 class Ingress:
@@ -42,9 +54,11 @@ class Ingress:
         """
         self.ifindex = ifindex
         self._pin = pin if keep else None
-        self._link = -1 if pin is None else _take_over(program_fd, pin, keep)
+        self._link = -1 if pin is None else take_over(program_fd, pin, keep)
         if self._link >= 0:
             return
+        if going := _GOING.get(ifindex):
+            going.result()  # a device takes a program once
         try:
             self._link = bpf.link_ingress(program_fd, ifindex)
         except OSError as problem:
@@ -77,18 +91,23 @@ class Ingress:
             _add_filter(program_fd, self.ifindex)
 
     def close(self, *, keep: bool = False) -> None:
-        """Take the program off the device, if it is still there; `keep`: leave it there if its link is pinned."""
+        """Take the program off the device, if it is still there; `keep`: leave it there if its link is pinned.
+
+        A link goes soon: the kernel has whoever closes it wait until no processor runs the program.
+        """
         if self._pin is not None and not keep:
             unpin(self._pin)
         if self._link >= 0:
-            os.close(self._link)
+            for ifindex in [ifindex for ifindex, going in _GOING.items() if going.done()]:
+                del _GOING[ifindex]
+            _GOING[self.ifindex] = in_background(partial(os.close, self._link))
             self._link = -1
         elif self.ifindex:
             _remove_filter(self.ifindex)
         self.ifindex = 0
 
 
-def _take_over(program_fd: int, pin: str, keep: bool) -> int:
+def take_over(program_fd: int, pin: str, keep: bool) -> int:
     """The link that is pinned there, with this program; -1: there is none, or its device is gone."""
     try:
         link = bpf.get(pin)
@@ -110,21 +129,22 @@ def unpin(pin: str) -> None:
         os.unlink(pin)
 
 
-def pin_of(folder: str, ifindex: int) -> str:
-    """Where the link of a device of this network namespace is pinned."""
-    return os.path.join(folder, f"{_prefix()}{ifindex}")
+def pin_of(folder: str, ifindex: int, hook: str = INGRESS) -> str:
+    """Where the link of a device of this network namespace is pinned. `hook`: INGRESS or FRAMES."""
+    return os.path.join(folder, f"{hook}{_namespace()}{ifindex}")
 
 
 def pins_in(folder: str) -> list[str]:
     """All links of this network namespace that are pinned."""
     try:
-        return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(_prefix())]
+        prefixes = INGRESS + _namespace(), FRAMES + _namespace()
+        return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(prefixes)]
     except OSError:
         return []
 
 
-def _prefix() -> str:
-    return f"ingress-{os.stat('/proc/thread-self/ns/net').st_ino}-"
+def _namespace() -> str:
+    return f"-{os.stat('/proc/thread-self/ns/net').st_ino}-"
 
 
 def is_bpf_folder(folder: str) -> bool:
@@ -137,14 +157,34 @@ def is_bpf_folder(folder: str) -> bool:
 
 
 class Attached(NamedTuple):
-    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`."""
+    """A port that the program is attached to. `number`: as what goes up is marked. `peer`: see `peers`.
+
+    `wants_frames`: it is to do without packets, see `frames`; `hook`: it does; `why`: it cannot. `takes_large`: it
+    sends frames of several buffers.
+    `ingress`: None while the program of the process before forwards.
+    """
 
     number: int
     ifindex: int
     mtu: int
-    ingress: Ingress
+    ingress: Ingress | None
     up: UpDevice
     peer: int = 0
+    wants_frames: bool = False
+    hook: FrameHook | None = None
+    takes_large: bool = False
+    why: str = ""
+
+
+class Prepared(NamedTuple):
+    """A device that the program is on and does nothing yet. `peer`: see `peers`."""
+
+    ingress: Ingress
+    peer: int
+
+    def close(self) -> None:
+        """Take the program off."""
+        self.ingress.close()
 
 
 class Ports:
@@ -158,7 +198,7 @@ class Ports:
         self.devices = np.zeros(len(self.attached), DEVICE)
         for place, number in enumerate(sorted(self.attached)):
             port = self.attached[number]
-            self.devices[place] = number, port.ifindex, min(port.mtu, _LARGEST), port.peer
+            self.devices[place] = number, port.ifindex, min(port.mtu, _LARGEST), port.peer, _frames_of(port)
 
     def add(self, port: int, attached: Attached) -> None:
         """One more."""
@@ -179,12 +219,20 @@ class Ports:
         return True
 
 
-class EveryPort(Ports):
-    """Every number is a port, for checks without any: of the device of the same index, or all of one device."""
+def _frames_of(port: Attached) -> int:
+    """See DEVICE."""
+    return 0 if port.why or not port.wants_frames else LARGE_FRAMES if port.takes_large else SMALL_FRAMES
 
-    def __init__(self, ifindex: int = 0) -> None:
+
+class EveryPort(Ports):
+    """Every number is a port, for checks without any: of the device of the same index, or all of one device.
+
+    `has_frames`: they all do without packets.
+    """
+
+    def __init__(self, ifindex: int = 0, *, has_frames: bool = False) -> None:
         super().__init__()
-        self.devices = np.array([(ANY_PORT, ifindex, 0, 0)], DEVICE)
+        self.devices = np.array([(ANY_PORT, ifindex, 0, 0, LARGE_FRAMES if has_frames else 0)], DEVICE)
 
 
 def _add_filter(program_fd: int, ifindex: int) -> None:

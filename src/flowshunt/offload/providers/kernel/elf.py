@@ -26,7 +26,7 @@ class _Section(NamedTuple):
 
 
 class ObjectFile:
-    """An object file's programs, by the section `tc/NAME` that each is alone in."""
+    """An object file's programs, by the section that each is alone in, such as `tc/NAME`."""
 
     def __init__(self, content: bytes) -> None:
         """Raises ValueError for anything else."""
@@ -52,11 +52,11 @@ class ObjectFile:
         strings = self._sections[symbols.link].data
         return [_text(strings, symbol[0]) for symbol in _SYMBOL.iter_unpack(symbols.data)]
 
-    def program(self, name: str, maps: Mapping[str, int]) -> bytes:
+    def program(self, section_name: str, maps: Mapping[str, int]) -> bytes:
         """A program's instructions, with the descriptors of `maps` where it names them. Raises KeyError for others."""
-        place = next((n for n, section in enumerate(self._sections) if section.name == f"tc/{name}"), None)
+        place = next((n for n, section in enumerate(self._sections) if section.name == section_name), None)
         if place is None:
-            raise ValueError(f"the object file has no program {name}")
+            raise ValueError(f"the object file has no program {section_name}")
         code = bytearray(self._sections[place].data)
         for section in self._sections:
             if section.type == _REL and section.info == place:

@@ -8,12 +8,14 @@ import mmap
 import os
 import sys
 import weakref
+from functools import cached_property
 from importlib.resources import files
 
 import numpy as np
 
 from flowshunt.base import bpf
 from flowshunt.offload.providers.kernel.elf import ObjectFile
+from flowshunt.offload.providers.kernel.pinned import Pinned
 from flowshunt.offload.providers.kernel.records import CONTROL, KEY, PORT, REASONS, STATE, VALUE
 
 MAX_PORTS = 4096
@@ -35,18 +37,23 @@ def missing_privileges() -> list[str]:
 class Objects:
     """Maps for `limit` flows, and the programs that use them. Nothing passes before a program is attached.
 
-    `states`: STATE (limit, 2), `control`: CONTROL (1,), both shared with the programs.
+    `states`: STATE (limit, 2), `control`: CONTROL (1,), both shared with the programs. `pinned`: what the next process
+    finds.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Raises OSError: EPERM with the privileges that are missing, EOPNOTSUPP for a kernel that is too old."""
+    def __init__(self, limit: int, pins: str | None = None) -> None:
+        """`pins`: folder for `pinned`.
+
+        Raises OSError: EPERM with the privileges that are missing, EOPNOTSUPP for a kernel that is too old.
+        """
         if lacking := missing_privileges():
             raise OSError(errno.EPERM, f"needs {', '.join(lacking)}")
         self.limit = limit
         self._fds: list[int] = []
         weakref.finalize(self, _close, self._fds)
+        self.pinned: Pinned | None = None
         try:
-            self._make(limit)
+            self._make(limit, pins)
         except OSError as problem:
             self.close()
             if problem.errno in _NOT_THERE:
@@ -54,7 +61,7 @@ class Objects:
                 raise OSError(errno.EOPNOTSUPP, text) from None
             raise
 
-    def _make(self, limit: int) -> None:
+    def _make(self, limit: int, pins: str | None) -> None:
         array, hash_ = bpf.ARRAY, bpf.HASH
         self._flows = self._map("flows", hash_, KEY.itemsize, VALUE.itemsize, 2 * limit)
         states = self._map("states", array, 4, STATE.itemsize, 2 * limit, bpf.MMAPABLE)
@@ -64,21 +71,40 @@ class Objects:
         self.states = _mapped(states, STATE, 2 * limit).reshape(limit, 2)
         self.control = _mapped(control, CONTROL, 1)
         self._reasons = _mapped(reasons, np.dtype("=u8"), len(REASONS))
-        own = {"states": states, "control": control, "reasons": reasons}
-        maps = {"flows": self._flows, "ports": self._ports, **own}
-        self.forward = self._program("forward", maps)
-        self.discard = self._program("discard", maps)
+        self._maps = {"flows": self._flows, "states": states, "control": control}
+        maps = {**self._maps, "ports": self._ports, "reasons": reasons}
+        self.forward = self._program("forward", "tc/forward", maps)
+        self.discard = self._program("forward", "tc/discard", maps)
+        if pins is not None:
+            self.pinned = Pinned(pins, states, limit)
 
     def _map(self, name: str, type_: int, key_size: int, value_size: int, length: int, flags: int = 0) -> int:
         self._fds.append(bpf.create_map(type_, key_size, value_size, length, flags=flags, name=name))
         return self._fds[-1]
 
-    def _program(self, name: str, maps: dict[str, int]) -> int:
-        self._fds.append(bpf.load_program(object_file().program(name, maps), object_file().license, name))
+    def _program(
+        self, source: str, section: str, maps: dict[str, int], type_: int = bpf.CLASSIFIER, flags: int = 0
+    ) -> int:
+        content = object_file(source)
+        name = section.rpartition("/")[2]
+        self._fds.append(bpf.load_program(content.program(section, maps), content.license, name, type_, flags))
         return self._fds[-1]
 
-    def close(self) -> None:
-        """Give them up; they go when nothing else has them."""
+    @cached_property
+    def forward_frames(self) -> int:
+        """The program for XDP. Raises OSError: EOPNOTSUPP for a kernel that is too old."""
+        try:
+            return self._program("xdp", "xdp/forward", self._maps, bpf.XDP, bpf.XDP_HAS_FRAGS)
+        except OSError as problem:
+            if problem.errno in _NOT_THERE:
+                text = f"needs XDP as in Linux 5.18 or later: {problem.strerror}"
+                raise OSError(errno.EOPNOTSUPP, text) from None
+            raise
+
+    def close(self, *, keep: bool = False) -> None:
+        """Give them up; they go when nothing else has them. `keep`: the next process finds what is pinned."""
+        if self.pinned is not None:
+            self.pinned.close(keep=keep)
         _close(self._fds)
 
     # --- flows -------------------------------------------------------------------------------------------------------
@@ -122,9 +148,9 @@ class Objects:
         return dict(zip(REASONS, self._reasons.tolist(), strict=True))
 
 
-def object_file() -> ObjectFile:
-    """The programs as they came with the package."""
-    return ObjectFile(files(__package__).joinpath("bpf", "forward.o").read_bytes())
+def object_file(source: str) -> ObjectFile:
+    """The programs of a source file, as they came with the package."""
+    return ObjectFile(files(__package__).joinpath("bpf", f"{source}.o").read_bytes())
 
 
 def _close(fds: list[int]) -> None:

@@ -23,15 +23,26 @@ def peer_address(ifindex: int) -> int:
     """
     try:
         here = _link(ifindex)
-        kind = _attributes(here.get(_LINKINFO, b"")).get(_INFO_KIND, b"")
         is_open = here.get(_QDISC, b"").rstrip(b"\0") == b"noqueue"
-        if kind.rstrip(b"\0") != b"veth" or not is_open or _LINK_NETNSID not in here:
+        if _kind(here) != "veth" or not is_open or _LINK_NETNSID not in here:
             return 0
         namespace = struct.unpack("=i", here[_LINK_NETNSID])[0]
         there = _link(struct.unpack("=i", here[_LINK])[0], namespace)
     except (OSError, struct.error, KeyError):
         return 0
     return int.from_bytes(there.get(_ADDRESS, b"")[:6], "big")
+
+
+def kind_of(ifindex: int) -> str:
+    """What made a device, such as "veth"; empty for that of a driver, and for none."""
+    try:
+        return _kind(_link(ifindex))
+    except (OSError, struct.error):
+        return ""
+
+
+def _kind(link: dict[int, bytes]) -> str:
+    return attributes(link.get(_LINKINFO, b"")).get(_INFO_KIND, b"").rstrip(b"\0").decode()
 
 
 def _link(ifindex: int, namespace: int | None = None) -> dict[int, bytes]:
@@ -46,10 +57,11 @@ def _link(ifindex: int, namespace: int | None = None) -> dict[int, bytes]:
     _, type_, *_ = _HEADER.unpack_from(answer)
     if type_ != _NEWLINK:
         raise OSError(-struct.unpack_from("=i", answer, _HEADER.size)[0], "no such link")
-    return _attributes(answer[_HEADER.size + _INTERFACE.size :])
+    return attributes(answer[_HEADER.size + _INTERFACE.size :])
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Netlink attributes by type."""
     found, at = {}, 0
     while at + 4 <= len(data):
         size, type_ = struct.unpack_from("=HH", data, at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -14,20 +15,26 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.answers import answer
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import Batch
+from flowshunt.offload.handover import Described
 from flowshunt.offload.installing import USAGE
+from flowshunt.offload.picking import pick
 from flowshunt.offload.providers.kernel import slots as kernels
 from flowshunt.offload.providers.kernel.devices import (
+    FRAMES,
     Attached,
     Ingress,
     Ports,
+    Prepared,
     UpDevice,
     is_bpf_folder,
     pin_of,
     pins_in,
     unpin,
 )
+from flowshunt.offload.providers.kernel.frames import Features, FrameHook
 from flowshunt.offload.providers.kernel.objects import Objects
 from flowshunt.offload.providers.kernel.peers import peer_address
+from flowshunt.offload.providers.kernel.pinned import LeftBehind, forget_all
 from flowshunt.offload.providers.kernel.schema import AT_ONCE, PORT_SUM, PORT_SUMS, Slots, make_slots
 from flowshunt.offload.providers.values import check_names, number_of, truth_of
 
@@ -40,19 +47,26 @@ _SWEEP_EVERY_MS = 50
 _SWEEP_LEAST = 1024
 TURNS = 8
 """Turns through the flows within a timeout."""
+_CHECKED_PER_MS = 20
+"""Flows of the process before whose next packets show within a millisecond whether they are still right."""
 _NS_PER_MS = 1_000_000
 _MONOTONIC_COARSE = 6  # linux/time.h; Python names it not
 PINS = "/sys/fs/bpf/flowshunt"
 _OPTIONS = ("timeout", "limit", "mode", "peer", "hitless", "pins")
+MODES = ("tc", "xdp")
+MODE = "kernel-mode"
+"""Option of a port that is to work otherwise than the others."""
 
 CountPorts = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+Complain = Callable[[int, str], None]
+Describe = Callable[[np.ndarray], Described]
 
 
 class Kernel(ArrayProvider):
     """Forwards between ports that `attach` names; without any it is told of connections and forwards none.
 
-    `timeout_ms`: a connection silent for so long is handed back; may be changed at any time. `is_hitless`: the programs
-    outlive the process. Runs on the packet thread.
+    `timeout_ms`: a connection silent for so long is handed back; may be changed at any time. `mode`: of ports that
+    do not say it. `is_hitless`: the programs outlive the process. Runs on the packet thread.
     """
 
     name = "kernel"
@@ -65,11 +79,18 @@ class Kernel(ArrayProvider):
 
         `count_ports(ports, packets, bytes_in, bytes_out)`, where it is set, hears of everything that is told: from
         ports to ports, uint32 (n, 2), packets and frame bytes as they came in and as they left, int64 (n,).
+        `complain(port, what)` hears of a port that is not in the mode that it is to be in, with why, and what would
+        change that; empty: it is again, or is gone. `describe`, likewise, is `Offload.describe`: without it nothing is
+        left to the next process.
         """
         self.count_ports: CountPorts | None = None
+        self.complain: Complain | None = None
+        self.describe: Describe | None = None
         self.timeout_ms = TIMEOUT_MS
         self._limit = limit
         self._may_skip = True
+        self.mode = "tc"
+        self._features: Features | None = None
         self.is_hitless = False
         self._pins = PINS
         self.objects: Objects | None = None
@@ -86,6 +107,9 @@ class Kernel(ArrayProvider):
         """No flow has a slot, nor will have before there are maps."""
         self._slots: Slots | None = None
         self._slot_of[:] = 0
+        self._unchecked = np.zeros(0, np.int64)
+        self._unchecked_epoch = 0
+        self._checked_ms = 0
 
     def init(self) -> None:
         """Load the programs. Raises OSError with the privilege that is missing, or what the kernel lacks."""
@@ -93,11 +117,16 @@ class Kernel(ArrayProvider):
 
     def _load(self) -> Objects:
         if self.objects is None:
-            self.objects = Objects(self._limit)
+            self.objects = Objects(self._limit, self._folder)
             self.objects.control["epoch"] = self._epoch
         if self._slots is None:
             self._slots = make_slots(self._limit, self.objects.states.reshape(-1))
         return self.objects
+
+    @property
+    def _folder(self) -> str | None:
+        """Where what the next process needs is pinned."""
+        return self._pins if self.is_hitless else None
 
     def close(self, *, keep: bool = False) -> None:
         """Detach everything, and give up maps and programs; `keep`: those that are pinned go on without us."""
@@ -106,25 +135,26 @@ class Kernel(ArrayProvider):
         if not keep:
             self._give_up(self._used())
         if self.objects is not None:
-            self.objects.close()
+            self.objects.close(keep=keep)
             self.objects = None
+        if self._features is not None:
+            self._features.close()
+            self._features = None
         self._forget()
 
     # --- options -----------------------------------------------------------------------------------------------------
 
     def set_options(self, options: Mapping[str, str]) -> None:
-        """`timeout` in seconds, `limit` in connections, `mode` tc; those left out are at their defaults.
+        """`timeout` in seconds, `limit` in connections; those left out are at their defaults.
 
-        For ports that are attached from now on: `peer` true or false: whether packets may go straight to the other ends
-        of veth pairs. `hitless` true or false: whether the programs outlive the process, by pins in the folder `pins`
-        of a BPF file system. With another limit flows begin anew. Raises UsageError, with nothing changed, for others,
-        and OSError when the kernel refuses.
+        `mode` tc or xdp: how ports work that do not say it themselves. For ports that are attached from now on: `peer`
+        true or false: whether packets may go straight to the other ends of veth pairs. `hitless` true or false: whether
+        the programs outlive the process, by pins in the folder `pins` of a BPF file system. With another limit or
+        folder flows begin anew. Raises UsageError, with nothing changed, for others, and OSError when the kernel
+        refuses.
         """
         check_names(self.name, options, _OPTIONS)
-        mode = options.get("mode", "tc")
-        if mode != "tc":
-            hint = "use tc; a program at XDP would be faster for small packets, and lose segmentation offloads on veth"
-            raise UsageError(f"kernel: mode {mode!r} is not supported", hint=hint)
+        mode = check_mode(options.get("mode", "tc"))
         timeout_s = number_of(self.name, options, "timeout", TIMEOUT_MS // 1000)
         limit = number_of(self.name, options, "limit", LIMIT)
         if limit > MAX_LIMIT:
@@ -135,19 +165,24 @@ class Kernel(ArrayProvider):
         if is_hitless:
             _check_pins(pins)
         self.timeout_ms, self._may_skip = 1000 * timeout_s, may_skip
+        folder = self._folder
         self.is_hitless, self._pins = is_hitless, pins
-        if limit != self._limit:
+        self.mode = mode
+        if limit != self._limit or folder != self._folder:
             self._resize(limit)
 
     def _resize(self, limit: int) -> None:
         """New maps and programs, in the places of the old ones; flows are handed back."""
         former = self.objects
-        made = Objects(limit) if former is not None else None
+        made = Objects(limit, self._folder) if former is not None else None
         if made is not None and former is not None:
             made.control["epoch"] = self._epoch
             for port in self._ports.attached.values():
                 made.set_port(port.ifindex, port.number, port.up.ifindex)
-                port.ingress.replace(made.forward)
+                if port.ingress is not None:
+                    port.ingress.replace(made.forward)
+                if port.hook is not None:
+                    port.hook.replace(made.forward_frames)
                 port.up.replace(made.discard)
             self._give_up(self._used())
             former.close()
@@ -160,17 +195,59 @@ class Kernel(ArrayProvider):
         """A device for what goes up from ports. Raises OSError."""
         return UpDevice(self._load().discard)
 
-    def attach(self, port: int, ifindex: int, mtu: int, up: UpDevice) -> None:
+    def prepare(self, ifindex: int) -> Callable[[], Prepared]:
+        """What puts the program on a device, in any thread; it lets all packets pass there until `attach`."""
+        program = os.dup(self._load().forward)
+        pin = pin_of(self._pins, ifindex)
+
+        def put() -> Prepared:
+            try:
+                return Prepared(Ingress(program, ifindex, pin), self.peer_of(ifindex))
+            finally:
+                os.close(program)
+
+        return put
+
+    def prepare_up_device(self) -> Callable[[], UpDevice]:
+        """`make_up_device` for any thread."""
+        program = os.dup(self._load().discard)
+
+        def make() -> UpDevice:
+            try:
+                return UpDevice(program)
+            finally:
+                os.close(program)
+
+        return make
+
+    def attach(
+        self,
+        port: int,
+        ifindex: int,
+        mtu: int,
+        up: UpDevice,
+        mode: str = "tc",
+        prepared: Prepared | None = None,
+        *,
+        later: bool = False,
+    ) -> None:
         """A port of paths is this device: from now on its packets pass here, or go up to `up`.
 
-        There they have the low 16 bits of the port's number in a tag. Again for a port that is there: flows through it
-        are handed back if its device or MTU is another one. Raises OSError; then it is not attached (EBUSY: the device
-        is another port's).
+        There they have the low 16 bits of the port's number in a tag. `mode`: of MODES; one that cannot be had is told
+        by `complain`. `prepared`: the device as `prepare` has left it, with the same programs; it is ours then. Again
+        for a port that is there: flows through it are handed back if its device, MTU or mode is another one. Raises
+        OSError; then it is not attached (EBUSY: the device is another port's).
+
+        `later`: flows may begin and end there, but its packets do not pass here before this is called again: those of
+        flows go on as the process before had it.
         """
+        wants_frames = mode == "xdp"
         known = self._ports.attached.get(port)
         if known is not None and known.ifindex == ifindex:
-            if self._ports.change(port, known._replace(mtu=mtu)):
-                self._give_up_port(port)
+            if known.ingress is None and not later:
+                known = self._begin(port, known)
+            if (known.mtu, known.wants_frames) != (mtu, wants_frames):
+                self._change(port, self._with_frames(known._replace(mtu=mtu, wants_frames=wants_frames)))
             return
         self.detach(port)
         if any(other.ifindex == ifindex for other in self._ports.attached.values()):
@@ -179,11 +256,24 @@ class Kernel(ArrayProvider):
         number = port & 0xFFFF
         objects.set_port(ifindex, number, up.ifindex)
         try:
-            ingress = Ingress(objects.forward, ifindex, pin_of(self._pins, ifindex), keep=self.is_hitless)
+            ingress = prepared.ingress if prepared else None if later else self._ingress(ifindex)
         except OSError:
             objects.clear_port(ifindex)
             raise
-        self._ports.add(port, Attached(number, ifindex, mtu, ingress, up, self._peer(ifindex)))
+        peer = prepared.peer if prepared else self.peer_of(ifindex)
+        made = Attached(number, ifindex, mtu, ingress, up, peer, wants_frames)
+        self._ports.add(port, made)
+        self._change(port, self._with_frames(made))
+
+    def _begin(self, port: int, known: Attached) -> Attached:
+        """The programs take the place of those of the process before; flows of the same kind stay."""
+        begun = self._with_frames(known._replace(ingress=self._ingress(known.ifindex)))
+        self._ports.add(port, known._replace(ingress=begun.ingress, hook=begun.hook))
+        self._change(port, begun)
+        return begun
+
+    def _ingress(self, ifindex: int) -> Ingress:
+        return Ingress(self._load().forward, ifindex, pin_of(self._pins, ifindex), keep=self.is_hitless)
 
     def detach(self, port: int, *, keep: bool = False) -> None:
         """The port is none any more, or its packets are received otherwise; an unknown one is no error.
@@ -193,27 +283,121 @@ class Kernel(ArrayProvider):
         known = self._ports.remove(port)
         if known is None:
             return
-        known.ingress.close(keep=keep)
-        if keep:
-            return
-        self._give_up_port(port)
-        if self.objects is not None:
-            self.objects.clear_port(known.ifindex)
+        if known.why and self.complain is not None:
+            self.complain(port, "")
+        if not keep:
+            self._give_up_port(port)
+            if self.objects is not None:
+                self.objects.clear_port(known.ifindex)
+        if known.ingress is not None:
+            known.ingress.close(keep=keep)
+        if known.hook is not None:
+            known.hook.close(keep=keep)
 
-    def look_again(self, ifindex: int) -> None:
-        """Something happened to a device, perhaps to the other end of a veth pair: flows to it are handed back then."""
+    def look_again(self, ifindex: int, peer: int) -> None:
+        """Something happened to a device, perhaps to the other end of a veth pair: flows to it are handed back then.
+
+        `peer`: what `peer_of` says now.
+        """
         for port, known in list(self._ports.attached.items()):
-            if known.ifindex == ifindex and self._ports.change(port, known._replace(peer=self._peer(ifindex))):
-                self._give_up_port(port)
+            if known.ifindex == ifindex:
+                self._change(port, self._with_frames(known._replace(peer=peer)))
 
-    def _peer(self, ifindex: int) -> int:
+    def _change(self, port: int, changed: Attached) -> None:
+        before = self._ports.attached[port]
+        if self._ports.change(port, changed):
+            self._give_up_port(port)
+        if changed.why != before.why and self.complain is not None:
+            self.complain(port, f"kernel-mode=xdp: {changed.why}; it works by tc" if changed.why else "")
+
+    def _with_frames(self, port: Attached) -> Attached:
+        """With the program at XDP if it is wanted and can be there, or without, and why."""
+        if not port.wants_frames:
+            return self._without_frames(port, "")
+        features = self._features = self._features or Features()
+        why = features.why_not(port.ifindex, is_attached=port.hook is not None)
+        hook = port.hook
+        if not why and hook is None and port.ingress is not None:
+            pin = pin_of(self._pins, port.ifindex, FRAMES)
+            try:
+                hook = FrameHook(self._load().forward_frames, port.ifindex, pin, keep=self.is_hitless)
+            except OSError as problem:
+                why = problem.strerror or str(problem)
+            else:
+                why = features.why_not(port.ifindex, is_attached=True)
+        if why:
+            return self._without_frames(port._replace(hook=hook), why)
+        return port._replace(hook=hook, takes_large=features.takes_large(port.ifindex), why="")
+
+    def _without_frames(self, port: Attached, why: str) -> Attached:
+        if port.hook is not None:
+            port.hook.close()
+        return port._replace(hook=None, takes_large=False, why=why)
+
+    @property
+    def notes(self) -> list[str]:
+        """Devices that work, or should, otherwise than by tc, and why they do not."""
+        return [
+            f"{_name_of(port.ifindex)} works by {f'tc, not xdp: {port.why}' if port.why else 'xdp'}"
+            for port in self._ports.attached.values()
+            if port.wants_frames
+        ]
+
+    def peer_of(self, ifindex: int) -> int:
+        """See `peers`; 0 where packets may not skip anything. In any thread: the kernel may be busy with devices."""
         return peer_address(ifindex) if self._may_skip else 0
 
     def forget_others(self) -> None:
-        """Let go of pinned programs on devices that are no ports any more."""
+        """Let go of pinned programs on devices that are no ports any more, and of what other processes have left.
+
+        Raises OSError when the next process cannot be told of what is here.
+        """
+        if self.objects is not None and self.objects.pinned is not None:
+            self.objects.pinned.publish()
+        else:
+            forget_all(self._pins)
         if pins := pins_in(self._pins):
-            for pin in set(pins) - {pin_of(self._pins, port.ifindex) for port in self._ports.attached.values()}:
+            ports = self._ports.attached.values()
+            ours = {pin_of(self._pins, port.ifindex) for port in ports}
+            ours |= {pin_of(self._pins, port.ifindex, FRAMES) for port in ports if port.hook is not None}
+            for pin in set(pins) - ours:
                 unpin(pin)
+
+    # --- what the process before has left ----------------------------------------------------------------------------
+
+    def left_behind(self) -> LeftBehind | None:
+        """The flows that go on by its programs; None: there are none. Raises OSError for those that cannot be read."""
+        try:
+            return LeftBehind(self._pins)
+        except FileNotFoundError:
+            return None
+
+    def ports_at(self, ifindexes: np.ndarray) -> np.ndarray:
+        """The ports that these devices are now, int64 (n, m), -1: none of them is attached."""
+        ports = {known.ifindex: port for port, known in self._ports.attached.items()}
+        found = [ports.get(ifindex, -1) for ifindex in ifindexes.reshape(-1).tolist()]
+        return np.array(found, np.int64).reshape(ifindexes.shape)
+
+    def go_on(self, rows: np.ndarray, generations: np.ndarray, last_used_ns: np.ndarray) -> None:
+        """Flows were those of the process before, last used at these times, int64 (n, 2), on our programs' clock.
+
+        They pass as they are; a few at a time their next packets come up, and show whether that is still right.
+        """
+        which, slots = self._find(rows, generations)
+        self._load().states["last_used_ns"][slots] = last_used_ns[which]
+        self._unchecked = np.append(self._unchecked, slots)
+        self._unchecked_epoch = self._epoch
+
+    def _check_some(self, now_ms: int) -> None:
+        if len(self._unchecked) == 0 or self.objects is None:
+            return
+        n = min(max(now_ms - self._checked_ms, 1), 1000) * _CHECKED_PER_MS
+        self._checked_ms = now_ms
+        slots, self._unchecked = self._unchecked[:n], self._unchecked[n:]
+        if self._unchecked_epoch != self._epoch:  # all come up anyway
+            self._unchecked = self._unchecked[:0]
+            return
+        self.objects.states["epoch"][slots] = self._no_epoch
 
     def _give_up_port(self, port: int) -> None:
         used = self._used()
@@ -269,6 +453,8 @@ class Kernel(ArrayProvider):
         objects = self._load()
         if n_gone := int(slots.state["n_gone"][0]):
             objects.remove(slots.gone_keys[:n_gone])
+        if n:
+            self._leave_behind(slots, flows, n)
         errors = objects.insert(slots.new_keys[: 2 * n], slots.new_values[: 2 * n])
         if errors is None:
             return
@@ -281,7 +467,24 @@ class Kernel(ArrayProvider):
         mine = slots.new_values["index"].reshape(-1, 2)[failed, 0].astype(np.int64) >> 1
         for part in _parts(mine):
             kernels.unlink(slots, part, self._no_epoch)
-            kernels.release(slots, self._slot_of, part)
+            self._release(slots, part)
+
+    def _leave_behind(self, slots: Slots, flows: np.ndarray, n: int) -> None:
+        """Tell the next process of flows that were placed, if it is to know."""
+        pinned = None if self.objects is None else self.objects.pinned
+        if pinned is None or self.describe is None:
+            return
+        values, told = slots.new_values[: 2 * n].reshape(n, 2), slots.told.reshape(-1, 2)
+        mine = values["index"][:, 0].astype(np.int64) >> 1
+        devices = slots.new_keys["ifindex"][: 2 * n].reshape(n, 2), values["out_ifindex"]
+        counted = np.stack([told["packets"][mine], told["bytes"][mine]], axis=2)
+        pinned.write(mine, self.describe(pick(flows, slots.which[:n])), devices, counted)
+
+    def _release(self, slots: Slots, which: np.ndarray) -> None:
+        """Slots that are not in the map any more are free."""
+        if self.objects is not None and self.objects.pinned is not None:
+            self.objects.pinned.clear(which)
+        kernels.release(slots, self._slot_of, which)
 
     @property
     def _no_epoch(self) -> int:
@@ -318,6 +521,11 @@ class Kernel(ArrayProvider):
     def handed_back(self, now_ms: int, /) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Connections that were silent for the timeout, and those whose ports or maps are others."""
         self._set_clock(now_ms)
+        if self._features is not None and self._features.have_changed():
+            for port in list(self._ports.attached.values()):
+                if port.wants_frames:
+                    self.look_again(port.ifindex, port.peer)
+        self._check_some(now_ms)
         self._give_up_idle(now_ms)
         parts, self._given_up = self._given_up, []
         if not parts:
@@ -392,7 +600,7 @@ class Kernel(ArrayProvider):
             kernels.unlink(self._slots, part, self._no_epoch)
             self.objects.remove(self._slots.gone_keys[: 2 * len(part)])
         usage = self._read(slots, len(slots), np.arange(len(slots)))
-        kernels.release(self._slots, self._slot_of, slots)
+        self._release(self._slots, slots)
         return usage
 
     # --- inspection --------------------------------------------------------------------------------------------------
@@ -404,6 +612,26 @@ class Kernel(ArrayProvider):
             return flows
         segments = int(self.objects.states["extra_segments"].sum())
         return flows | {"extra_segments": segments} | {f"up.{k}": n for k, n in self.objects.reasons().items()}
+
+
+def check_mode(mode: str) -> str:
+    """One of MODES. Raises UsageError for others."""
+    if mode in MODES:
+        return mode
+    hint = "use tc, or xdp for frames of devices whose drivers have it"
+    if mode.startswith("xdp-"):
+        hint = (
+            "use xdp, which works in the driver: a card would need maps of its own, and behind the driver tc is as good"
+        )
+    raise UsageError(f"kernel: mode is {mode!r}", hint=hint)
+
+
+def _name_of(ifindex: int) -> str:
+    """A device's name, or its index."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return str(ifindex)
 
 
 def _now_ns() -> int:

@@ -1,4 +1,4 @@
-"""The structures that `bpf/forward.c` shares with us."""
+"""The structures that the programs (`bpf/flows.h`) share with us."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VALUE = np.dtype(
 )
 """What becomes of a packet; see `struct flow`."""
 
-F_WRITE, F_ADDRESSES, F_PORTS, F_TOS, F_POP, F_PUSH, F_TPID, F_PEER = (1 << n for n in range(8))
+F_WRITE, F_ADDRESSES, F_PORTS, F_TOS, F_POP, F_PUSH, F_TPID, F_PEER, F_FRAMES = (1 << n for n in range(9))
 
 STATE = np.dtype(
     [
@@ -70,8 +70,18 @@ CONTROL = np.dtype([("epoch", "=u4"), ("unused", "=u4")])
 
 PORT = np.dtype([("number", "=u4"), ("up_ifindex", "=u4")])
 
-DEVICE = np.dtype([("number", np.int64), ("ifindex", np.int64), ("mtu", np.int64), ("peer", np.int64)])
-"""A port that is attached: its number in paths, its device, that one's MTU (0: any), and see `peers.peer_address`."""
+DEVICE = np.dtype(
+    [("number", np.int64), ("ifindex", np.int64), ("mtu", np.int64), ("peer", np.int64), ("frames", np.int64)]
+)
+"""A port that is attached: its number in paths, its device, that one's MTU (0: any), and see `peers.peer_address`.
+
+`frames`: 0, or which it does without packets of, as `frames` has it.
+"""
+
+SMALL_FRAMES, LARGE_FRAMES = 1, 2
+"""Those of one buffer, all of them."""
+ONE_BUFFER = 2048
+"""MTU up to which a frame is in one buffer, whatever room drivers leave in it."""
 
 NATIVE_KEY, NATIVE_VALUE = KEY.newbyteorder("="), VALUE.newbyteorder("=")
 """The same as kernels get them: what the network's byte order has in memory they put there themselves."""

@@ -14,7 +14,7 @@ from flowshunt.datapath.paths.records import FLOW, REWRITE_VLAN, USAGE
 from flowshunt.jit import by_reference, kernel, mix, prefetch
 from flowshunt.offload import reasons as R
 from flowshunt.offload.providers.kernel.entries import can_say, fill_key, fill_value
-from flowshunt.offload.providers.kernel.records import DEVICE
+from flowshunt.offload.providers.kernel.records import DEVICE, F_FRAMES, LARGE_FRAMES, ONE_BUFFER, SMALL_FRAMES
 from flowshunt.offload.providers.kernel.schema import AT_ONCE, PORT_SUM, PORT_SUMS, make_slots
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP, VLAN_PRESENT
 
@@ -135,6 +135,13 @@ def _device_of(devices: Any, number: Any) -> Any:
 def _ifindex_of(devices: Any, place: Any, number: Any) -> Any:
     ifindex = devices["ifindex"][place]
     return ifindex if ifindex else number
+
+
+@kernel
+def _has_frames(devices: Any, entry: Any, leave: Any, mtu: Any) -> Any:
+    """Whether packets of at most this size go from device to device as frames."""
+    least = SMALL_FRAMES if 0 < mtu <= ONE_BUFFER else LARGE_FRAMES
+    return devices["frames"][entry] > 0 and devices["frames"][leave] >= least
 
 
 @kernel
@@ -267,6 +274,9 @@ def _place_one(s: Any, slot_of: Any, flows: Any, i: Any, devices: Any, m: Any, n
         ifindex = _ifindex_of(devices, place, number)
         mtu, peer = devices["mtu"][place], devices["peer"][place]
         fill_value(s.new_values, at, paths, i, np.int64(d), ifindex, mtu, peer)
+        enters = _device_of(devices, np.int64(paths["in_port"][i, d]))
+        if _has_frames(devices, enters, place, np.int64(s.new_values["mtu"][at])):
+            s.new_values["flags"][at] |= F_FRAMES
         s.new_values["index"][at] = 2 * slot + d
         _write_path(s, 2 * slot + d, flows, i, np.int64(d), now_ns)
     return True

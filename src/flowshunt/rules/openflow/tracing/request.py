@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flowshunt.base.errors import UsageError
+from flowshunt.datapath.schema import PORT_NONE
 from flowshunt.packet.schema import VLAN_PRESENT
 from flowshunt.rules.odp import OdpError, frame
 from flowshunt.rules.openflow import flow as F
@@ -161,7 +162,7 @@ def _number(text: str, whole: str) -> int:
 
 
 def read_flow(text: str, ports: Mapping[str, int]) -> tuple[int, ...]:
-    """The key of a packet that an OpenFlow flow describes; what it does not say is zero.
+    """The key of a packet that an OpenFlow flow describes; what it does not say is zero, and its port none.
 
     Raises UsageError for what is none, for fields that are not exact, and for those whose protocol is not said.
     """
@@ -173,7 +174,7 @@ def read_flow(text: str, ports: Mapping[str, int]) -> tuple[int, ...]:
         raise UsageError(f"Bad openflow flow syntax: {text}: {_reason(error)}") from None
     if doubts:
         raise UsageError(f"Bad openflow flow syntax: {text}: {doubts[0]}")
-    values = []
+    values = [] if any(place == "in_port" for place, _, _ in flow.match) else [("in_port", PORT_NONE)]
     for place, value, mask in flow.match:
         if mask != full(place) and place not in _FREE_MASKS:
             raise UsageError(f"Bad openflow flow syntax: {text}: {place} must be exact: wildcards not allowed here")

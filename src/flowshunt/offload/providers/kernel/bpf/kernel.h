@@ -13,6 +13,16 @@ typedef long long s64;
 #define ntohs(n) __builtin_bswap16(n)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
+/* A pointer into a packet that the compiler is not to look into: it would add variables to it for what two branches have
+ * in common, which the kernel refuses without CAP_PERFMON.
+ */
+#define place(pointer)                                                                                                \
+	({                                                                                                            \
+		void *place_ = (pointer);                                                                             \
+		asm volatile("" : "+r"(place_));                                                                      \
+		place_;                                                                                               \
+	})
+
 struct __sk_buff {
 	u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority;
 	u32 ingress_ifindex, ifindex, tc_index, cb[5], hash, tc_classid, data, data_end, napi_id;
@@ -24,6 +34,10 @@ struct __sk_buff {
 	u32 gso_size;
 };
 
+struct xdp_md {
+	u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
+};
+
 /* A map. The loader makes it, knows its type and sizes, and puts its descriptor where the programs name it. */
 struct map {
 	u32 unused;
@@ -31,6 +45,9 @@ struct map {
 
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
+
+#define XDP_ABORTED 0
+#define XDP_PASS 2
 
 #define BPF_F_INGRESS 1
 #define BPF_F_PSEUDO_HDR (1 << 4)
@@ -50,3 +67,8 @@ static s64 (*const csum_update)(struct __sk_buff *, u32 difference) = (void *)40
 static long (*const csum_level)(struct __sk_buff *, u64 what) = (void *)135;
 static long (*const redirect_peer)(u32 ifindex, u64 flags) = (void *)155;
 static u64 (*const ktime_get_coarse_ns)(void) = (void *)160;
+static s64 (*const csum_diff)(const void *from, u32 from_size, const void *to, u32 to_size, u32 seed) = (void *)28;
+static long (*const xdp_adjust_head)(struct xdp_md *, int difference) = (void *)44;
+static u64 (*const xdp_get_buff_len)(struct xdp_md *) = (void *)188;
+static long (*const xdp_load_bytes)(struct xdp_md *, u32 offset, void *to, u32 size) = (void *)189;
+static long (*const xdp_store_bytes)(struct xdp_md *, u32 offset, const void *from, u32 size) = (void *)190;
