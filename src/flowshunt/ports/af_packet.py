@@ -11,6 +11,8 @@ import threading
 import weakref
 from contextlib import ExitStack, suppress
 
+import numpy as np
+
 from flowshunt.base.background import in_background
 from flowshunt.base.sockets import set_option
 from flowshunt.packet.schema import Batch
@@ -176,7 +178,7 @@ class AfPacketPort:
             frames = self._ring.send(frames, self.in_port)
             if not len(frames.tx):
                 return
-        elif len(frames.tx) >= _MANY and not self._has_asked:
+        elif not self._has_asked and len(frames.tx) >= _MANY <= np.count_nonzero(frames.tx["port"] == self.in_port):
             self._has_asked = True
             in_background(self._open_ring)
         batch, vnet = frames.received
