@@ -6,6 +6,7 @@ import array
 import fcntl
 import socket
 import struct
+import sys
 from typing import NamedTuple
 
 # linux/sockios.h, linux/if.h
@@ -45,6 +46,11 @@ def look_up(name: str) -> Device:
         mtu = struct.unpack_from("@i", _ask(control, _GET_MTU, name))[0]
         mac = _ask(control, _GET_ADDRESS, name)[2:8]
     return Device(index, mtu, mac, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING))
+
+
+def mtu_of(control: socket.socket, name: str) -> int:
+    """A device's MTU now, asked by a socket that is there. Raises OSError when there is no device of that name."""
+    return int.from_bytes(_ask(control, _GET_MTU, name)[:4], sys.byteorder)
 
 
 def takes_tags_off(name: str) -> bool:

@@ -18,7 +18,9 @@ import numpy as np
 from flowshunt.base.sockets import set_option
 from flowshunt.jit import by_reference, kernel, load_acquire, sendmmsg, store_release
 from flowshunt.packet.emit import copy_bytes
+from flowshunt.packet.parse import ETHERNET_SIZE
 from flowshunt.packet.schema import PACKET, TX
+from flowshunt.ports.devices import mtu_of
 from flowshunt.ports.live import V_GSO_SIZE, V_HEADER_SIZE, VNET_SIZE, VNET_WORDS, Frames
 from flowshunt.ports.mapping import map_ring
 from flowshunt.ports.sending import write_header
@@ -46,6 +48,7 @@ _STATE = np.dtype(
     [
         ("fd", np.int64),
         ("next", np.int64),  # slot that the kernel looks at next
+        ("longest", np.int64),  # bytes of a frame that the device takes, or a slot
     ]
 )
 
@@ -65,7 +68,7 @@ class RingArrays(NamedTuple):
 def make_ring_arrays(data: np.ndarray, fd: int) -> RingArrays:
     """`data`: uint8 (N_SLOTS * SLOT_SIZE,), all slots free."""
     state = np.zeros(1, _STATE)
-    state["fd"] = fd
+    state["fd"], state["longest"] = fd, LONGEST
     return RingArrays(data, data.view(np.uint16), data.view(np.uint32), state, np.zeros(8, np.int64))
 
 
@@ -110,7 +113,9 @@ def _fill(r: Any, slot: Any, tx: Any, k: Any, data: Any, own: Any, packets: Any,
 @kernel
 def _fits(r: Any, slot: Any, tx: Any, k: Any, vnet: Any) -> Any:
     """Whether frame k can be sent by a slot, and that one is free."""
-    if np.int64(tx["length"][k]) > LONGEST or np.int64(load_acquire(r.words, slot * _SLOT_WORDS)) != _AVAILABLE:
+    if np.int64(tx["length"][k]) > r.state["longest"][0]:
+        return False
+    if np.int64(load_acquire(r.words, slot * _SLOT_WORDS)) != _AVAILABLE:
         return False
     return np.int64(tx["cut"][k]) != 0 or np.int64(vnet[np.int64(tx["packet"][k]), V_GSO_SIZE]) == 0
 
@@ -159,10 +164,13 @@ class SendRing:
 
     def __init__(self, device: str) -> None:
         """Open it, which takes some milliseconds. Raises OSError."""
+        self._device = device
         self._opened = ExitStack()
-        opened = self._opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0))
+        self._socket = self._opened.enter_context(
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        )
         try:
-            self._arrays = self._set_up(opened, device)
+            self._arrays = self._set_up(self._socket, device)
         except OSError:
             self._opened.close()
             raise
@@ -180,8 +188,16 @@ class SendRing:
     def send(self, frames: Frames, port: int) -> Frames:
         """Send the first of those that are for `port`; returns what is left, in which there may be more of them."""
         batch, vnet = frames.received
+        self._arrays.state["longest"] = self._longest()
         left = send_by_ring(self._arrays, port, frames.tx, batch.data, frames.tx_data, batch.packets, vnet)
         return frames._replace(tx=frames.tx[left:])
+
+    def _longest(self) -> int:
+        """The kernel lets a ring with virtio-net headers send what is longer than the MTU; messages it does not."""
+        try:
+            return min(ETHERNET_SIZE + mtu_of(self._socket, self._device), LONGEST)
+        except OSError:  # it is gone, or has another name
+            return 0
 
     def close(self) -> None:
         """Close the socket, which takes some milliseconds."""
