@@ -17,6 +17,8 @@ PAYLOAD_SIZE = 64
 
 _SILENT = re.compile(r"(in_port|recirc_id|dp_hash|skb_\w+|ct_\w+|packet_type|tunnel)$")
 _ITEM = re.compile(r"\s*,?\s*([a-z_0-9]+)\(")
+_MOST_BEFORE_TAG = 12 + 4 * 8
+"""Bytes of a frame that encap() may stand behind: each takes as long to read as the text is long."""
 _NO_ADDRESS = "00:00:00:00:00:00"
 _NO_ADDRESSES = {"src": _NO_ADDRESS, "dst": _NO_ADDRESS}
 _FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns")
@@ -84,6 +86,8 @@ def _link(items: dict[str, str], text: str, size: int | None) -> bytes:
     if len(head) != 12:
         raise OdpError(text)
     while "encap" in items:
+        if len(head) > _MOST_BEFORE_TAG:
+            raise OdpError(text)
         head += pack(">H", int(items.get("eth_type", "0x8100"), 0)) + _tag(items)
         items = {name: items[name] for name in items if name not in ("eth_type", "vlan", "encap")} | _items(
             items["encap"]
