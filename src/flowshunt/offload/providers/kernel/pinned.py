@@ -191,7 +191,10 @@ def _unlink(path: str) -> None:
 
 def _opened(path: str, dtype: np.dtype, length: int | None = None) -> np.ndarray:
     """A pinned array of these records; `length`: that it must have. Raises OSError."""
-    fd = bpf.get(path)
+    try:
+        fd = bpf.get(path)
+    except FileNotFoundError:
+        raise OSError(f"{path} is missing") from None
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
             said = dict(line.split(":", 1) for line in file if ":" in line)

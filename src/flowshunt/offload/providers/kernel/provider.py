@@ -405,6 +405,7 @@ class Kernel(ArrayProvider):
         self._load().states["last_used_ns"][slots] = last_used_ns[which]
         self._unchecked = np.append(self._unchecked, slots)
         self._unchecked_epoch = self._epoch
+        self._checked_ms = self._offset_ms + _now_ns() // _NS_PER_MS
 
     def _check_some(self, now_ms: int) -> None:
         if len(self._unchecked) == 0 or self.objects is None:
@@ -462,6 +463,7 @@ class Kernel(ArrayProvider):
                 continue
             if n_stale := int(slots.state["n_stale"][0]):
                 self._remove(slots.stale[:n_stale].copy())
+            self._withhold(flows[done:last])
             n = kernels.place(slots, self._slot_of, flows, devices, done, last, _now_ns())
             self._add(slots, flows, n)
             done = last
@@ -486,6 +488,11 @@ class Kernel(ArrayProvider):
         for part in _parts(mine):
             kernels.unlink(slots, part, self._no_epoch)
             self._release(slots, part)
+
+    def _withhold(self, flows: np.ndarray) -> None:
+        """What the next process knows of flows that are about to be replaced is not so any more."""
+        if self.objects is not None and self.objects.pinned is not None:
+            self.objects.pinned.clear(self._find(flows["rows"][:, 0], flows["generations"][:, 0])[1])
 
     def _leave_behind(self, slots: Slots, flows: np.ndarray, n: int) -> None:
         """Tell the next process of flows that were placed, if it is to know."""
