@@ -105,7 +105,7 @@ class KernelPorts:
             return
         provider = self._working()
         if provider is not self._provider:
-            self.close()
+            self._end()
             self._provider = provider
         if provider is None:
             return
@@ -265,8 +265,15 @@ class KernelPorts:
         if keep and self._provider is not None:
             self._provider.close(keep=True)
         else:
-            self.close()
+            self._end()
         self._has_left = True
+
+    def _end(self) -> None:
+        """Nothing is to go on, neither of this process nor of one before that waits to be taken over."""
+        provider = self._provider
+        self.close()
+        if provider is not None:
+            provider.forget_others()
 
     def close(self) -> None:
         """Detach all ports, and have the provider give up its programs."""
