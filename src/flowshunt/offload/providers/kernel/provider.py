@@ -444,7 +444,7 @@ class Kernel(ArrayProvider):
             self._remove(self._used())
             self._given_up.clear()
         if len(ended):
-            self._remove(self._find(ended["row"], ended["generation"])[1])
+            self._remove(np.unique(self._find(ended["row"], ended["generation"])[1]))
 
     # --- forwarding --------------------------------------------------------------------------------------------------
 
