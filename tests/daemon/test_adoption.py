@@ -19,6 +19,8 @@ from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon import snapshot
 from flowshunt.daemon.adoption import Adoption
 from flowshunt.daemon.kernel import KernelPorts
+from flowshunt.daemon.node import Node
+from flowshunt.daemon.ports import open_dummy
 from flowshunt.offload.providers.kernel.devices import EveryPort
 from flowshunt.offload.providers.kernel.pinned import LeftBehind
 from flowshunt.offload.providers.kernel.provider import Kernel
@@ -361,3 +363,15 @@ def test_what_waits_to_be_taken_over_goes_when_nothing_is_to_go_on(ending: str, 
     is_left = [path for path in Path(pins).iterdir() if path.is_symlink() and path.name.startswith("maps-")] != []
     assert is_left == (ending == "leaving")
     switch.offload.close()
+
+
+@pytest.mark.parametrize("hitless", ["true", "false"])
+def test_a_start_without_offload_ends_what_its_own_options_name(hitless: str, pins: str, tmp_path: Path) -> None:
+    before = Process(ONE_ZONE, pins)
+    before.talk()
+    before.end()
+    node = Node(tmp_path, open_port=open_dummy)
+    node.configure_offload({"hw-offload": "false", "kernel-hitless": hitless, "kernel-pins": pins})
+    is_left = any(path.is_symlink() and path.name.startswith("maps-") for path in Path(pins).iterdir())
+    assert is_left == (hitless == "false")
+    node.core.offload.close()

@@ -639,6 +639,14 @@ class Kernel(ArrayProvider):
         return flows | {"extra_segments": segments} | {f"up.{k}": n for k, n in self.objects.reasons().items()}
 
 
+def forget_left(options: Mapping[str, str]) -> None:
+    """Have programs end that a process before has left, where the provider is off but for its options."""
+    if options.get("hitless") == "true":
+        forgetting = Kernel()
+        forgetting._pins = options.get("pins", PINS)
+        forgetting.forget_others()
+
+
 def check_mode(mode: str) -> str:
     """One of MODES. Raises UsageError for others."""
     if mode in MODES:
