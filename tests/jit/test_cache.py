@@ -103,7 +103,6 @@ def test_the_second_run_loads_what_the_first_compiled(program):
         pytest.param("tables", "[10, 20]", "[11, 20]", 34, id="an array in a third module"),
         pytest.param("tables", "ONE = 1", "ONE = 2", 34, id="a member of an enumeration"),
         pytest.param("helper", "@kernel\n", "@kernel(inline=False)\n", 32, id="how a callee is compiled"),
-        pytest.param("helper", "@kernel\n", "@kernel(rare=True)\n", 32, id="how often a callee is called"),
     ],
 )
 def test_a_change_anywhere_in_the_call_tree_compiles_again(program, module, old, new, result):

@@ -203,7 +203,7 @@ RARE = """
     def seldom(values, at):
         return values[at // values[0]]
 
-    @kernel(inline=False, rare=False)
+    @kernel
     def often(values, at):
         return values[at % values[0]]
 
@@ -220,7 +220,7 @@ RARE = """
 """
 
 
-def test_a_call_is_rare_unless_it_is_said_to_be_not(run_python, tmp_path):
+def test_a_call_counts_as_rare(run_python, tmp_path):
     done = run_python("-c", textwrap.dedent(RARE), FLOWSHUNT_CACHE_DIR=str(tmp_path))
     assert done.stdout.split() == ["True", "False"]
 

@@ -69,7 +69,7 @@ def _masked(c: Any, s: Any, j: Any, keys: Any, k: Any) -> Any:
 
 
 # What few masks need is kept out of line: inlined, its loops cost every lookup their preparations.
-@kernel(inline=False, rare=False)
+@kernel(inline=False)
 def _hash_extra(pool: Any, extra: Any, n: Any, keys: Any, k: Any, h: Any) -> Any:
     """Take n (word, mask) pairs at `extra` into a hash."""
     for at in range(extra, extra + 2 * n, 2):
@@ -77,7 +77,7 @@ def _hash_extra(pool: Any, extra: Any, n: Any, keys: Any, k: Any, h: Any) -> Any
     return h
 
 
-@kernel(inline=False, rare=False)
+@kernel(inline=False)
 def _extra_differs(pool: Any, extra: Any, n: Any, keys: Any, k: Any, values: Any) -> Any:
     """Whether keys[k] lacks one of n values, those of the (word, mask) pairs at `extra`."""
     difference = np.int64(0)

@@ -298,43 +298,36 @@ def _push(w: Any, sp: Any, pc: Any, table: Any, depth: Any, snapshot: Any) -> An
     return sp + 1
 
 
-@kernel(inline=False)
-def _restore(w: Any, t: Any, sp: Any) -> Any:
-    """Go on with the snapshot of frame sp.
+@kernel
+def _pop(w: Any, t: Any, sp: Any) -> Any:
+    """Go on with frame sp: `(pc, table, depth)`.
 
     A fragment whose clone was put together is a fragment again, and behind a clone are the bytes of before.
     """
     frames = w.frames
     snapshot = frames[sp, F_SNAPSHOT]
-    if w.machine["own"][0] != 0 and frames[sp, F_OWN] == 0:
-        is_clone = frames[sp, F_TX_MARK] < 0  # behind ct, what its action did to the packet stays
-        if is_clone:
-            w.machine["helped"][0] = 0
-        if is_clone or w.machine["mru"][0] != 0:
-            w.machine["own"][0] = 0
-            w.machine["mru"][0] = 0
-            w.machine["size"][0] = frames[sp, F_SIZE]
-    w.machine["snapshots"][0] = snapshot
-    w.machine["base"][0] = frames[sp, F_BASE]
-    w.machine["top"][0] = frames[sp, F_TOP]
-    t.tracked[0] = w.kept[snapshot]
-    for word in range(KEY_WORDS):
-        w.keys[0, word] = w.snapshots[snapshot, word]
-
-
-@kernel
-def _pop(w: Any, t: Any, sp: Any) -> Any:
-    """Go on with frame sp: `(pc, table, depth)`."""
-    frames = w.frames
-    if frames[sp, F_SNAPSHOT] >= 0:
-        _restore(w, t, sp)
+    if snapshot >= 0:
+        if w.machine["own"][0] != 0 and frames[sp, F_OWN] == 0:
+            is_clone = frames[sp, F_TX_MARK] < 0  # behind ct, what its action did to the packet stays
+            if is_clone:
+                w.machine["helped"][0] = 0
+            if is_clone or w.machine["mru"][0] != 0:
+                w.machine["own"][0] = 0
+                w.machine["mru"][0] = 0
+                w.machine["size"][0] = frames[sp, F_SIZE]
+        w.machine["snapshots"][0] = snapshot
+        w.machine["base"][0] = frames[sp, F_BASE]
+        w.machine["top"][0] = frames[sp, F_TOP]
+        t.tracked[0] = w.kept[snapshot]
+        for word in range(KEY_WORDS):
+            w.keys[0, word] = w.snapshots[snapshot, word]
     if frames[sp, F_TX_MARK] >= 0:
         w.machine["tx_mark"][0] = frames[sp, F_TX_MARK]
         w.machine["size_mark"][0] = frames[sp, F_SIZE_MARK]
     return frames[sp, F_PC], frames[sp, F_TABLE], frames[sp, F_DEPTH]
 
 
-@kernel(inline=False)
+@kernel
 def _save(w: Any, t: Any) -> Any:
     """Keep a snapshot of the key, and what the tracker remembers of the packet; its number."""
     snapshot = w.machine["snapshots"][0]
@@ -487,16 +480,6 @@ def _enter_group(w: Any, c: Any, t: Any, pc: Any, table: Any, depth: Any, sp: An
     return failed, sp
 
 
-@kernel(inline=False)
-def _leave_untracked(w: Any, t: Any, snapshot: Any) -> Any:
-    """Give a snapshot, taken before the tracker, the headers that it left, and no ct fields."""
-    for word in range(HEADER_WORDS):
-        w.snapshots[snapshot, word] = w.keys[0, word]
-    w.snapshots[snapshot, W_NAT] = w.keys[0, W_NAT]
-    w.kept[snapshot] = t.tracked[0]
-    _clear_ct(w.snapshots, snapshot)
-
-
 @kernel
 def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, table: Any, depth: Any, sp: Any) -> Any:
     """The ct action at `pc`, with what it means for the list that it is in: `(table to look up next or -1, sp)`.
@@ -517,7 +500,11 @@ def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, ta
         _clear_ct(w.keys, np.int64(0))
         return _NONE, sp
     if not alone:
-        _leave_untracked(w, t, snapshot)
+        for word in range(HEADER_WORDS):
+            w.snapshots[snapshot, word] = w.keys[0, word]
+        w.snapshots[snapshot, W_NAT] = w.keys[0, W_NAT]
+        w.kept[snapshot] = t.tracked[0]
+        _clear_ct(w.snapshots, snapshot)
         w.frames[sp, F_SIZE_MARK] = w.machine["size_mark"][0]
         sp = _push(w, sp, following, table, depth, snapshot)
         w.frames[sp - 1, F_TX_MARK] = w.machine["tx_mark"][0]

@@ -126,13 +126,12 @@ def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shu
     if shunts:
         for i in range(max(at, 0), min(at + _GROUP, n)):
             _judge(w, t, s, packets, i)
-        for i in range(max(at, 0), min(at + _GROUP, n)):
-            if s.why[i] != CAUSE_NONE:
-                suggest(t, w.original, i)
-    if w.paths["on"][0]:
-        for i in range(max(at, 0), min(at + _GROUP, n)):
-            if not shunts or s.why[i] != CAUSE_NONE:
-                prefetch_told(w, t, i)
+    for i in range(max(at, 0), min(at + _GROUP, n)):
+        if shunts:
+            if s.why[i] == CAUSE_NONE:
+                continue
+            suggest(t, w.original, i)
+        prefetch_told(w, t, i)
     at = max(group - _FIND_AFTER, -1) * _GROUP
     for i in range(max(at, 0), min(at + _GROUP, n)):
         _find(w, t, s, i, shunts)

@@ -80,8 +80,7 @@ def _write_frame(w: Any, o: Any, b: Any, i: Any) -> Any:
     Unchanged packets of the batch are not copied.
     """
     length = np.int64(b.packets["length"][i])
-    m = w.machine
-    if m["own"][0] == 0 and (m["dirty"][0] == 0 or not is_changed(w.keys, 0, b.original, i)):
+    if not is_changed(w.keys, 0, b.original, i) and w.machine["own"][0] == 0:
         return np.int64(SOURCE_BATCH), b.packets["data"][i], length
     at = o.sent[1]
     if at + length + HEADER_GROWTH > w.machine["size_start"][0] + MAX_OUTPUT_SIZE:

@@ -29,7 +29,7 @@ BOUNDSCHECK = os.environ.get("FLOWSHUNT_BOUNDSCHECK", "") not in ("", "0")
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "boundscheck": BOUNDSCHECK}
 _KNOWN_TUPLES = 4096
 _ENTRY_POINTS: list[EntryPoint] = []
-_RARE: set[Callable[..., Any]] = set()
+_CALLED: set[Callable[..., Any]] = set()
 _BEGIN_FUNCTION = Lower.pre_lower
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,8 +42,8 @@ def _as_kernels() -> Iterator[None]:
     indices: with bounds checked they are an IndexError. To tell them from others at every access was 7 % of a packet's
     instructions.
 
-    Kernels that are called rarely are marked so. What leads to such a call is then moved out of the way of the rest,
-    and registers are saved there, not around it.
+    Inner kernels that are not inlined are marked as rarely called. What leads to such a call is then moved out of the
+    way of the rest, and registers are saved there, not around it.
 
     Numba's version is pinned; one that does the same in other places compiles slower kernels, no wrong ones.
     """
@@ -59,7 +59,7 @@ def _as_kernels() -> Iterator[None]:
 
 def _begin_function(lower: Any) -> None:
     _BEGIN_FUNCTION(lower)
-    if lower.func_ir.func_id.func in _RARE:
+    if lower.func_ir.func_id.func in _CALLED:
         lower.builder.function.attributes.add("cold")
 
 
@@ -204,12 +204,12 @@ class InnerKernel:
     Called from Python, as tests do, it compiles for the types of the arguments.
     """
 
-    def __init__(self, py_func: Callable[..., Any], inline: bool, rare: bool) -> None:
+    def __init__(self, py_func: Callable[..., Any], inline: bool) -> None:
         self.py_func = py_func
-        self.targetoptions = {"forceinline": inline, "rare": rare, **_OPTIONS}
+        self.targetoptions = {"forceinline": inline, **_OPTIONS}
         functools.update_wrapper(self, py_func)
-        if rare:
-            _RARE.add(py_func)
+        if not inline:
+            _CALLED.add(py_func)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run it."""
@@ -218,8 +218,7 @@ class InnerKernel:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba compiles."""
-        options = {name: value for name, value in self.targetoptions.items() if name != "rare"}
-        return numba.njit(self.py_func, **options)
+        return numba.njit(self.py_func, **self.targetoptions)
 
 
 @typeof_impl.register(InnerKernel)  # type: ignore[untyped-decorator]
@@ -230,23 +229,21 @@ def _type_of_inner(inner: InnerKernel, context: Any) -> Any:
 @overload
 def kernel(function: _Function) -> _Function: ...
 @overload
-def kernel(*, inline: bool = True, rare: bool | None = None) -> Callable[[_Function], _Function]: ...
+def kernel(*, inline: bool = True) -> Callable[[_Function], _Function]: ...
 @overload
 def kernel(*, example: Callable[[], Sequence[Any]]) -> Callable[[Callable[..., Any]], EntryPoint]: ...
 def kernel(
     function: Callable[..., Any] | None = None,
     *,
     inline: bool = True,
-    rare: bool | None = None,
     example: Callable[[], Sequence[Any]] | None = None,
 ) -> Any:
     """Mark compiled code.
 
     `@kernel`: an inner function, inlined into its callers; `@kernel(inline=False)`: one that stays a call, for large
-    bodies reached from several places. Such calls count as rare, and the way to one is kept apart from the rest of its
-    caller; with `rare=False` it is part of what packets usually do. `@kernel(example=...)`: an entry point; `example`
-    returns arguments of the types that it will be called with (small arrays do), and is called only when the kernel is
-    first needed.
+    bodies reached from several places. Such calls count as rare: the way to one is kept apart from the rest of its
+    caller. `@kernel(example=...)`: an entry point; `example` returns arguments of the types that it will be called with
+    (small arrays do), and is called only when the kernel is first needed.
     """
 
     def decorate(py_func: Callable[..., Any]) -> Any:
@@ -256,7 +253,7 @@ def kernel(
             return entry
         if not JIT:
             return py_func
-        return InnerKernel(py_func, inline, not inline if rare is None else rare)
+        return InnerKernel(py_func, inline)
 
     return decorate if function is None else decorate(function)
 

@@ -77,7 +77,7 @@ def _sum8(data: Any, at: Any) -> Any:
     return load_be32(data, at) + load_be32(data, at + 4)
 
 
-@kernel(inline=False, rare=False)
+@kernel(inline=False)
 def _sum_words(data: Any, start: Any, end: Any) -> Any:
     """The sum of the whole words of 8 bytes in data[start:end]. A call: vectors would crowd the caller."""
     total = np.int64(0)

@@ -13,7 +13,7 @@ from flowshunt.jit import kernel
 from flowshunt.packet.schema import PROTO_TCP
 
 
-@kernel(inline=False, rare=False)
+@kernel(inline=False)
 def is_plainly_valid(s: Any, t: Any, b: Any, i: Any, entry: Any, now: Any) -> Any:
     """Whether packet i is what the tracker would call established, with no change of state; its windows move then.
 

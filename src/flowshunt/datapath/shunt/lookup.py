@@ -232,7 +232,7 @@ def _why_not_now(s: Any, p: Any, t: Any, b: Any, i: Any, entry: Any, now: Any) -
     return _why_not_plain(s, t, b, i, entry, now)
 
 
-@kernel(inline=False, rare=False)
+@kernel(inline=False)
 def _why_not_plain(s: Any, t: Any, b: Any, i: Any, entry: Any, now: Any) -> Any:
     """For entries that want the tracker's opinion."""
     flags = np.int64(s.entries["flags"][entry])
@@ -394,7 +394,7 @@ def _count_run(p: Any, s: Any, port: Any, owner: Any, n: Any, unchecked: Any, ca
     s.owners["unchecked"][owner] += unchecked
 
 
-@kernel(inline=False, rare=False)
+@kernel(inline=False)
 def _write_changed(w: Any, s: Any, b: Any, i: Any, entry: Any, out: Any, at: Any) -> Any:
     """Packet i as its entry changes it, to out[at:]; returns its length."""
     e, c, keys, original = s.entries, s.changes, w.keys, b.original
