@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,14 @@ import numpy as np
 import pytest
 
 from flowshunt.app import Switch
+from flowshunt.base import bpf
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon import snapshot
 from flowshunt.daemon.adoption import Adoption
+from flowshunt.daemon.kernel import KernelPorts
+from flowshunt.daemon.node import Node
+from flowshunt.daemon.ports import open_dummy
 from flowshunt.offload.providers.kernel.devices import EveryPort
 from flowshunt.offload.providers.kernel.pinned import LeftBehind
 from flowshunt.offload.providers.kernel.provider import Kernel
@@ -263,3 +268,110 @@ def test_nothing_is_left_by_a_process_that_forgets(pins: str) -> None:
     assert [path.name for path in Path(pins).iterdir() if path.name.startswith("maps-")] == []
     with pytest.raises(FileNotFoundError):
         LeftBehind(pins)
+
+
+def test_a_flow_whose_place_is_taken_is_not_left_behind(pins: str) -> None:
+    process = Process(ONE_ZONE, pins)
+    seen: list[np.ndarray] = []
+    install = process.kernel.install
+    process.kernel.install = lambda flows: (install(flows), seen.append(flows.copy()))[0]  # type: ignore[method-assign]
+    process.talk()
+    (first,) = seen
+    second = first.copy()
+    second["rows"] += 1
+    second["paths"]["tuple"] ^= 1 << 48 | 1 << 32
+    install(second)
+    assert second["error"].tolist() == [0]
+    taken = first.copy()
+    taken["paths"] = second["paths"]
+    install(taken)
+    assert taken["error"].tolist() == [errno.EEXIST]
+    process.kernel.forget_others()
+    left = LeftBehind(pins)
+    assert left.notes["flow"]["paths"]["tuple"].tolist() == second["paths"]["tuple"].tolist()
+    process.kernel.close()
+
+
+def test_flows_are_looked_at_again_a_few_at_a_time_from_the_first_on(pins: str) -> None:
+    before = Process(ONE_ZONE, pins)
+    before.talk()
+    before.end()
+    after = Process(ONE_ZONE, pins)
+    after.take_over()
+    waiting = after.kernel._unchecked = np.zeros(1000, np.int64)
+    now_ms = NOW_MS + 100
+    after.kernel.handed_back(now_ms)
+    assert 0 < len(waiting) - len(after.kernel._unchecked) <= 40
+    after.kernel.close()
+
+
+def test_what_is_missing_is_told(pins: str) -> None:
+    before = Process(ONE_ZONE, pins)
+    before.talk()
+    before.end()
+    (link,) = (path for path in Path(pins).iterdir() if path.is_symlink())
+    (link / "states").unlink()
+    with pytest.raises(OSError, match="states is missing"):
+        Everywhere.left_behind(before.kernel)
+
+
+def test_options_that_the_kernel_refuses_change_nothing(pins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(EveryPort(), limit=64)
+    kernel.set_options({"limit": "64"})
+    kernel.init()
+    with monkeypatch.context() as patch:
+
+        def refuse(*arguments: object, **more: object) -> int:
+            raise OSError(errno.ENOMEM, "no memory")
+
+        patch.setattr(bpf, "create_map", refuse)
+        with pytest.raises(OSError, match="no memory"):
+            kernel.set_options({"limit": "64", "timeout": "5", "hitless": "true", "pins": pins})
+    assert (kernel.is_hitless, kernel.timeout_ms) == (False, 30_000)
+    kernel.set_options({"limit": "64", "hitless": "true", "pins": pins})
+    kernel.forget_others()
+    assert len(LeftBehind(pins)) == 0
+    kernel.close()
+
+
+class Waiting:
+    """A receiver that waits for rules."""
+
+    is_holding = True
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Never."""
+
+
+@pytest.mark.parametrize("ending", ["off", "leaving nothing", "leaving"])
+def test_what_waits_to_be_taken_over_goes_when_nothing_is_to_go_on(ending: str, pins: str) -> None:
+    before = Process(ONE_ZONE, pins)
+    before.talk()
+    before.end()
+    switch = Switch()
+    ports = KernelPorts(switch.offload, Holding(switch.tracker), {}, Waiting())  # type: ignore[arg-type]
+    on = {"hw-offload": "true", "hw-offload-priority": "kernel", "kernel-limit": "64"}
+    on |= {"kernel-hitless": "true", "kernel-pins": pins}
+    switch.configure_offload(on)
+    ports.follow()
+    assert len(LeftBehind(pins)) == 1
+    if ending == "off":
+        switch.configure_offload(on | {"hw-offload": "false"})
+        ports.follow()
+    else:
+        ports.leave(keep=ending == "leaving")
+    is_left = [path for path in Path(pins).iterdir() if path.is_symlink() and path.name.startswith("maps-")] != []
+    assert is_left == (ending == "leaving")
+    switch.offload.close()
+
+
+@pytest.mark.parametrize("hitless", ["true", "false"])
+def test_a_start_without_offload_ends_what_its_own_options_name(hitless: str, pins: str, tmp_path: Path) -> None:
+    before = Process(ONE_ZONE, pins)
+    before.talk()
+    before.end()
+    node = Node(tmp_path, open_port=open_dummy)
+    node.configure_offload({"hw-offload": "false", "kernel-hitless": hitless, "kernel-pins": pins})
+    is_left = any(path.is_symlink() and path.name.startswith("maps-") for path in Path(pins).iterdir())
+    assert is_left == (hitless == "false")
+    node.core.offload.close()

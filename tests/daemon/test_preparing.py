@@ -87,3 +87,29 @@ def test_what_nobody_wants_any_more_is_closed_also_if_it_comes_later() -> None:
         assert things[key].was_closed.wait(TIMEOUT_S)
     assert preparing.get("kept", lambda: fails) is things["kept"]
     assert not things["kept"].was_closed.is_set()
+
+
+def test_what_comes_next_for_a_key_waits_until_what_was_given_up_is_gone() -> None:
+    told = threading.Event()
+    preparing: Preparing[Thing] = Preparing(told.set)
+    may_close = threading.Event()
+
+    class Slow(Thing):
+        def close(self) -> None:
+            assert may_close.wait(TIMEOUT_S)
+            super().close()
+
+    first, second = Slow(), Thing()
+    preparing.get("key", lambda: lambda: first, "maker")
+    preparing.wait()
+    told.clear()
+    assert preparing.get("key", lambda: lambda: second, "another") is None
+    assert preparing.is_busy
+    assert preparing.get("key", lambda: fails, "another") is None, "it should not be begun"
+    may_close.set()
+    preparing.wait()
+    assert first.was_closed.is_set()
+    assert told.wait(TIMEOUT_S)
+    while (there := preparing.get("key", lambda: lambda: second, "another")) is None:
+        preparing.wait()
+    assert there is second

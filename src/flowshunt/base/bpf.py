@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import struct
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 HASH, ARRAY, XSK_MAP = 1, 2, 17
 """Types of maps."""
 MMAPABLE = 1 << 10
-ANY, NOEXIST = 0, 1
-"""Whether an update may replace what is there."""
+ANY = 0
+"""An update may replace what is there."""
 CLASSIFIER, XDP = 3, 6
 """Types of programs."""
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
@@ -65,6 +64,21 @@ def _name(text: str) -> bytes:
 def create_map(type_: int, key_size: int, value_size: int, length: int, *, flags: int = 0, name: str = "") -> int:
     """A map for `length` entries, its memory taken at once."""
     return _call(_MAP_CREATE, struct.pack("=7I16s", type_, key_size, value_size, length, flags, 0, 0, _name(name)))
+
+
+def mapped(map_fd: int, dtype: np.dtype, length: int) -> np.ndarray:
+    """The records of an array that is MMAPABLE, shared with the kernel: as long as the result, whoever closes the map.
+
+    Their size must be a multiple of 8 bytes.
+    """
+    size = -(-dtype.itemsize * length // mmap.PAGESIZE) * mmap.PAGESIZE
+    return np.frombuffer(mmap.mmap(map_fd, size), dtype, length)
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors, and empty the list."""
+    while fds:
+        os.close(fds.pop())
 
 
 def update(map_fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:

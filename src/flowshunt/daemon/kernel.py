@@ -105,7 +105,7 @@ class KernelPorts:
             return
         provider = self._working()
         if provider is not self._provider:
-            self.close()
+            self._end()
             self._provider = provider
         if provider is None:
             return
@@ -129,7 +129,7 @@ class KernelPorts:
             _LOG.warning("connections would not outlive the process: %s", problem)
         for name in list(self._ups):
             is_used = any(bridge == name for bridge, _ in self._attached.values())
-            if not is_used and (provider.objects, name) not in pending:
+            if not is_used and name not in pending:
                 self._close_up(name)
 
     def prepare(self) -> Kernel | None:
@@ -179,14 +179,14 @@ class KernelPorts:
         try:
             mode = check_mode(info.options.get(MODE, provider.mode))
             provider.init()
-            key = provider.objects, device
+            key = info.ifindex
             up, prepared = self._up(provider, bridge), None
             # The program of the process before forwards until ours takes its place, and then its port is silent.
             if port not in self._attached and not provider.is_hitless:
-                prepared = self._preparing.get(key, partial(provider.prepare, info.ifindex))
+                prepared = self._preparing.get(key, partial(provider.prepare, info.ifindex), provider.objects)
                 pending |= {key} if prepared is None or up is None else set()
             if up is None or pending:
-                return pending | {(provider.objects, bridge.name)}
+                return pending | {bridge.name}
             assert prepared is None or isinstance(prepared, Prepared)
             provider.attach(port, info.ifindex, info.mtu or 0, up, mode, prepared)
             self._preparing.took(key)
@@ -233,13 +233,15 @@ class KernelPorts:
     def _up(self, provider: Kernel, bridge: Bridge) -> UpDevice | None:
         """The device for what goes up from the ports of a bridge; None: not yet."""
         if bridge.name not in self._ups:
-            key = provider.objects, bridge.name
             prepare = partial(_prepare_up, provider)
-            made = prepare()() if provider.is_hitless else self._preparing.get(key, prepare)
+            if provider.is_hitless:
+                made: _Up | Prepared | None = prepare()()
+            else:
+                made = self._preparing.get(bridge.name, prepare, provider.objects)
             if made is None:
                 return None
             assert isinstance(made, _Up)
-            self._preparing.took(key)
+            self._preparing.took(bridge.name)
             self._ups[bridge.name] = made
             self._receiver.watch(bridge, made.port)
         return self._ups[bridge.name].device
@@ -263,8 +265,15 @@ class KernelPorts:
         if keep and self._provider is not None:
             self._provider.close(keep=True)
         else:
-            self.close()
+            self._end()
         self._has_left = True
+
+    def _end(self) -> None:
+        """Nothing is to go on, neither of this process nor of one before that waits to be taken over."""
+        provider = self._provider
+        self.close()
+        if provider is not None:
+            provider.forget_others()
 
     def close(self) -> None:
         """Detach all ports, and have the provider give up its programs."""

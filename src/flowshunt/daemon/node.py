@@ -32,7 +32,8 @@ from flowshunt.daemon.restart import take_over
 from flowshunt.daemon.system import lift_file_limit
 from flowshunt.daemon.worker import Worker
 from flowshunt.datapath.paths.records import HOME_BITS
-from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.offload.providers.kernel.provider import Kernel, forget_left
+from flowshunt.offload.providers.options import options_of
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
 from flowshunt.ports.patch import PatchPort
@@ -317,6 +318,8 @@ class Node:
         self.other_config = dict(other_config)
         # Programs of the process before forward, and nobody else until all is there.
         self.is_restoring = self.is_hitless and (self.is_restoring or not self._is_configured)
+        if not self._is_configured and not self.is_hitless:
+            forget_left(options_of(Kernel.name, other_config))
         self._kernel.follow()
 
     # --- ports -----------------------------------------------------------------------------------------------------

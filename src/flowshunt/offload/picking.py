@@ -17,6 +17,11 @@ def pick(records: np.ndarray, which: np.ndarray) -> np.ndarray:
     return picked
 
 
+def put(records: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
+    """`records[places] = values` of contiguous arrays."""
+    _raw(records)[places] = _raw(values)
+
+
 def copied(records: np.ndarray) -> np.ndarray:
     """A copy of a contiguous array."""
     copy: np.ndarray = _raw(records).copy().view(records.dtype)

@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from flowshunt.offload.providers.kernel.devices import Ingress
 from tests.offload.kernel.rights import needs_bpf
 
 pytestmark = [
@@ -114,6 +117,55 @@ print(takes_tags_off("p0"), takes_tags_off("p1"))
 """
 
 
+_HITLESS = """
+import os, sys
+from flowshunt.offload.providers.kernel.devices import pins_in
+from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.ports.devices import look_up
+
+folder, mode = sys.argv[1:]
+kernel = Kernel(limit=16)
+kernel.set_options({"limit": "16", "pins": folder})
+kernel.init()
+kernel.attach(1, look_up("p0").ifindex, 1500, kernel.make_up_device(), mode)
+if mode == "xdp" and "the kernel does not" in kernel.notes[0]:
+    raise SystemExit(print(kernel.notes[0]))
+
+def say(is_hitless):
+    kernel.set_options({"limit": "16", "pins": folder, "hitless": is_hitless})
+    kernel.forget_others()
+    links = sorted(os.path.basename(pin).partition("-")[0] for pin in pins_in(folder))
+    print(*links, sum(name.startswith("maps-") for name in os.listdir(folder)), end="; ")
+
+for is_hitless in ("false", "true", "false", "true"):
+    say(is_hitless)
+kernel.close()
+print(pins_in(folder))
+"""
+
+_AGAIN = """
+import threading
+from flowshunt.daemon.preparing import Preparing
+from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.ports.devices import look_up
+
+kernel = Kernel(limit=16)
+kernel.init()
+ifindex = look_up("p0").ifindex
+preparing = Preparing(lambda: None)
+for n in range(6):
+    preparing.get(ifindex, lambda: kernel.prepare(ifindex))
+    if n % 2:
+        preparing.wait()
+    preparing.keep(())
+    while (prepared := preparing.get(ifindex, lambda: kernel.prepare(ifindex))) is None:
+        preparing.wait()
+    preparing.took(ifindex)
+    prepared.close()
+print("there")
+"""
+
+
 @pytest.fixture
 def namespace() -> Iterator[str]:
     name = f"fs{os.getpid()}devices"
@@ -183,3 +235,54 @@ def test_the_other_end_of_a_pair_may_come_and_go(namespace: str) -> None:
             assert said == ["False", "True", "False"]
     finally:
         subprocess.run(["ip", "netns", "del", other], check=True)
+
+
+@pytest.mark.skipif(shutil.which("ethtool") is None, reason="needs ethtool")
+@pytest.mark.parametrize(("mode", "links"), [("tc", "ingress"), ("xdp", "ingress xdp")])
+def test_ports_that_are_there_follow_hitless(namespace: str, tmp_path: Path, mode: str, links: str) -> None:
+    if subprocess.run(["mount", "-t", "bpf", "bpf", str(tmp_path)], check=False).returncode:
+        pytest.skip("needs to mount a BPF file system")
+    for end in ("p0", "p1"):
+        subprocess.run(["ip", "-n", namespace, "link", "set", end, "up"], check=True)
+    if mode == "xdp":
+        subprocess.run(["ip", "netns", "exec", namespace, "ethtool", "-K", "p1", "gro", "on"], check=True)
+    enter = ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", _HITLESS, str(tmp_path), mode]
+    try:
+        done = subprocess.run(enter, env=_environment(), capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    if "needs tcx" in done.stderr:
+        pytest.skip("needs a kernel with tcx (Linux 6.6)")
+    if mode == "xdp" and "the kernel does not" in done.stdout:
+        pytest.skip("needs a kernel that says what devices can do at XDP (Linux 6.3)")
+    assert done.stdout.strip() == f"0; {links} 2; 0; {links} 2; []", done.stderr
+
+
+def test_a_device_that_was_given_up_can_be_prepared_again_at_once(namespace: str) -> None:
+    done = subprocess.run(_inside(namespace, _AGAIN), env=_environment(), capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "there", done.stderr
+
+
+def test_links_may_go_in_many_threads() -> None:
+    problems: list[BaseException] = []
+
+    def close_many(first: int) -> None:
+        for n in range(100):
+            going = Ingress.__new__(Ingress)
+            going.ifindex, going._pin, going._link = 1 << 20 | first | n % 50, None, os.open("/dev/null", os.O_RDONLY)
+            try:
+                going.close()
+            except (KeyError, RuntimeError) as problem:
+                problems.append(problem)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=close_many, args=(first << 8,)) for first in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert problems == []

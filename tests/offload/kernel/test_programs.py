@@ -13,6 +13,7 @@ import pytest
 
 from flowshunt.base import bpf
 from flowshunt.datapath.paths.records import FLOW
+from flowshunt.offload.batch import DEL, OPERATION, Batch
 from flowshunt.offload.providers.kernel.devices import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from tests.builders import Packet, batch_of
@@ -390,3 +391,20 @@ def test_ports_without_a_device_are_refused_with_the_reason() -> None:
     flows["paths"]["in_port"] = flows["paths"]["out_port"] = 1
     kernel.install(flows)
     assert reason(int(flows["reason"][0])).code == "no-device"
+
+
+def test_a_connection_that_ends_twice_at_once_ends_once() -> None:
+    kernel = Kernel(EveryPort(LOOPBACK), limit=4)
+    kernel.init()
+    flows = np.zeros(2, FLOW)
+    flows["rows"][:, 0], flows["generations"][:, 0] = (5, 6), 1
+    flows["paths"]["tuple"] = socket.IPPROTO_TCP << 8 | np.arange(1, 5).reshape(2, 2) << 32
+    kernel.install(flows)
+    assert kernel.n_flows == 2
+    ended = np.zeros(4, OPERATION)
+    ended["type"], ended["row"], ended["generation"] = DEL, (5, 5, 6, 6), 1
+    kernel.batch_submit(Batch(ended, None))
+    assert kernel.n_flows == 0
+    kernel.install(flows)
+    assert flows["error"].tolist() == [0, 0]
+    kernel.close()

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _SET_INTERFACE = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 _NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_NEEDS_TCX = "kernel-hitless needs tcx links, as in Linux 6.6"
 _CLSACT = 0xFFFF0000
 _INGRESS = 0xFFFFFFF2
 _PREFERENCE = 0xC000
@@ -39,6 +41,7 @@ INGRESS, FRAMES = "ingress", "xdp"
 
 _GOING: dict[int, Future[None]] = {}
 """Links that are being closed, by their devices."""
+_GOING_LOCK = threading.Lock()
 
 
 class Ingress:
@@ -65,7 +68,7 @@ class Ingress:
             if problem.errno not in _NO_TCX:
                 raise
             if keep:
-                raise OSError(problem.errno, "kernel-hitless needs tcx links, as in Linux 6.6") from None
+                raise OSError(problem.errno, _NEEDS_TCX) from None
             _add_filter(program_fd, ifindex)
         if self._pin is not None:
             try:
@@ -90,6 +93,12 @@ class Ingress:
         else:
             _add_filter(program_fd, self.ifindex)
 
+    def keep(self, pin: str | None) -> None:
+        """Stay beyond the process, pinned there; None: no more. Raises OSError; then it is as it was."""
+        if pin is not None and not self.is_tcx:
+            raise OSError(errno.EOPNOTSUPP, _NEEDS_TCX)
+        self._pin = move_pin(self._link, self._pin, pin)
+
     def close(self, *, keep: bool = False) -> None:
         """Take the program off the device, if it is still there; `keep`: leave it there if its link is pinned.
 
@@ -98,9 +107,10 @@ class Ingress:
         if self._pin is not None and not keep:
             unpin(self._pin)
         if self._link >= 0:
-            for ifindex in [ifindex for ifindex, going in _GOING.items() if going.done()]:
-                del _GOING[ifindex]
-            _GOING[self.ifindex] = in_background(partial(os.close, self._link))
+            with _GOING_LOCK:
+                for ifindex in [ifindex for ifindex, going in _GOING.items() if going.done()]:
+                    del _GOING[ifindex]
+                _GOING[self.ifindex] = in_background(partial(os.close, self._link))
             self._link = -1
         elif self.ifindex:
             _remove_filter(self.ifindex)
@@ -121,6 +131,17 @@ def take_over(program_fd: int, pin: str, keep: bool) -> int:
     if link < 0 or not keep:
         unpin(pin)
     return link
+
+
+def move_pin(link: int, before: str | None, pin: str | None) -> str | None:
+    """Pin a link there in place of `before`; None: nowhere. Returns `pin`. Raises OSError; then it is as it was."""
+    if pin != before:
+        if pin is not None:
+            unpin(pin)
+            bpf.pin(link, pin)
+        if before is not None:
+            unpin(before)
+    return pin
 
 
 def unpin(pin: str) -> None:

@@ -13,7 +13,7 @@ import socket
 import struct
 
 from flowshunt.base import bpf
-from flowshunt.offload.providers.kernel.devices import take_over, unpin
+from flowshunt.offload.providers.kernel.devices import move_pin, take_over, unpin
 from flowshunt.offload.providers.kernel.peers import attributes, kind_of
 from flowshunt.ports.devices import takes_tags_off
 
@@ -58,6 +58,10 @@ class FrameHook:
         except OSError as problem:
             if problem.errno != errno.ENOLINK:
                 raise
+
+    def keep(self, pin: str | None) -> None:
+        """See `devices.Ingress.keep`."""
+        self._pin = move_pin(self._link, self._pin, pin)
 
     def close(self, *, keep: bool = False) -> None:
         """Take the program off; `keep`: leave it there if it is pinned."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import sys
 import weakref
@@ -50,7 +49,7 @@ class Objects:
             raise OSError(errno.EPERM, f"needs {', '.join(lacking)}")
         self.limit = limit
         self._fds: list[int] = []
-        weakref.finalize(self, _close, self._fds)
+        weakref.finalize(self, bpf.close_all, self._fds)
         self.pinned: Pinned | None = None
         try:
             self._make(limit, pins)
@@ -68,9 +67,9 @@ class Objects:
         control = self._map("control", array, 4, CONTROL.itemsize, 1, bpf.MMAPABLE)
         reasons = self._map("reasons", array, 4, 8, len(REASONS), bpf.MMAPABLE)
         self._ports = self._map("ports", hash_, 4, PORT.itemsize, MAX_PORTS)
-        self.states = _mapped(states, STATE, 2 * limit).reshape(limit, 2)
-        self.control = _mapped(control, CONTROL, 1)
-        self._reasons = _mapped(reasons, np.dtype("=u8"), len(REASONS))
+        self.states = bpf.mapped(states, STATE, 2 * limit).reshape(limit, 2)
+        self.control = bpf.mapped(control, CONTROL, 1)
+        self._reasons = bpf.mapped(reasons, np.dtype("=u8"), len(REASONS))
         self._maps = {"flows": self._flows, "states": states, "control": control}
         maps = {**self._maps, "ports": self._ports, "reasons": reasons}
         self.forward = self._program("forward", "tc/forward", maps)
@@ -105,7 +104,7 @@ class Objects:
         """Give them up; they go when nothing else has them. `keep`: the next process finds what is pinned."""
         if self.pinned is not None:
             self.pinned.close(keep=keep)
-        _close(self._fds)
+        bpf.close_all(self._fds)
 
     # --- flows -------------------------------------------------------------------------------------------------------
 
@@ -151,13 +150,3 @@ class Objects:
 def object_file(source: str) -> ObjectFile:
     """The programs of a source file, as they came with the package."""
     return ObjectFile(files(__package__).joinpath("bpf", f"{source}.o").read_bytes())
-
-
-def _close(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())
-
-
-def _mapped(fd: int, dtype: np.dtype, length: int) -> np.ndarray:
-    size = -(-dtype.itemsize * length // mmap.PAGESIZE) * mmap.PAGESIZE
-    return np.frombuffer(mmap.mmap(fd, size), dtype, length)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import secrets
 import shutil
@@ -19,6 +18,7 @@ import numpy as np
 from flowshunt.base import bpf
 from flowshunt.datapath.paths.records import N_ZONES
 from flowshunt.offload.handover import HANDOVER, KEPT, Described
+from flowshunt.offload.picking import pick, put
 from flowshunt.offload.providers.kernel.records import STATE
 
 NOTE = np.dtype(
@@ -52,7 +52,7 @@ class Pinned:
         self._place = f"{self._link}-{secrets.token_hex(4)}"
         self._limit = limit
         self._fds: list[int] = []
-        weakref.finalize(self, _close, self._fds)
+        weakref.finalize(self, bpf.close_all, self._fds)
         os.mkdir(self._place, 0o700)
         try:
             bpf.pin(states_fd, os.path.join(self._place, "states"))
@@ -68,7 +68,7 @@ class Pinned:
         fd = bpf.create_map(bpf.ARRAY, 4, size, self._limit, flags=bpf.MMAPABLE, name=name)
         self._fds.append(fd)
         bpf.pin(fd, os.path.join(self._place, f"{name}-{_layout()}"))
-        return _mapped(fd, dtype, self._limit)
+        return bpf.mapped(fd, dtype, self._limit)
 
     def write(
         self, slots: np.ndarray, described: Described, ifindexes: tuple[np.ndarray, np.ndarray], counted: np.ndarray
@@ -82,8 +82,8 @@ class Pinned:
         notes["counted"] = counted
         notes["in_ifindexes"], notes["out_ifindexes"] = ifindexes
         self._notes["is_there"][slots] = 0
-        _put(self._notes, slots, notes)
-        _put(self._leaders, slots, described.connections[0])
+        put(self._notes, slots, notes)
+        put(self._leaders, slots, described.connections[0])
         if len(described.connections) > 1 and self._others is None:
             self._others = self._make("others", _OTHERS)
         for zone, kept in enumerate(described.connections[1:]):
@@ -109,7 +109,7 @@ class Pinned:
             if _target(self._link) == self._place:
                 _unlink(self._link)
             shutil.rmtree(self._place, ignore_errors=True)
-        _close(self._fds)
+        bpf.close_all(self._fds)
 
 
 class LeftBehind:
@@ -128,12 +128,12 @@ class LeftBehind:
             raise OSError(f"{link} has {found}, of another version, in place of {wanted}")
         notes = _opened(os.path.join(link, wanted), NOTE)
         slots = np.flatnonzero(notes["is_there"])
-        self.notes = _picked(notes, slots)
-        self.kept = [_picked(_opened(os.path.join(link, f"leaders-{_layout()}"), KEPT, len(notes)), slots)]
+        self.notes = pick(notes, slots)
+        self.kept = [pick(_opened(os.path.join(link, f"leaders-{_layout()}"), KEPT, len(notes)), slots)]
         if f"others-{_layout()}" in names:
             others = _opened(os.path.join(link, f"others-{_layout()}"), _OTHERS, len(notes))
-            several = _picked(others, slots).view(_raw_type(KEPT)).reshape(-1, N_ZONES - 1)
-            self.kept += [np.ascontiguousarray(several[:, n]).view(KEPT) for n in range(N_ZONES - 1)]
+            several = pick(others, slots).view(KEPT).reshape(-1, N_ZONES - 1)
+            self.kept += [several[:, n].copy() for n in range(N_ZONES - 1)]
         states = _opened(os.path.join(link, "states"), STATE, 2 * len(notes))
         self._states = states.reshape(-1, 2)
         self._slots = slots
@@ -191,41 +191,16 @@ def _unlink(path: str) -> None:
 
 def _opened(path: str, dtype: np.dtype, length: int | None = None) -> np.ndarray:
     """A pinned array of these records; `length`: that it must have. Raises OSError."""
-    fd = bpf.get(path)
+    try:
+        fd = bpf.get(path)
+    except FileNotFoundError:
+        raise OSError(f"{path} is missing") from None
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
             said = dict(line.split(":", 1) for line in file if ":" in line)
         found = tuple(int(said.get(key, "0"), 0) for key in ("map_type", "value_size", "max_entries"))
         if found[:2] != (bpf.ARRAY, dtype.itemsize) or length not in (None, found[2]):
             raise OSError(f"{path} is another map: type, size and length {found}")
-        return _mapped(fd, dtype, found[2])
+        return bpf.mapped(fd, dtype, found[2])
     finally:
         os.close(fd)
-
-
-def _mapped(fd: int, dtype: np.dtype, length: int) -> np.ndarray:
-    """An array of records, each padded to 8 bytes as the kernel does."""
-    size = -(-dtype.itemsize * length // mmap.PAGESIZE) * mmap.PAGESIZE
-    return np.frombuffer(mmap.mmap(fd, size), dtype, length)
-
-
-def _raw_type(dtype: np.dtype) -> np.dtype:
-    return np.dtype((np.void, dtype.itemsize))
-
-
-def _raw(records: np.ndarray) -> np.ndarray:
-    return records.view(_raw_type(records.dtype))
-
-
-def _put(records: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
-    _raw(records)[places] = _raw(values)
-
-
-def _picked(records: np.ndarray, places: np.ndarray) -> np.ndarray:
-    picked: np.ndarray = _raw(records)[places].view(records.dtype)
-    return picked
-
-
-def _close(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())

@@ -21,6 +21,7 @@ from flowshunt.offload.picking import pick
 from flowshunt.offload.providers.kernel import slots as kernels
 from flowshunt.offload.providers.kernel.devices import (
     FRAMES,
+    INGRESS,
     Attached,
     Ingress,
     Ports,
@@ -128,6 +129,10 @@ class Kernel(ArrayProvider):
         """Where what the next process needs is pinned."""
         return self._pins if self.is_hitless else None
 
+    def _pin_of(self, ifindex: int, hook: str = INGRESS) -> str | None:
+        """Where the link of a port is to be pinned."""
+        return pin_of(self._pins, ifindex, hook) if self.is_hitless else None
+
     def close(self, *, keep: bool = False) -> None:
         """Detach everything, and give up maps and programs; `keep`: those that are pinned go on without us."""
         for port in list(self._ports.attached):
@@ -147,11 +152,11 @@ class Kernel(ArrayProvider):
     def set_options(self, options: Mapping[str, str]) -> None:
         """`timeout` in seconds, `limit` in connections; those left out are at their defaults.
 
-        `mode` tc or xdp: how ports work that do not say it themselves. For ports that are attached from now on: `peer`
-        true or false: whether packets may go straight to the other ends of veth pairs. `hitless` true or false: whether
-        the programs outlive the process, by pins in the folder `pins` of a BPF file system. With another limit or
-        folder flows begin anew. Raises UsageError, with nothing changed, for others, and OSError when the kernel
-        refuses.
+        `mode` tc or xdp: how ports work that do not say it themselves. `peer` true or false: whether packets may go
+        straight to the other ends of veth pairs, for ports that are attached from now on. `hitless` true or false:
+        whether the programs outlive the process, by pins in the folder `pins` of a BPF file system. With another limit
+        or folder flows begin anew. Raises UsageError for others, and OSError when the kernel refuses maps or pins; then
+        the options are as they were.
         """
         check_names(self.name, options, _OPTIONS)
         mode = check_mode(options.get("mode", "tc"))
@@ -164,30 +169,43 @@ class Kernel(ArrayProvider):
         pins = options.get("pins", PINS)
         if is_hitless:
             _check_pins(pins)
-        self.timeout_ms, self._may_skip = 1000 * timeout_s, may_skip
-        folder = self._folder
+        before, folder = (self.is_hitless, self._pins), self._folder
         self.is_hitless, self._pins = is_hitless, pins
-        self.mode = mode
         if limit != self._limit or folder != self._folder:
-            self._resize(limit)
+            try:
+                self._resize(limit)
+            except OSError:
+                self.is_hitless, self._pins = before
+                raise
+        self.timeout_ms, self._may_skip, self.mode = 1000 * timeout_s, may_skip, mode
 
     def _resize(self, limit: int) -> None:
         """New maps and programs, in the places of the old ones; flows are handed back."""
-        former = self.objects
-        made = Objects(limit, self._folder) if former is not None else None
-        if made is not None and former is not None:
+        former, made = self.objects, None
+        if former is not None:
+            made = Objects(limit, self._folder)
             made.control["epoch"] = self._epoch
-            for port in self._ports.attached.values():
-                made.set_port(port.ifindex, port.number, port.up.ifindex)
-                if port.ingress is not None:
-                    port.ingress.replace(made.forward)
-                if port.hook is not None:
-                    port.hook.replace(made.forward_frames)
-                port.up.replace(made.discard)
+            try:
+                for port in self._ports.attached.values():
+                    self._move(port, made)
+            except OSError:
+                made.close()
+                raise
             self._give_up(self._used())
             former.close()
         self.objects, self._limit = made, limit
         self._forget()
+
+    def _move(self, port: Attached, made: Objects) -> None:
+        """Have a port work by other maps and programs, pinned or not as it is to be now."""
+        made.set_port(port.ifindex, port.number, port.up.ifindex)
+        if port.ingress is not None:
+            port.ingress.keep(self._pin_of(port.ifindex))
+            port.ingress.replace(made.forward)
+        if port.hook is not None:
+            port.hook.keep(self._pin_of(port.ifindex, FRAMES))
+            port.hook.replace(made.forward_frames)
+        port.up.replace(made.discard)
 
     # --- ports -------------------------------------------------------------------------------------------------------
 
@@ -387,6 +405,7 @@ class Kernel(ArrayProvider):
         self._load().states["last_used_ns"][slots] = last_used_ns[which]
         self._unchecked = np.append(self._unchecked, slots)
         self._unchecked_epoch = self._epoch
+        self._checked_ms = self._offset_ms + _now_ns() // _NS_PER_MS
 
     def _check_some(self, now_ms: int) -> None:
         if len(self._unchecked) == 0 or self.objects is None:
@@ -425,7 +444,7 @@ class Kernel(ArrayProvider):
             self._remove(self._used())
             self._given_up.clear()
         if len(ended):
-            self._remove(self._find(ended["row"], ended["generation"])[1])
+            self._remove(np.unique(self._find(ended["row"], ended["generation"])[1]))
 
     # --- forwarding --------------------------------------------------------------------------------------------------
 
@@ -444,6 +463,7 @@ class Kernel(ArrayProvider):
                 continue
             if n_stale := int(slots.state["n_stale"][0]):
                 self._remove(slots.stale[:n_stale].copy())
+            self._withhold(flows[done:last])
             n = kernels.place(slots, self._slot_of, flows, devices, done, last, _now_ns())
             self._add(slots, flows, n)
             done = last
@@ -468,6 +488,11 @@ class Kernel(ArrayProvider):
         for part in _parts(mine):
             kernels.unlink(slots, part, self._no_epoch)
             self._release(slots, part)
+
+    def _withhold(self, flows: np.ndarray) -> None:
+        """What the next process knows of flows that are about to be replaced is not so any more."""
+        if self.objects is not None and self.objects.pinned is not None:
+            self.objects.pinned.clear(self._find(flows["rows"][:, 0], flows["generations"][:, 0])[1])
 
     def _leave_behind(self, slots: Slots, flows: np.ndarray, n: int) -> None:
         """Tell the next process of flows that were placed, if it is to know."""
@@ -612,6 +637,14 @@ class Kernel(ArrayProvider):
             return flows
         segments = int(self.objects.states["extra_segments"].sum())
         return flows | {"extra_segments": segments} | {f"up.{k}": n for k, n in self.objects.reasons().items()}
+
+
+def forget_left(options: Mapping[str, str]) -> None:
+    """Have programs end that a process before has left, where the provider is off but for its options."""
+    if options.get("hitless") == "true":
+        forgetting = Kernel()
+        forgetting._pins = options.get("pins", PINS)
+        forgetting.forget_others()
 
 
 def check_mode(mode: str) -> str:
