@@ -140,7 +140,7 @@ def test_counters_are_shown(flowshunt: Flowshunt) -> None:
 
 def test_bridges_and_flows_are_shown(flowshunt: Flowshunt) -> None:
     text = flowshunt("show").stdout
-    assert "    p1 1/2: (dummy)\n" in text and text.endswith("connections: 2 of 3000000\n")
+    assert "    p1 1/1: (dummy)\n" in text and text.endswith("connections: 2 of 3000000\n")
     assert "n_packets=2" in flowshunt("flows", "br0").stdout
     assert flowshunt("flows").stdout.startswith("bridge br0\n")
     assert "Unknown bridge" in flowshunt("flows", "nope").stderr

@@ -113,7 +113,7 @@ class Lab:
         assert not self._has_ended(), self.process.communicate()
         self.appctl("exit", "--cleanup")
         said = self.process.communicate(timeout=60)
-        assert (self.process.returncode, *said) == (0, "", "")
+        assert (self.process.returncode, *said) == (0, "", ""), said
 
     def complaints_but(self, word: str) -> list[str]:
         """`complaints` that have nothing to do with a word."""

@@ -26,7 +26,7 @@ from flowshunt.ports.live import (
 from flowshunt.ports.send_ring import LONGEST, N_SLOTS, SendRing
 from tests.builders import Packet
 from tests.system.lab import Lab
-from tests.system.network import needs, networks
+from tests.system.network import needs, networks, poll
 
 pytestmark = needs("ip")
 
@@ -49,11 +49,11 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def ends(lab: Lab) -> Iterator[tuple[SendRing, socket.socket]]:
     """A ring on one end, and who listens at the other."""
     with lab.inside("switch"):
-        ring = SendRing("p1")
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     there = lab.raw(1)
     there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-    yield ring, there
-    ring.close()
+    with opened:
+        yield SendRing(opened, "p1"), there
 
 
 def frames_of(*sizes: int, port: int = 1) -> Frames:
@@ -165,4 +165,18 @@ def test_a_ring_is_for_ports_that_many_frames_leave_by_not_for_a_flood_to_many_p
         for _ in range(2):
             port.send(frames_of(*[60] * 40))
         assert len(asked) == 1
+    port.close()
+
+
+def test_a_ring_is_in_the_namespace_of_its_port_whoever_asks_for_it(lab: Lab) -> None:
+    with lab.inside("switch"):
+        port = AfPacketPort("p1", 1)
+    there = lab.raw(1)
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    frames = frames_of(*[60] * 40)
+    port.send(frames)
+    arrived(there, frames, range(40))
+    poll(lambda: port._ring is not None)
+    port.send(frames)
+    arrived(there, frames, range(40))
     port.close()

@@ -55,7 +55,7 @@ _RETURN_0 = struct.pack("@HBBI", 0x06, 0, 0, 0)
 
 
 class AfPacketPort:
-    """See `LivePort`. Two packet sockets on one device; numbered `receiving.IN_TAG` it receives for several.
+    """See `LivePort`. Packet sockets on one device; numbered `receiving.IN_TAG` it receives for several.
 
     Frames are sent on one that nobody waits for: with each frame that has left, the kernel wakes whoever waits for
     its socket, which costs a tenth of what sending costs.
@@ -75,7 +75,7 @@ class AfPacketPort:
         _OPEN.add(self)
         self._n_ports = max(n_ports, len(_OPEN))
         try:
-            self._socket, self._sender = (self._sockets.enter_context(_open()) for _ in range(2))
+            self._socket, self._sender, self._ring_socket = (self._sockets.enter_context(_open()) for _ in range(3))
             self._set_up()
         except OSError as problem:
             self.close()
@@ -192,9 +192,7 @@ class AfPacketPort:
         """Have a ring for sending, unless the system refuses: then messages have to do."""
         with self._opening, suppress(OSError):
             if self._is_open:
-                ring = SendRing(self.device)
-                self._sockets.callback(ring.close)
-                self._ring = ring
+                self._ring = SendRing(self._ring_socket, self.device)
 
     def close(self) -> None:
         """Close the sockets, soon: the kernel has whoever closes one wait until no processor can be using it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,20 +161,12 @@ def send_by_ring(r: Any, port: Any, tx: Any, data: Any, own: Any, packets: Any, 
 class SendRing:
     """A packet socket with a ring for sending on one device. Used by one thread."""
 
-    def __init__(self, device: str) -> None:
-        """Open it, which takes some milliseconds. Raises OSError."""
-        self._device = device
-        self._opened = ExitStack()
-        self._socket = self._opened.enter_context(
-            socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        )
-        try:
-            self._arrays = self._set_up(self._socket, device)
-        except OSError:
-            self._opened.close()
-            raise
+    def __init__(self, opened: socket.socket, device: str) -> None:
+        """Make a ring of a packet socket of protocol 0, which takes some milliseconds. Raises OSError.
 
-    def _set_up(self, opened: socket.socket, device: str) -> RingArrays:
+        The socket remains the caller's. Where it was opened decides in which network namespace `device` is.
+        """
+        self._socket, self._device = opened, device
         opened.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
         opened.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
         opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
@@ -183,7 +174,7 @@ class SendRing:
         request = struct.pack("@4I", _BLOCK_SIZE, size // _BLOCK_SIZE, SLOT_SIZE, N_SLOTS)
         set_option(opened, _SOL_PACKET, _TX_RING, request)
         opened.bind((device, 0))
-        return make_ring_arrays(map_ring(opened.fileno(), size), opened.fileno())
+        self._arrays = make_ring_arrays(map_ring(opened.fileno(), size), opened.fileno())
 
     def send(self, frames: Frames, port: int) -> Frames:
         """Send the first of those that are for `port`; returns what is left, in which there may be more of them."""
@@ -198,7 +189,3 @@ class SendRing:
             return min(ETHERNET_SIZE + mtu_of(self._socket, self._device), LONGEST)
         except OSError:  # it is gone, or has another name
             return 0
-
-    def close(self) -> None:
-        """Close the socket, which takes some milliseconds."""
-        self._opened.close()
