@@ -50,6 +50,7 @@ def ends(lab: Lab) -> Iterator[tuple[SendRing, socket.socket]]:
     """A ring on one end, and who listens at the other."""
     with lab.inside("switch"):
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    opened.bind(("p1", 0))
     there = lab.raw(1)
     there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     with opened:

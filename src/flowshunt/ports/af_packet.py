@@ -92,7 +92,8 @@ class AfPacketPort:
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _SOCKET_BUFFER)
         self._sender.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
         self._sender.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
-        self._sender.bind((self.device, 0))
+        for sending in (self._sender, self._ring_socket):
+            sending.bind((self.device, 0))
         n_slots = self._make_ring()
         memory = map_ring(opened.fileno(), n_slots * SLOT_SIZE, N_LARGE * LARGE_SIZE)
         self._receive = make_receive_arrays(memory, opened.fileno(), self.in_port, n_slots, N_LARGE)

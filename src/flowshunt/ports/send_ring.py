@@ -162,9 +162,9 @@ class SendRing:
     """A packet socket with a ring for sending on one device. Used by one thread."""
 
     def __init__(self, opened: socket.socket, device: str) -> None:
-        """Make a ring of a packet socket of protocol 0, which takes some milliseconds. Raises OSError.
+        """Make a ring of a packet socket that is bound to `device` with protocol 0, which takes some milliseconds.
 
-        The socket remains the caller's. Where it was opened decides in which network namespace `device` is.
+        The socket remains the caller's. Raises OSError.
         """
         self._socket, self._device = opened, device
         opened.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
@@ -173,7 +173,6 @@ class SendRing:
         size = N_SLOTS * SLOT_SIZE
         request = struct.pack("@4I", _BLOCK_SIZE, size // _BLOCK_SIZE, SLOT_SIZE, N_SLOTS)
         set_option(opened, _SOL_PACKET, _TX_RING, request)
-        opened.bind((device, 0))
         self._arrays = make_ring_arrays(map_ring(opened.fileno(), size), opened.fileno())
 
     def send(self, frames: Frames, port: int) -> Frames:
