@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flowshunt.base.picking import pick
 from flowshunt.conntrack.keeper import Keeper
 from flowshunt.conntrack.kernels import held
 from flowshunt.conntrack.states import F_LIVE, F_SEQ_CHECK_OFF, WATCH_HELD, WATCH_REPLY
@@ -71,8 +72,8 @@ class Holding:
 
         `ext` of a record says whether it has an extension at all.
         """
-        records = _copied(self._conns, rows)
-        return records, _copied(self._tracker.arrays.exts, np.maximum(records["ext"].astype(np.int64), 1) - 1)
+        records = pick(self._conns, rows)
+        return records, pick(self._tracker.arrays.exts, np.maximum(records["ext"].astype(np.int64), 1) - 1)
 
     @property
     def is_linux(self) -> bool:
@@ -160,12 +161,6 @@ class Holding:
     def _is_tcp(self, rows: np.ndarray) -> np.ndarray:
         is_tcp: np.ndarray = (self._conns["tuple"][rows] >> 8) & 0xFF == PROTO_TCP
         return is_tcp
-
-
-def _copied(records: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`records[rows]`, ten times as fast: numpy copies structured ones field by field."""
-    copies: np.ndarray = records.view(np.dtype((np.void, records.itemsize)))[rows].view(records.dtype)
-    return copies
 
 
 def _pair(rows: np.ndarray, generations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from flowshunt.base.picking import as_bytes, pick
 from flowshunt.conntrack import schema as C
 from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.snapshot import NAT_NAMES, connection
@@ -14,7 +15,6 @@ from flowshunt.conntrack.table import Tracker
 from flowshunt.datapath.paths.records import N_ZONES
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.handover import KEPT
-from flowshunt.offload.picking import as_bytes, pick
 from flowshunt.offload.providers.kernel.pinned import LeftBehind
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP

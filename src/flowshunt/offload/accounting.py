@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowshunt.base.picking import pick
 from flowshunt.offload import book as B
 from flowshunt.offload import forwarding as F
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.book import Book, Members
 from flowshunt.offload.caller import Caller
-from flowshunt.offload.picking import pick
 from flowshunt.offload.runner import Worker
 from flowshunt.offload.table import Paths, Table
 

@@ -6,9 +6,9 @@ import errno
 
 import numpy as np
 
+from flowshunt.base.picking import pick
 from flowshunt.offload import reasons as R
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch
-from flowshunt.offload.picking import pick
 from flowshunt.packet.schema import PROTO_TCP, PROTO_UDP
 
 _PROTOCOL = R.number_of("protocol")

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowshunt.base.picking import as_bytes
 from flowshunt.conntrack.memory import reserve
 from flowshunt.datapath.paths.records import N_ZONES, PATH
-from flowshunt.offload.picking import as_bytes
 
 FIT = (1, 2)
 """By direction: its path is known, and may be taken without asking."""

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowshunt.base.log import logger
+from flowshunt.base.picking import copied, pick
 from flowshunt.offload import reasons as R
 from flowshunt.offload.api import Provider
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, OPERATION_NAMES, POLICY, UPD, Batch, Devices, Operation
 from flowshunt.offload.errors import MAX_ERRNO, ProviderError, errno_of
-from flowshunt.offload.picking import copied, pick
 
 _log = logger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowshunt.base.log import logger
+from flowshunt.base.picking import copied
 from flowshunt.offload import reasons as R
 from flowshunt.offload.calls import failures
 from flowshunt.offload.errors import MAX_ERRNO, errno_of
 from flowshunt.offload.installing import USAGE
-from flowshunt.offload.picking import copied
 
 INSTALL, RENEW, BEGIN_EPOCH, WITHDRAW, STATISTICS, HANDED_BACK = (
     "install",

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowshunt.base.picking import as_bytes
 from flowshunt.conntrack import schema as C
 from flowshunt.datapath.paths.records import LEARNED, N_ZONES, PATH
 from flowshunt.offload.batch import EST, OPERATION
 from flowshunt.offload.book import Book
-from flowshunt.offload.picking import as_bytes
 from flowshunt.offload.table import Records
 
 HANDOVER = np.dtype(

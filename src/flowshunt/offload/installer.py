@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowshunt.base.picking import as_bytes, copied, pick
 from flowshunt.conntrack import schema as C
 from flowshunt.datapath.paths.records import N_ZONES, UNFIT
 from flowshunt.offload import attachment as A
@@ -32,7 +33,6 @@ from flowshunt.offload.book import Book
 from flowshunt.offload.caller import Caller, Journal
 from flowshunt.offload.changes import Changes
 from flowshunt.offload.installing import FLOW, PATH
-from flowshunt.offload.picking import as_bytes, copied, pick
 from flowshunt.offload.runner import Worker
 from flowshunt.offload.table import Paths, Table
 

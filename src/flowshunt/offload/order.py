@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowshunt.base.picking import pick
 from flowshunt.conntrack.schema import EVENT_CREATED, EVENT_DESTROYED, EVENT_DUE, EVENT_REPLY
-from flowshunt.offload.picking import pick
 
 MAX_ROUNDS = 8
 """More are never made of one array. A connection that comes and goes within it, and would need them, is left out."""

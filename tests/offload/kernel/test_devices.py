@@ -38,7 +38,7 @@ if sys.argv[1] == "clsact":
     bpf.link_ingress = refuse
 kernel = Kernel(limit=16)
 kernel.init()
-up = kernel.make_up_device()
+up = kernel.prepare_up_device()()
 kernel.attach(1, look_up("p0").ifindex, 1500, up)
 print(filters(), end=" ")
 kernel.set_options({"limit": "32"})
@@ -56,7 +56,7 @@ from flowshunt.ports.devices import look_up
 
 kernel = Kernel(limit=16)
 kernel.init()
-ups = [kernel.make_up_device() for _ in range(2)]
+ups = [kernel.prepare_up_device()() for _ in range(2)]
 ifindex = look_up("p0").ifindex
 kernel.attach(1, ifindex, 1500, ups[0])
 
@@ -85,7 +85,7 @@ from flowshunt.ports.devices import look_up
 kernel = Kernel(limit=16)
 kernel.init()
 ifindex = look_up("p0").ifindex
-kernel.attach(1, ifindex, 1500, kernel.make_up_device())
+kernel.attach(1, ifindex, 1500, kernel.prepare_up_device()())
 
 def has_peer():
     kernel.look_again(ifindex, kernel.peer_of(ifindex))
@@ -127,7 +127,7 @@ folder, mode = sys.argv[1:]
 kernel = Kernel(limit=16)
 kernel.set_options({"limit": "16", "pins": folder})
 kernel.init()
-kernel.attach(1, look_up("p0").ifindex, 1500, kernel.make_up_device(), mode)
+kernel.attach(1, look_up("p0").ifindex, 1500, kernel.prepare_up_device()(), mode)
 if mode == "xdp" and "the kernel does not" in kernel.notes[0]:
     raise SystemExit(print(kernel.notes[0]))
 

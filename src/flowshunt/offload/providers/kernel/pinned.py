@@ -16,9 +16,9 @@ import weakref
 import numpy as np
 
 from flowshunt.base import bpf
+from flowshunt.base.picking import pick, put
 from flowshunt.datapath.paths.records import N_ZONES
 from flowshunt.offload.handover import HANDOVER, KEPT, Described
-from flowshunt.offload.picking import pick, put
 from flowshunt.offload.providers.kernel.records import STATE
 
 NOTE = np.dtype(

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from flowshunt.base.errors import UsageError
+from flowshunt.base.picking import pick
 from flowshunt.offload import reasons as R
 from flowshunt.offload.answers import answer
 from flowshunt.offload.api import ArrayProvider
 from flowshunt.offload.batch import Batch
 from flowshunt.offload.handover import Described
 from flowshunt.offload.installing import USAGE
-from flowshunt.offload.picking import pick
 from flowshunt.offload.providers.kernel import slots as kernels
 from flowshunt.offload.providers.kernel.devices import (
     FRAMES,
@@ -209,10 +209,6 @@ class Kernel(ArrayProvider):
 
     # --- ports -------------------------------------------------------------------------------------------------------
 
-    def make_up_device(self) -> UpDevice:
-        """A device for what goes up from ports. Raises OSError."""
-        return UpDevice(self._load().discard)
-
     def prepare(self, ifindex: int) -> Callable[[], Prepared]:
         """What puts the program on a device, in any thread; it lets all packets pass there until `attach`."""
         program = os.dup(self._load().forward)
@@ -227,7 +223,7 @@ class Kernel(ArrayProvider):
         return put
 
     def prepare_up_device(self) -> Callable[[], UpDevice]:
-        """`make_up_device` for any thread."""
+        """What makes a device for what goes up from ports, in any thread. Raises OSError."""
         program = os.dup(self._load().discard)
 
         def make() -> UpDevice:
