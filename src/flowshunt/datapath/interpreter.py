@@ -27,6 +27,7 @@ from flowshunt.conntrack.kernels.step import (
     track,
 )
 from flowshunt.conntrack.schema import NAT_WORDS
+from flowshunt.datapath.action_sets import apply_to_set, copy_set
 from flowshunt.datapath.choosing import apply_odd, choose, copy_stack, pass_meter
 from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.conjunctions import resolve
@@ -43,6 +44,7 @@ from flowshunt.datapath.paths.learn import (
     stop_noting,
 )
 from flowshunt.datapath.program import (
+    CLONE_BUCKET,
     COUNT_WORDS,
     CT_COMMIT,
     CT_EXEC,
@@ -104,6 +106,7 @@ from flowshunt.datapath.schema import (
     N_PUNTED,
     N_RESUBMITS,
     N_TRACKED,
+    OF_BUCKET,
     OWN_SIZE,
     PUNT_NONE,
     PUNT_WAITING,
@@ -476,6 +479,7 @@ def _enter_group(w: Any, c: Any, t: Any, pc: Any, table: Any, depth: Any, sp: An
         if w.machine["snapshots"][0] >= MAX_SNAPSHOTS:
             return np.int64(FATE_SNAPSHOTS), sp
         sp = _push(w, sp, pc + 1, table, depth, _save(w, t))
+        w.frames[sp - 1, F_TX_MARK] = OF_BUCKET
     w.machine["resubmits"][0] += 1
     return failed, sp
 
@@ -508,6 +512,8 @@ def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, ta
         w.frames[sp, F_SIZE_MARK] = w.machine["size_mark"][0]
         sp = _push(w, sp, following, table, depth, snapshot)
         w.frames[sp - 1, F_TX_MARK] = w.machine["tx_mark"][0]
+        if w.sets[0, 0] != 0:
+            sp = copy_set(w, c, sp, np.int64(0))
     w.machine["tx_mark"][0] = o.sent[0]
     w.machine["size_mark"][0] = o.sent[1]
     return target, sp
@@ -619,6 +625,8 @@ def run_packet(
                 if sp > 0 or c.pool[following] != OP_END:
                     if w.machine["snapshots"][0] < MAX_SNAPSHOTS:
                         sp = _push(w, sp, following, table, depth, _save(w, t))
+                        if w.sets[0, 0] != 0 or instruction >> CLONE_BUCKET != 0:
+                            sp = copy_set(w, c, sp, instruction >> CLONE_BUCKET)
                     else:
                         failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
@@ -665,7 +673,7 @@ def run_packet(
                     w.machine["fate"][0] = FATE_METER
                     failed = np.int64(_HELD)
             else:
-                pc = np.int64(0)  # no program has such an instruction; a broken one ends here
+                pc, sp = apply_to_set(w, c, pc, sp)
         if failed != 0:
             target = _NONE
             port = _NONE

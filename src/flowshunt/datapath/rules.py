@@ -124,6 +124,7 @@ class Rules:
     def __init__(self) -> None:
         """No rules yet."""
         self.arrays = D.make_tables()
+        self.arrays.pool[D.RUN_SET_PC] = P.OP_RUN_SET
         self._subtables: dict[tuple[int, Mask], int] = {}
         self._masks: dict[int, tuple[int, Mask]] = {}
         self._rules: dict[int, CompiledRule] = {}

@@ -322,7 +322,6 @@ def test_what_the_switch_lacks_is_refused_and_said(running: Running) -> None:
         (("-OOpenFlow13", "add-flow", "actions=encap(nsh(md_type=1)),2"), "OFPBAC_BAD_VENDOR_TYPE"),
         (("-OOpenFlow13", "add-flow", "actions=group:1"), "OFPBAC_BAD_OUT_GROUP"),
         (("-OOpenFlow13", "add-flow", "actions=meter:1,output:1"), "OFPMMFC_INVALID_METER"),
-        (("-OOpenFlow13", "add-flow", "actions=write_actions(output:1)"), "OFPBIC_UNSUP_INST"),
     ):  # fmt: skip
         said = running.ofctl(*arguments, check=False)
         assert "OFPT_ERROR" in said and error in said

@@ -10,7 +10,13 @@ from typing import NamedTuple
 from flowshunt.control.openflow.action_reader import STANDARD
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.fields import OXM, WIRE_FIELDS
-from flowshunt.control.openflow.instructions import APPLY_ACTIONS, GOTO_TABLE, WRITE_METADATA
+from flowshunt.control.openflow.instructions import (
+    APPLY_ACTIONS,
+    CLEAR_ACTIONS,
+    GOTO_TABLE,
+    WRITE_ACTIONS,
+    WRITE_METADATA,
+)
 from flowshunt.control.openflow.wire import OF10, OF11, OF12, OF14, padded
 
 MAX_FLOWS = 1_000_000
@@ -23,7 +29,8 @@ _STATS_13 = Struct("!B3xIQQ")
 _FEATURES = Struct("!HBB4x32sQQII")
 _MOD_11 = Struct("!B3xI")
 _ALL_WILDCARDS = 0x3FFFFF
-_INSTRUCTIONS = 1 << GOTO_TABLE | 1 << WRITE_METADATA | 1 << APPLY_ACTIONS
+_SETS = (WRITE_METADATA, WRITE_ACTIONS, APPLY_ACTIONS, CLEAR_ACTIONS)
+_INSTRUCTIONS = sum(1 << kind for kind in (GOTO_TABLE, *_SETS))
 _EVERYTHING = (1 << 64) - 1
 _CONFIG_DEPRECATED = 3
 _OLD_FIELDS = ("in_port", "vlan_tci", "nw_tos")
@@ -91,12 +98,12 @@ def encode_table(table: TableCounters, version: int) -> bytes:
     counts = (table.flows, table.lookups, table.matches)
     if version == OF11:
         fields = 0xF8FF  # all but MPLS
-        return _STATS_11.pack(table.table, b"", fields, fields, _INSTRUCTIONS, 0, _actions(), 0, MAX_FLOWS, *counts)
+        return _STATS_11.pack(table.table, b"", fields, fields, _INSTRUCTIONS, *[_actions()] * 2, 0, MAX_FLOWS, *counts)
     if version == OF12:
         fields, settable = _fields_12()
         metadata = (_EVERYTHING, _EVERYTHING)
         return _STATS_12.pack(
-            *(table.table, b"", fields, fields, 0, _actions(), 0, settable, *metadata),
+            *(table.table, b"", fields, fields, *[_actions()] * 2, *[settable] * 2, *metadata),
             *(_INSTRUCTIONS, 0, MAX_FLOWS, *counts),
         )  # fmt: skip
     return _STATS_13.pack(table.table, *counts)
@@ -127,11 +134,11 @@ def _properties(version: int) -> bytes:
     actions = b"".join(pack("!HH", kind, 4) for kind in (0, 17, 18, 24, 25))
     return b"".join(
         (
-            _property(_P_WRITE_ACTIONS, b""),
+            _property(_P_WRITE_ACTIONS, actions),
             _property(_P_APPLY_ACTIONS, actions),
             _property(_P_MATCH, matchable),
             _property(_P_WILDCARDS, wildcards),
-            _property(_P_WRITE_SET, b""),
+            _property(_P_WRITE_SET, settable),
             _property(_P_APPLY_SET, settable),
         )
     )
@@ -140,11 +147,10 @@ def _properties(version: int) -> bytes:
 @lru_cache(maxsize=8)
 def encode_features(n_tables: int, version: int) -> tuple[bytes, ...]:
     """The features of each table."""
-    kinds = (WRITE_METADATA, APPLY_ACTIONS)
     entries = []
     for table in range(n_tables):
         later = bytes(range(table + 1, n_tables))
-        used = kinds if not later else (GOTO_TABLE, *kinds)
+        used = _SETS if not later else (GOTO_TABLE, *_SETS)
         instructions = b"".join(pack("!HH", kind, 4) for kind in used)
         body = _property(_P_INSTRUCTIONS, instructions) + _property(_P_NEXT, later) + _properties(version)
         config = _CONFIG_DEPRECATED if version < OF14 else 0
