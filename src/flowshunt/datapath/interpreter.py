@@ -224,6 +224,16 @@ def fetch(c: Any, pc: Any) -> Any:
     return c.pool[pc]
 
 
+@kernel(inline=False)
+def _miss(w: Any, c: Any, table: Any) -> Any:
+    """The program for a packet that a table has no rule for."""
+    w.machine["fate"][0] = FATE_NO_MATCH
+    pc = c.state["misses"][0, table]
+    if pc == 0 and w.machine["resubmits"][0] == 1:
+        return c.state["miss"][0]
+    return max(pc, np.int64(0))
+
+
 @kernel
 def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
     """Look the key up in a table, as if it came from `port` unless that is -1: the rule's program, or an empty one.
@@ -242,8 +252,7 @@ def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
     note_lookup(w, c, table, rule, port)
     c.tables["lookups"][table] += 1
     if rule < 0:
-        w.machine["fate"][0] = FATE_NO_MATCH
-        return c.state["miss"][0] if w.machine["resubmits"][0] == 1 else np.int64(0)
+        return _miss(w, c, table)
     c.tables["matches"][table] += 1
     c.rules["packets"][rule] += 1
     c.rules["bytes"][rule] += w.machine["size"][0]

@@ -103,6 +103,7 @@ TABLE_STATE = np.dtype(
         ("tally", np.int64),  # counts the passes over clauses (`conjunctions`)
         ("ttl_over", np.int64),  # of the one for packets whose TTL cannot be decremented; 0: drop
         ("frag_ports", np.int64),  # whether rules see the ports of first fragments
+        ("misses", np.int64, N_TABLES),  # by table, where packets go on that it has no rule for; 0: as said by `miss`
     ]
 )
 
@@ -127,6 +128,9 @@ PORT = np.dtype(
     align=True,
 )
 """One port; ports lie densely, in the order in which they are flooded."""
+
+DROP_MISSES = -1
+"""In `misses` of TABLE_STATE: they are dropped."""
 
 PORT_NUMBERS = 1 << 16
 PORT_IN_PORT = 0xFFF8

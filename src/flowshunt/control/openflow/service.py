@@ -47,6 +47,7 @@ from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable, Place
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
 from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
 from flowshunt.control.openflow.roles import Roles
+from flowshunt.control.openflow.table_settings import TableSettings
 from flowshunt.control.openflow.wire import (
     NO_BUFFER,
     OF13,
@@ -54,7 +55,6 @@ from flowshunt.control.openflow.wire import (
     PORT_LOCAL,
     PORT_MAX,
     PORT_NONE,
-    TABLE_ALL,
 )
 from flowshunt.datapath.rules import (
     EXPIRED_HARD,
@@ -139,6 +139,7 @@ class Service:
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
+        self._tables = TableSettings(bridge.executor)
         # What was prepared of bundles and requests, by their id().
         self._sorted: dict[int, _Sorted] = {}
         self._places: dict[int, Places] = {}
@@ -324,11 +325,11 @@ class Service:
         known = self._bridge.datapath.tables()
         counters = []
         for number in range(N_TABLES):
-            table = known.get(number)
+            table, miss = known.get(number), self._tables.miss(number)
             counters.append(
-                tables.TableCounters(number, 0, 0, 0)
+                tables.TableCounters(number, 0, 0, 0, miss)
                 if table is None
-                else tables.TableCounters(number, table.rules, table.lookups, table.matches)
+                else tables.TableCounters(number, table.rules, table.lookups, table.matches, miss)
             )
         connection.reply(request, tables.TableStatsReply(counters))
 
@@ -338,13 +339,12 @@ class Service:
         connection.reply(request, tables.TableFeaturesReply(N_TABLES))
 
     def _table_descriptions(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, tables.TableDescriptionReply(N_TABLES))
+        known = self._bridge.datapath.tables()
+        flows = [known[number].rules if number in known else 0 for number in range(N_TABLES)]
+        connection.reply(request, tables.TableDescriptionReply(self._tables.descriptions(flows)))
 
     def _table_mod(self, connection: Connection, request: Request) -> None:
-        if request.message.table >= N_TABLES and request.message.table != TABLE_ALL:
-            raise OpenFlowError("OFPTMFC_BAD_TABLE", f"there is no table {request.message.table}")
-        if request.message.config:
-            raise OpenFlowError("OFPTMFC_BAD_CONFIG", "tables have nothing to configure")
+        self._tables.change(request.message)
 
     # --- ports and queues ------------------------------------------------------------------------------------------
 

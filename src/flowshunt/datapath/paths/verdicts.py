@@ -19,6 +19,7 @@ import numpy as np
 
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import program as P
+from flowshunt.datapath.freezing import rest_of
 from flowshunt.datapath.paths.records import UNFIT
 from flowshunt.datapath.paths.schema import (
     CHAIN_TAGS,
@@ -271,11 +272,13 @@ class Judge:
         verdict = Verdict()
         before: list[int] = []
         writes: list[_Written | None] = []
-        for _, number in entries:
+        for table, number in entries:
             before.append(verdict.decrements)
             if number is not None:
                 verdict = _join(verdict, self._rules.rule(number))
                 writes += _writes_of(self._rules.rule(number).program)
+            elif (at := int(self._rules.arrays.state["misses"][0, table])) > 0:
+                verdict = _add(verdict, effects_of(rest_of(self._rules.arrays.pool, at)))
             if verdict.unfit:
                 return verdict
         if writes:
