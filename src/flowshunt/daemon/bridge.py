@@ -33,7 +33,7 @@ from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import ETH_QINQ, PACKET, Batch
 from flowshunt.ports.api import PortError
-from flowshunt.ports.devices import set_address, set_up
+from flowshunt.ports.devices import Link, set_address, set_up
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
@@ -52,10 +52,10 @@ class PortInfo:
     """A port of a bridge, as it is now.
 
     `ofport`: OpenFlow port number, -1 while the port cannot be opened; `error` says why then. `type`: system, internal,
-    patch or dummy. `mtu`: bytes, None: not known. `mtu_request`: what an internal port is to
-    get. `number`: the last number that it had, and gets again. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`:
-    how often that changed. `note`: what it is asked for and does not do although it works. `statistics`: counters by
-    name, filled in by `Bridge.port_info`.
+    patch or dummy. `mtu`: bytes, None: not known. `mtu_request`: what an internal port is to get. `number`: the last
+    number that it had, and gets again. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`: how often that changed.
+    `link`: how fast it is, None: not known. `note`: what it is asked for and does not do although it works.
+    `statistics`: counters by name, filled in by `Bridge.port_info`.
     """
 
     name: str
@@ -71,6 +71,7 @@ class PortInfo:
     admin_up: bool = True
     link_up: bool = True
     link_resets: int = 0
+    link: Link | None = None
     note: str | None = None
     statistics: dict[str, int] = field(default_factory=dict)
 
