@@ -102,7 +102,7 @@ class Bridge:
         self.controllers = Controllers(self.server, host.control_changed, self._order_stand_in)
         self.snooping = Snooping(self.controllers.connection)
         self.forwards_alone = fail_mode != "secure"
-        self.service.bring_up = self.bring_up
+        self.service.ports.bring_up = self.bring_up
         self.service.on_configured = host.follow_offload
         self.service.events.wake = lambda: host.post(self.server.flush_events)
         switch.on_output = self._send_out
@@ -273,7 +273,9 @@ class Bridge:
 
     def needs_packets(self, number: int) -> bool:
         """Whether all packets of a port are to pass here: it is recorded, or is to receive or to forward nothing."""
-        return number in self._recorders or self.service.is_configured(number, CONFIG_NO_RECEIVE | CONFIG_NO_FORWARD)
+        return number in self._recorders or self.service.ports.is_configured(
+            number, CONFIG_NO_RECEIVE | CONFIG_NO_FORWARD
+        )
 
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
@@ -337,7 +339,7 @@ class Bridge:
 
     def receive(self, received: LiveBatch) -> None:
         """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
-        if deaf := self.service.configured(CONFIG_NO_RECEIVE):
+        if deaf := self.service.ports.configured(CONFIG_NO_RECEIVE):
             received = received.select(~np.isin(received.batch.packets["in_port"], deaf))
             if not len(received.batch.packets):
                 return
@@ -353,7 +355,7 @@ class Bridge:
         first = int(numbers[0])
         for number in [first] if (numbers == first).all() else sorted(set(numbers.tolist())):
             device = self._devices.get(number)
-            if self.service.is_configured(number, CONFIG_NO_FORWARD):
+            if self.service.ports.is_configured(number, CONFIG_NO_FORWARD):
                 continue
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))

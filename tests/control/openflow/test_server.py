@@ -276,7 +276,7 @@ def test_ports_are_configured(running: Running, version: str) -> None:
     assert re.search(rf"1\(p0\):.*\n +config: +{names}\n", shown)
     assert re.search(r"2\(p1\):.*\n +config: +0\n", shown)
     assert "OFPT_ERROR" in running.ofctl(option, "mod-port", "p0", "down", check=False)
-    running.service.bring_up = lambda name, up: brought.append((name, up))
+    running.service.ports.bring_up = lambda name, up: brought.append((name, up))
     running.ofctl(option, "mod-port", "p0", "down")
     assert brought == [("p0", False)]
     running.ofctl(option, "mod-port", "p0", "receive")
