@@ -27,11 +27,11 @@ from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.schema import BATCH_MAX
 from flowshunt.conntrack.table import DEFAULT_CAPACITY, Tracker, first_ms
 from flowshunt.datapath.fragments.schema import PROFILES, FragmentSettings
+from flowshunt.datapath.listing import FlowStatistics
 from flowshunt.datapath.paths.joined import JoinedPaths
 from flowshunt.datapath.paths.records import HOME_BITS
 from flowshunt.datapath.paths.table import Observer
 from flowshunt.datapath.program import CompiledRule
-from flowshunt.datapath.rules import FlowStatistics
 from flowshunt.datapath.schema import OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath, Result
 from flowshunt.offload.api import Provider

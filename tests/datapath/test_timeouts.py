@@ -6,7 +6,7 @@ import pytest
 
 from flowshunt.app import Switch
 from flowshunt.base.errors import UsageError
-from flowshunt.datapath.rules import ExpiredRule
+from flowshunt.datapath.listing import ExpiredRule
 from flowshunt.datapath.tables import Datapath
 from flowshunt.datapath.timers import Timers
 from flowshunt.rules.openflow import flow as F

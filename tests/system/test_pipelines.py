@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from flowshunt.ports.devices import link_of
 from tests.builders.packets import Packet
 from tests.system.lab import TOOLS, Lab, exchange, mac
 from tests.system.network import needs, poll
@@ -218,3 +219,16 @@ def test_a_switch_goes_on_while_its_database_is_away(lab: Lab) -> None:
     lab.vsctl("--timeout=60", "set", "bridge", "br0", "external_ids:seen=true")  # waits for the switch
     lab.ping(1, "10.1.1.2")
     assert all("db.sock" in line for line in lab.complaints())
+
+
+def test_the_database_knows_how_fast_devices_are(lab: Lab) -> None:
+    """veth devices say what they are, whatever they do; one that is not there says nothing."""
+    fast = ["10000000000", "full"]
+    poll(lambda: lab.vsctl("get", "interface", "p1", "link_speed", "duplex").split() == fast)
+    lab.vsctl("--timeout=60", "add-port", "br0", "gone0")
+    try:
+        assert lab.vsctl("get", "interface", "gone0", "link_speed", "duplex").split() == ["[]", "[]"]
+        assert lab.complaints_but("gone0") == []
+    finally:
+        lab.vsctl("--timeout=60", "del-port", "br0", "gone0")
+    assert link_of("lo") is None

@@ -33,7 +33,7 @@ from flowshunt.datapath.schema import PORT_LOCAL
 from flowshunt.datapath.tables import Result
 from flowshunt.packet.schema import ETH_QINQ, PACKET, Batch
 from flowshunt.ports.api import PortError
-from flowshunt.ports.devices import set_address, set_up
+from flowshunt.ports.devices import Link, set_address, set_up
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import Frames, LiveBatch, LivePort, plain
 from flowshunt.ports.memory import Transmitted
@@ -52,10 +52,10 @@ class PortInfo:
     """A port of a bridge, as it is now.
 
     `ofport`: OpenFlow port number, -1 while the port cannot be opened; `error` says why then. `type`: system, internal,
-    patch or dummy. `mtu`: bytes, None: not known. `mtu_request`: what an internal port is to
-    get. `number`: the last number that it had, and gets again. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`:
-    how often that changed. `note`: what it is asked for and does not do although it works. `statistics`: counters by
-    name, filled in by `Bridge.port_info`.
+    patch or dummy. `mtu`: bytes, None: not known. `mtu_request`: what an internal port is to get. `number`: the last
+    number that it had, and gets again. `mac`: 6 bytes. `link_up`: the carrier. `link_resets`: how often that changed.
+    `link`: how fast it is, None: not known. `note`: what it is asked for and does not do although it works.
+    `statistics`: counters by name, filled in by `Bridge.port_info`.
     """
 
     name: str
@@ -71,6 +71,7 @@ class PortInfo:
     admin_up: bool = True
     link_up: bool = True
     link_resets: int = 0
+    link: Link | None = None
     note: str | None = None
     statistics: dict[str, int] = field(default_factory=dict)
 
@@ -101,7 +102,7 @@ class Bridge:
         self.controllers = Controllers(self.server, host.control_changed, self._order_stand_in)
         self.snooping = Snooping(self.controllers.connection)
         self.forwards_alone = fail_mode != "secure"
-        self.service.bring_up = self.bring_up
+        self.service.ports.bring_up = self.bring_up
         self.service.on_configured = host.follow_offload
         self.service.events.wake = lambda: host.post(self.server.flush_events)
         switch.on_output = self._send_out
@@ -272,7 +273,9 @@ class Bridge:
 
     def needs_packets(self, number: int) -> bool:
         """Whether all packets of a port are to pass here: it is recorded, or is to receive or to forward nothing."""
-        return number in self._recorders or self.service.is_configured(number, CONFIG_NO_RECEIVE | CONFIG_NO_FORWARD)
+        return number in self._recorders or self.service.ports.is_configured(
+            number, CONFIG_NO_RECEIVE | CONFIG_NO_FORWARD
+        )
 
     def set_mac(self, name: str, mac: bytes) -> None:
         """Give a port another address, and the device that it is. Raises UsageError when that cannot be."""
@@ -336,7 +339,7 @@ class Bridge:
 
     def receive(self, received: LiveBatch) -> None:
         """Take a batch through the switch, and send what it causes; frames for patch ports wait at the node."""
-        if deaf := self.service.configured(CONFIG_NO_RECEIVE):
+        if deaf := self.service.ports.configured(CONFIG_NO_RECEIVE):
             received = received.select(~np.isin(received.batch.packets["in_port"], deaf))
             if not len(received.batch.packets):
                 return
@@ -352,7 +355,7 @@ class Bridge:
         first = int(numbers[0])
         for number in [first] if (numbers == first).all() else sorted(set(numbers.tolist())):
             device = self._devices.get(number)
-            if self.service.is_configured(number, CONFIG_NO_FORWARD):
+            if self.service.ports.is_configured(number, CONFIG_NO_FORWARD):
                 continue
             if device is None:
                 self._dropped["tx_no_device"] += int(np.count_nonzero(numbers == number))

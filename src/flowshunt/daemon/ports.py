@@ -6,7 +6,7 @@ from flowshunt.daemon.bridge import OpenPort, PortInfo
 from flowshunt.ports.af_packet import AfPacketPort
 from flowshunt.ports.af_xdp import AfXdpPort
 from flowshunt.ports.api import PortError
-from flowshunt.ports.devices import look_up
+from flowshunt.ports.devices import link_of, look_up
 from flowshunt.ports.dummy import DummyPort
 from flowshunt.ports.live import LivePort
 from flowshunt.ports.tap import TapPort
@@ -49,11 +49,13 @@ def describe(info: PortInfo) -> bool:
         found = look_up(info.name)
     except OSError as problem:
         raise PortError(f"could not open network device {info.name} ({problem.strerror})") from None
-    before = (info.ifindex, info.mtu, info.mac, info.admin_up, info.link_up)
+    link = link_of(info.name)
+    before = (info.ifindex, info.mtu, info.mac, info.admin_up, info.link_up), info.link
     if info.link_up != found.link_up:
         info.link_resets += 1
     info.ifindex, info.mtu, info.mac, info.admin_up, info.link_up = found
-    return before != found
+    info.link = link
+    return before != (found, link)
 
 
 def _described(info: PortInfo, port: LivePort) -> LivePort:

@@ -14,10 +14,10 @@ about the packets after it is handed out.
 
 Rules arrive compiled (`program.CompiledRule`: masked words and int64 instructions); `rules` keeps them, `changes` are
 the kernels that insert and remove them, made of `subtables` and `pool`; `classifier` finds one, `conjunctions` what
-several match together. `linking` fills in what programs refer to by number (groups, meters, actions for Python),
-`choosing` runs groups, meters and the stack, `spreading` multipath and bundle, `timers` knows which rules may be due,
-`freezing` keeps packets that pause. `ports` keeps ports and learned stations, `tables.Datapath` is the facade over all
-of it.
+several match together. `listing` is what is told of them. `linking` fills in what programs refer to by number (groups,
+meters, actions for Python), `choosing` runs groups, meters and the stack, `spreading` multipath and bundle,
+`action_sets` what rules write for the end of a packet's way, `timers` knows which rules may be due, `freezing` keeps
+packets that pause. `ports` keeps ports and learned stations, `tables.Datapath` is the facade over all of it.
 
 Package `tracing` runs one packet through the interpreter as plain Python, tells what it met, and takes back what it
 did.

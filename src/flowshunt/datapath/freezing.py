@@ -13,6 +13,7 @@ import numpy as np
 
 from flowshunt.datapath import program as P
 from flowshunt.datapath import schema as D
+from flowshunt.datapath.spreading import after_link
 
 _LENGTHS = {
     P.OP_SET: P.SET_WORDS,
@@ -23,7 +24,11 @@ _LENGTHS = {
 
 
 class Frozen(NamedTuple):
-    """A paused packet. `programs`: what is left of the running list, then of those in `frames`, in their order."""
+    """A paused packet. `sets`: what was written to action sets.
+
+    `programs`: what is left of the running list, then of those in `frames`, in their order, then the instructions that
+    wrote to action sets.
+    """
 
     machine: np.ndarray
     key: np.ndarray
@@ -32,6 +37,7 @@ class Frozen(NamedTuple):
     snapshots: np.ndarray
     kept: np.ndarray
     stack: np.ndarray
+    sets: np.ndarray
     programs: tuple[tuple[int, ...], ...]
     in_port: int
 
@@ -48,6 +54,12 @@ def instructions(pool: Sequence[int] | np.ndarray, at: int) -> Iterator[tuple[in
             at += P.CT_WORDS + (instruction >> 32)
         elif op == P.OP_CLONE:
             at += 1 + (instruction >> 8 & 0xFFFFFFFF)
+        elif op == P.OP_WRITE:
+            at += instruction >> 8
+        elif op == P.OP_DEC_TTL:
+            at += 1 + (instruction >> 8)
+        elif op == P.OP_LINK:
+            at = int(after_link(pool, at))
         else:
             at += _LENGTHS.get(op, 1)
 
@@ -64,6 +76,7 @@ def freeze(work: D.WorkArrays, pool: np.ndarray, in_port: int) -> Frozen:
     n_frames, n_snapshots = int(machine["frames"][0]), int(machine["snapshots"][0])
     frames = work.frames[:n_frames].copy()
     starts = (int(machine["pc"][0]), *frames[:, D.F_PC].tolist())
+    sets = _writes(work, pool, starts)
     return Frozen(
         machine.copy(),
         work.keys[0].copy(),
@@ -72,9 +85,21 @@ def freeze(work: D.WorkArrays, pool: np.ndarray, in_port: int) -> Frozen:
         work.snapshots[:n_snapshots].copy(),
         work.kept[:n_snapshots].copy(),
         work.stack[: int(machine["top"][0])].copy(),
-        tuple(rest_of(pool, start) for start in starts),
+        sets,
+        (*(rest_of(pool, start) for start in starts), *(_whole(pool, at) for at in sets[1:, D.S_PC].tolist())),
         in_port,
     )
+
+
+def _writes(work: D.WorkArrays, pool: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    """The writes to action sets, in their rows, if a frame carries one out."""
+    has_sets = any(int(pool[start]) & 0xFF == P.OP_RUN_SET for start in starts)
+    return work.sets[: int(work.sets[0, 0]) + 1 if has_sets else 1].copy()
+
+
+def _whole(pool: np.ndarray, at: int) -> tuple[int, ...]:
+    """The words of an instruction that says how many they are."""
+    return tuple(pool[at : at + (int(pool[at]) >> 8)].tolist())
 
 
 def thaw(frozen: Frozen, work: D.WorkArrays, at: int, now_ms: int) -> None:
@@ -87,10 +112,13 @@ def thaw(frozen: Frozen, work: D.WorkArrays, at: int, now_ms: int) -> None:
         machine[register] = 0
     machine["now_ms"], machine["own"], machine["dirty"], machine["punt"] = now_ms, 1, 1, D.PUNT_ANSWERED
     machine["pc"] = at
-    frames = frozen.frames.copy()
-    for row, program in enumerate(frozen.programs[:-1]):
+    frames, sets = frozen.frames.copy(), frozen.sets.copy()
+    starts = []
+    for program in frozen.programs[:-1]:
         at += len(program)
-        frames[row, D.F_PC] = at
+        starts.append(at)
+    frames[:, D.F_PC] = starts[: len(frames)]
+    sets[1:, D.S_PC] = starts[len(frames) :]
     frames[:, D.F_OWN] = 1
     frames[:, D.F_SIZE_MARK] = 0
     frames[:, D.F_TX_MARK] = np.minimum(frames[:, D.F_TX_MARK], 0)
@@ -100,4 +128,5 @@ def thaw(frozen: Frozen, work: D.WorkArrays, at: int, now_ms: int) -> None:
     work.snapshots[: len(frozen.snapshots)] = frozen.snapshots
     work.kept[: len(frozen.kept)] = frozen.kept
     work.stack[: len(frozen.stack)] = frozen.stack
+    work.sets[: len(sets)] = sets
     work.keys[0] = frozen.key

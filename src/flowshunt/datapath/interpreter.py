@@ -27,6 +27,7 @@ from flowshunt.conntrack.kernels.step import (
     track,
 )
 from flowshunt.conntrack.schema import NAT_WORDS
+from flowshunt.datapath.action_sets import apply_to_set, copy_set
 from flowshunt.datapath.choosing import apply_odd, choose, copy_stack, pass_meter
 from flowshunt.datapath.classifier import lookup
 from flowshunt.datapath.conjunctions import resolve
@@ -43,6 +44,7 @@ from flowshunt.datapath.paths.learn import (
     stop_noting,
 )
 from flowshunt.datapath.program import (
+    CLONE_BUCKET,
     COUNT_WORDS,
     CT_COMMIT,
     CT_EXEC,
@@ -103,6 +105,7 @@ from flowshunt.datapath.schema import (
     N_PUNTED,
     N_RESUBMITS,
     N_TRACKED,
+    OF_BUCKET,
     OWN_SIZE,
     PUNT_NONE,
     PUNT_WAITING,
@@ -221,6 +224,16 @@ def fetch(c: Any, pc: Any) -> Any:
     return c.pool[pc]
 
 
+@kernel(inline=False)
+def _miss(w: Any, c: Any, table: Any) -> Any:
+    """The program for a packet that a table has no rule for."""
+    w.machine["fate"][0] = FATE_NO_MATCH
+    pc = c.state["misses"][0, table]
+    if pc == 0 and w.machine["resubmits"][0] == 1:
+        return c.state["miss"][0]
+    return max(pc, np.int64(0))
+
+
 @kernel
 def _find(w: Any, c: Any, table: Any) -> Any:
     """The rule of a table that the key meets, or -1."""
@@ -254,8 +267,7 @@ def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
     note_lookup(w, c, table, rule, port)
     c.tables["lookups"][table] += 1
     if rule < 0:
-        w.machine["fate"][0] = FATE_NO_MATCH
-        return c.state["miss"][0] if w.machine["resubmits"][0] == 1 else np.int64(0)
+        return _miss(w, c, table)
     c.tables["matches"][table] += 1
     c.rules["packets"][rule] += 1
     c.rules["bytes"][rule] += w.machine["size"][0]
@@ -485,6 +497,7 @@ def _enter_group(w: Any, c: Any, t: Any, pc: Any, table: Any, depth: Any, sp: An
         if w.machine["snapshots"][0] >= MAX_SNAPSHOTS:
             return np.int64(FATE_SNAPSHOTS), sp
         sp = _push(w, sp, pc + 1, table, depth, _save(w, t))
+        w.frames[sp - 1, F_TX_MARK] = OF_BUCKET
     w.machine["resubmits"][0] += 1
     return failed, sp
 
@@ -517,6 +530,8 @@ def _ct(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any, ta
         w.frames[sp, F_SIZE_MARK] = w.machine["size_mark"][0]
         sp = _push(w, sp, following, table, depth, snapshot)
         w.frames[sp - 1, F_TX_MARK] = w.machine["tx_mark"][0]
+        if w.sets[0, 0] != 0:
+            sp = copy_set(w, c, sp, np.int64(0))
     w.machine["tx_mark"][0] = o.sent[0]
     w.machine["size_mark"][0] = o.sent[1]
     return target, sp
@@ -628,6 +643,8 @@ def run_packet(
                 if sp > 0 or c.pool[following] != OP_END:
                     if w.machine["snapshots"][0] < MAX_SNAPSHOTS:
                         sp = _push(w, sp, following, table, depth, _save(w, t))
+                        if w.sets[0, 0] != 0 or instruction >> CLONE_BUCKET != 0:
+                            sp = copy_set(w, c, sp, instruction >> CLONE_BUCKET)
                     else:
                         failed = np.int64(FATE_SNAPSHOTS)
                 pc += 1
@@ -674,7 +691,7 @@ def run_packet(
                     w.machine["fate"][0] = FATE_METER
                     failed = np.int64(_HELD)
             else:
-                pc = np.int64(0)  # no program has such an instruction; a broken one ends here
+                pc, sp = apply_to_set(w, c, pc, sp)
         if failed != 0:
             target = _NONE
             port = _NONE

@@ -46,6 +46,11 @@ OP_POP = 23  # the same
 # parts << 8 | algorithm << 16 | links << 24; basis | argument << 16; word and mask per part of the hash; ports: puts
 # the link that is chosen into W_SCRATCH (see `spreading`)
 OP_LINK = 24
+# words of all of it << 8; how far on its parts begin (0: it has none), in the order of WRITE_PARTS, and the rank of the
+# last one; the parts, each with an END. It adds to the packet's action set (see `action_sets`)
+OP_WRITE = 25
+OP_CLEAR = 26  # empties the packet's action set
+OP_RUN_SET = 27  # carries out the action set of the frame that led here
 
 OUTPUT_LIMIT = 40
 MAX_OUTPUT_LIMIT = (1 << 22) - 1
@@ -55,6 +60,13 @@ RESUBMIT_WORDS = 2
 CT_WORDS = 5
 COUNT_WORDS = 3
 SKIP_WORDS = 3
+CLONE_BUCKET = 40
+"""Bit of OP_CLONE: what follows is another bucket."""
+WRITE_PARTS = 5
+WRITE_POP, WRITE_PUSH, WRITE_TTL, WRITE_CHANGES, WRITE_LAST = range(1, 1 + WRITE_PARTS)
+WRITE_RANK = 1 + WRITE_PARTS
+WRITE_WORDS = WRITE_RANK + 1
+"""Parts of OP_WRITE: a tag off, a tag on, the TTL, what is set and moved, and what the set ends with."""
 
 METER_WORDS = 5
 METER_PACKET_UNITS, METER_BANDS, METER_LAST_MS, METER_PACKETS, METER_BYTES = range(METER_WORDS)
@@ -282,10 +294,30 @@ class Assembler:
         """Hand the packet to Python with an argument in [0, 2**32), and go on with what it makes of it."""
         self.words.append(OP_PUNT | PUNT_ACTION << 8 | argument << 16)
 
-    def clone(self, body: tuple[int, ...], late: Iterable[Late] = ()) -> None:
-        """Run a finished program on a copy of packet and metadata. `late`: what is to be filled into it."""
-        self.words.append(OP_CLONE | len(body) << 8)
+    def clone(self, body: tuple[int, ...], late: Iterable[Late] = (), *, is_bucket: bool = False) -> None:
+        """Run a finished program on a copy of packet and metadata. `late`: what is to be filled into it.
+
+        The copy has an action set of its own, as the packet's was, but that of a group's bucket.
+        """
+        self.words.append(OP_CLONE | len(body) << 8 | (1 << CLONE_BUCKET if is_bucket else 0))
         self.append(body, late)
+
+    def write(self, parts: Sequence[tuple[Sequence[int], Sequence[Late]]], rank: int) -> None:
+        """Add to the action set: WRITE_PARTS finished programs and what is to be filled into them, empty for none.
+
+        `rank`: of the last of them, among those that a set may end with.
+        """
+        offsets, at = [], WRITE_WORDS
+        for words, _ in parts:
+            offsets.append(at if words else 0)
+            at += len(words)
+        self.words += (OP_WRITE | at << 8, *offsets, rank)
+        for words, late in parts:
+            self.append(words, late)
+
+    def clear(self) -> None:
+        """Empty the action set."""
+        self.words.append(OP_CLEAR)
 
     def append(self, program: Iterable[int], late: Iterable[Late]) -> None:
         """Add the words of another program, with what is to be filled into them."""

@@ -103,6 +103,7 @@ TABLE_STATE = np.dtype(
         ("tally", np.int64),  # counts the passes over clauses (`conjunctions`)
         ("ttl_over", np.int64),  # of the one for packets whose TTL cannot be decremented; 0: drop
         ("frag_ports", np.int64),  # whether rules see the ports of first fragments
+        ("misses", np.int64, N_TABLES),  # by table, where packets go on that it has no rule for; 0: as said by `miss`
     ]
 )
 
@@ -127,6 +128,9 @@ PORT = np.dtype(
     align=True,
 )
 """One port; ports lie densely, in the order in which they are flooded."""
+
+DROP_MISSES = -1
+"""In `misses` of TABLE_STATE: they are dropped."""
 
 PORT_NUMBERS = 1 << 16
 PORT_IN_PORT = 0xFFF8
@@ -224,7 +228,7 @@ MAX_DEPTH = 64
 """Nested lookups that don't lead to a later table, and nested passes through the tracker."""
 MAX_RESUBMITS = 4096
 MAX_SNAPSHOTS = 512
-MAX_FRAMES = MAX_RESUBMITS + MAX_SNAPSHOTS + 8
+MAX_FRAMES = MAX_RESUBMITS + 2 * MAX_SNAPSHOTS + 9
 MAX_TRACKS = 128
 """Passes of one packet through the tracker."""
 MAX_OUTPUTS = 4096
@@ -277,6 +281,16 @@ F_PC, F_TABLE, F_DEPTH, F_SNAPSHOT, F_TX_MARK, F_SIZE_MARK, F_OWN, F_SIZE, F_BAS
 the list of actions began that goes on (-1: the list continues the present one's). With a key of its own: whether it is
 that of the own packet, the bytes that the packet counts for, and where its stack lies.
 """
+F_SET = F_BASE
+"""Of a frame that carries out an action set: the last of its writes in `WorkArrays.sets`; 0: none, -1: it is done."""
+OF_BUCKET = -2
+"""In F_TX_MARK: what goes on there follows a group or one of its buckets."""
+
+SET_COLUMNS = 3
+S_PC, S_PREVIOUS, S_NEXT = range(SET_COLUMNS)
+"""A write to an action set: its instruction, the write before it, and the one after it while the set is carried out."""
+RUN_SET_PC = 1
+"""Where the program that carries out an action set lies in the pool."""
 
 STACK_WORDS = 1 << 13
 """Room for the stack of push and pop, two words per value, and for the copies of it that clones have."""
@@ -354,8 +368,9 @@ class WorkArrays(NamedTuple):
     runs. `snapshots`: int64 (MAX_SNAPSHOTS + 1, KEY_WORDS). `frames`: int64 (MAX_FRAMES, FRAME_WORDS). `machine`:
     MACHINE (1,). `tracked`: TRACKED (1,), what the tracker remembers of a packet while it is punted. `kept`:
     TRACKED (MAX_SNAPSHOTS + 1,), what it remembered at each snapshot. `quotes`: the
-    tracker's, for the frames that leave. `stack`: int64 (STACK_WORDS,), values of push, high word and low word. All
-    from `paths` on: see `paths.schema.PathArrays`.
+    tracker's, for the frames that leave. `stack`: int64 (STACK_WORDS,), values of push, high word and low word.
+    `sets`: int64 (MAX_RESUBMITS + 2, SET_COLUMNS), writes to action sets, in the first row how many there are. All from
+    `paths` on: see `paths.schema.PathArrays`.
     """
 
     original: np.ndarray
@@ -367,6 +382,7 @@ class WorkArrays(NamedTuple):
     kept: np.ndarray
     quotes: np.ndarray
     stack: np.ndarray
+    sets: np.ndarray
     paths: np.ndarray
     lookups: np.ndarray
     lookup_keys: np.ndarray
@@ -417,7 +433,7 @@ def make_tables(n_rules: int = 1 << 22, n_subtables: int = 1 << 18, n_words: int
     Raises MemoryError when the address space cannot be reserved.
     """
     state = np.zeros(1, TABLE_STATE)
-    state["pool_used"] = 4  # word 0: END; no chunk begins at 0, which means "none"
+    state["pool_used"] = 4  # word 0: END; no chunk begins at 0, which means "none"; from RUN_SET_PC on, that
     state["free_rule"] = -1
     state["free_subtable"] = -1
     tables = np.zeros(2 * N_TABLES, TABLE)
@@ -472,6 +488,7 @@ def make_work(batch_size: int, quotes: np.ndarray, n_rows: int = 1) -> WorkArray
         np.zeros(MAX_SNAPSHOTS + 1, TRACKED),
         quotes,
         np.zeros(STACK_WORDS, np.int64),
+        np.zeros((MAX_RESUBMITS + 2, SET_COLUMNS), np.int64),
         *make_paths(n_rows),
     )
 

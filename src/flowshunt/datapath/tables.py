@@ -18,12 +18,13 @@ from flowshunt.datapath.fragments.schema import PROFILES
 from flowshunt.datapath.fragments.store import Fragments
 from flowshunt.datapath.freezing import Frozen, freeze, thaw
 from flowshunt.datapath.inspection import Consultation, Inspector
+from flowshunt.datapath.listing import ExpiredRule, FlowStatistics, Listing, TableStatistics
 from flowshunt.datapath.loop import MAX_EVENTS, run_batch
 from flowshunt.datapath.paths.table import Paths
 from flowshunt.datapath.ports import Ports
 from flowshunt.datapath.program import PUNT_HELPER, CompiledRule
 from flowshunt.datapath.punts import Handler, Punt
-from flowshunt.datapath.rules import ExpiredRule, FlowStatistics, Listing, Rules, TableStatistics
+from flowshunt.datapath.rules import Rules
 from flowshunt.datapath.shunt.table import Shunt
 from flowshunt.datapath.vlans import hide_inner_tag
 from flowshunt.jit import plain

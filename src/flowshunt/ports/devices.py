@@ -13,7 +13,10 @@ from typing import NamedTuple
 _GET_FLAGS, _SET_FLAGS, _GET_MTU, _SET_MTU, _GET_ADDRESS, _GET_INDEX = 0x8913, 0x8914, 0x8921, 0x8922, 0x8927, 0x8933
 _SET_ADDRESS = 0x8924
 # linux/ethtool.h
-_ETHTOOL, _GET_FEATURES, _RXVLAN = 0x8946, 0x25, 1 << 8
+_ETHTOOL, _GET_SETTINGS, _GET_FEATURES, _RXVLAN = 0x8946, 0x01, 0x25, 1 << 8
+_SETTINGS_SIZE, _SPEED_AT, _DUPLEX_AT, _SPEED_HIGH_AT = 44, 12, 14, 28
+_FULL_DUPLEX = 1
+_UNKNOWN_SPEEDS = (0, 0xFFFF, 0xFFFFFFFF)
 _ETHERNET = 1
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
@@ -53,13 +56,39 @@ def mtu_of(control: socket.socket, name: str) -> int:
     return int.from_bytes(_ask(control, _GET_MTU, name)[:4], sys.byteorder)
 
 
-def takes_tags_off(name: str) -> bool:
-    """Whether a device takes VLAN tags out of the frames that it receives, and tells them beside. Raises OSError."""
-    value = array.array("B", struct.pack("@II", _GET_FEATURES, 0))
+def _ethtool(name: str, command: bytes) -> bytes:
+    """What the driver of a device answers to a command, which is as long as that. Raises OSError."""
+    value = array.array("B", command)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("@16sP", name.encode(), value.buffer_info()[0])
         fcntl.ioctl(control.fileno(), _ETHTOOL, request.ljust(_REQUEST_SIZE, b"\0"))
+    return value.tobytes()
+
+
+def takes_tags_off(name: str) -> bool:
+    """Whether a device takes VLAN tags out of the frames that it receives, and tells them beside. Raises OSError."""
+    value = _ethtool(name, struct.pack("@II", _GET_FEATURES, 0))
     return bool(struct.unpack_from("@I", value, 4)[0] & _RXVLAN)
+
+
+class Link(NamedTuple):
+    """What a device is connected by. `speed`: bits per second."""
+
+    speed: int
+    full_duplex: bool
+
+
+def link_of(name: str) -> Link | None:
+    """The link of a device; None where its driver does not say how fast it is."""
+    try:
+        value = _ethtool(name, struct.pack("@I", _GET_SETTINGS).ljust(_SETTINGS_SIZE, b"\0"))
+    except OSError:
+        return None
+    low, high = (struct.unpack_from("@H", value, at)[0] for at in (_SPEED_AT, _SPEED_HIGH_AT))
+    megabits = low | high << 16
+    if megabits in _UNKNOWN_SPEEDS:
+        return None
+    return Link(megabits * 1_000_000, value[_DUPLEX_AT] == _FULL_DUPLEX)
 
 
 def set_up(name: str, mtu: int | None = None, *, up: bool = True) -> None:

@@ -46,6 +46,13 @@ class Expected:
                 inner = self.list_of(actions)
                 self.tagged = tagged
                 return [F.Clone(inner)]
+            case F.ClearActions() | F.WriteActions() if self.version == 1:
+                return []
+            case F.WriteActions(actions):
+                tagged = self.tagged
+                inner = self.list_of(actions)
+                self.tagged = tagged
+                return [F.WriteActions(inner)]
             case F.PushVlan():
                 self.tagged = True
                 return [] if self.version == 1 else [action]
@@ -339,8 +346,9 @@ def test_enqueue_and_meter_have_their_own_ways() -> None:
         (b"\0\1\0\x10" + bytes(12), "OFPBIC_BAD_LEN"),
         (b"\0\7\0\x08" + bytes(4), "OFPBIC_UNKNOWN_INST"),
         (b"\xff\xff\0\x08" + bytes(4), "OFPBIC_BAD_EXPERIMENTER"),
-        (b"\0\3\0\x08" + bytes(4), "OFPBIC_UNSUP_INST"),
-        (b"\0\5\0\x08" + bytes(4), "OFPBIC_UNSUP_INST"),
+        (b"\0\5\0\x10" + bytes(12), "OFPBIC_BAD_LEN"),
+        (b"\0\3\0\x08" + bytes(4) + b"\0\3\0\x08" + bytes(4), "OFPBIC_DUP_INST"),
+        (b"\0\3\0\x18" + bytes(4) + b"\xff\xff\0\x10\0\0\x23\x20\0\x11" + bytes(6), "OFPBAC_BAD_TYPE"),
         (b"\0\1\0\x08\5\0\0\0" * 2, "OFPBIC_DUP_INST"),
         (b"\0\1\0\x08\1\0\0\0", "OFPBIC_BAD_TABLE_ID"),
         (b"\0\1\0\x08\xff\0\0\0", "OFPBIC_BAD_TABLE_ID"),

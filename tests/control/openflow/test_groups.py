@@ -91,7 +91,7 @@ def test_failover_follows_the_state_of_ports_and_counters_stay(running: Running)
     def describe(name: str, number: int) -> PortDescription:
         return PortDescription(number, name, bytes(6), state=STATE_LINK_DOWN if number in down else 0)
 
-    running.service._describe = describe
+    running.service.ports.describe_device = describe
     running.ofctl(
         "-OOpenFlow13", "add-group",
         "group_id=1,type=ff,bucket=watch_port:1,output:1,bucket=watch_port:2,output:2",

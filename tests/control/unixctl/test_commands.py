@@ -315,6 +315,10 @@ def test_stations_are_shown_added_and_forgotten(tmp_path: Path) -> None:
         learned = "    1     0  50:54:00:00:00:09    3\n"
         lab.clock.advance_to((START_MS + 3000) * 1_000_000)
         assert await lab.says("fdb/show", "br0") == head + learned
+        assert await lab.says("fdb/show") == head.replace("port", "Port") + learned
+        await lab.add_bridge("longname", "p9")
+        several = " Bridge    Port  VLAN  MAC                Age\n br0      " + learned + " longname\n"
+        assert await lab.says("fdb/show") == await lab.says("fdb/show", "br0", "longname") == several
         assert await lab.says("fdb/add", "br0", "p2", "0", "50:54:00:00:00:44") == ""
         assert "    2     0  50:54:00:00:00:44  static\n" in await lab.says("fdb/show", "br0")
         stats = await lab.says("fdb/stats-show", "br0")

@@ -33,7 +33,7 @@ def test_wrong_commands_get_the_errors_of_ovs_appctl(tmp_path: Path) -> None:
         valid = 'is not a valid command (use "list-commands" to see a list of valid commands)'
         assert await lab.refuses("nosuch") == f'"nosuch" {valid}'
         assert await lab.refuses("version", "x") == '"version" command takes at most 0 arguments'
-        assert await lab.refuses("fdb/show") == '"fdb/show" command requires at least 1 arguments'
+        assert await lab.refuses("fdb/stats-show") == '"fdb/stats-show" command requires at least 1 arguments'
 
     run(tmp_path, work)
 

@@ -69,6 +69,13 @@ FIT = {
     "an output to the port that it came from, which is skipped": both("output:1,output:2"),
     "untracked for the rest of the list": both("ct_clear,OUT"),
     "a TTL for controllers when it is used up": both("dec_ttl(0,5),OUT"),
+    "an action set": both("write_actions(dec_ttl,mod_nw_src:1.1.1.1,output:OUT)"),
+    "an action set of two tables": both("write_actions(output:9,dec_ttl),goto_table:2")
+    + "\ntable=2,ip,in_port=1,actions=write_actions(2,dec_ttl)\ntable=2,ip,in_port=2,actions=write_actions(1)",
+    "an action set that is emptied": both("write_actions(dec_ttl,output:9),goto_table:2")
+    + "\ntable=2,ip,in_port=1,actions=2,clear_actions\ntable=2,ip,in_port=2,actions=1,clear_actions",
+    "normal written over": both("write_actions(normal),goto_table:2")
+    + "\ntable=2,ip,in_port=1,actions=write_actions(2)\ntable=2,ip,in_port=2,actions=write_actions(1)",
 }
 
 
@@ -111,6 +118,14 @@ VARYING = {
         "nw_ttl",
         both("resubmit(77,2),OUT") + "\ntable=2,ip,in_port=77,nw_ttl=2,actions=drop",
     ),
+    "TTL copied into a register by the action set": (
+        "nw_ttl",
+        both("write_actions(move:NXM_NX_IP_TTL[]->NXM_NX_REG0[0..7],output:OUT)"),
+    ),
+    "a TTL that the action set has yet to decrement": (
+        "nw_ttl",
+        both("write_actions(dec_ttl,output:OUT),goto_table:2") + "\ntable=2,priority=9,ip,nw_ttl=2,actions=drop",
+    ),
     "TTL copied into a register": ("nw_ttl", both("move:NXM_NX_IP_TTL[]->NXM_NX_REG0[0..7],OUT")),
     "TTL beside clauses of a conjunction": (
         "nw_ttl",
@@ -129,6 +144,10 @@ UNFIT = {
     "a TTL that is set": ("rewrite", both("mod_nw_ttl:64,OUT")),
     "a part of the packet": ("rewrite", both("output(port=OUT,max_len=99)")),
     "a second tag": ("rewrite", both("push_vlan:0x8100,push_vlan:0x8100,OUT")),
+    "an action set beside an output": ("multiple-outputs", both("IN_PORT,write_actions(output:OUT)")),
+    "an action set without an end": ("multiple-outputs", both("write_actions(dec_ttl)")),
+    "a controller in an action set": ("controller", both("write_actions(controller)")),
+    "a TTL that an action set sets": ("rewrite", both("write_actions(output:OUT,mod_nw_ttl:64)")),
     "TTL decremented in a copy only": ("rewrite", both("clone(dec_ttl),OUT")),
 }
 

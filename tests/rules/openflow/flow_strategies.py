@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import ETH_ARP, ETH_IPV4, ETH_IPV6, FIELDS, VLAN_PRESENT
 from flowshunt.rules.openflow import flow as flows
+from flowshunt.rules.openflow.action_set import has_place
 from flowshunt.rules.openflow.flow import Flow, SetField, Subfield
 from flowshunt.rules.openflow.links import ALGORITHMS, HASH_FIELDS, MAX_LINKS, MEMBER_ALGORITHMS
 
@@ -251,6 +252,11 @@ def whole_flows(draw: st.DrawFn) -> Flow:
     lost = {name: (value, mask) for name, value, mask in match}.get("ct_state", (0, 0))
     invalid = lost[0] & lost[1] & 0x10
     some = draw(st.lists(actions(family).filter(lambda a: not (invalid and "commit=True" in repr(a))), max_size=5))
+    if draw(st.integers(0, 3)) == 0:
+        some.append(flows.ClearActions())
+    if draw(st.integers(0, 3)) == 0:
+        written = st.lists(actions(family).filter(has_place).filter(lambda a: not invalid), max_size=5)
+        some.append(flows.WriteActions(tuple(draw(written))))
     table = draw(st.integers(0, 254))
     if table < 254 and draw(st.booleans()):
         some.append(flows.GotoTable(draw(st.integers(table + 1, 254))))

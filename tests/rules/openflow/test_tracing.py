@@ -78,6 +78,16 @@ table=0,priority=3,in_port=1,actions=conjunction(1,2/2),conjunction(2,2/2)
 table=0,conj_id=1,udp,actions=output:2
 table=0,priority=1,conj_id=2,ip,tp_dst=5,actions=resubmit(,1)
 """  # fmt: skip
+SETS = (
+    "",
+    "",
+    "clear_actions",
+    "write_actions(output:3)",
+    "write_actions(dec_ttl,output:2,mod_dl_dst:00:00:00:00:00:08)",
+    "clear_actions,write_actions(push_vlan:0x8100,in_port)",
+    "write_actions(resubmit(,3))",
+    "write_actions(move:NXM_OF_IP_DST[0..7]->NXM_NX_REG1[8..15])",
+)  # fmt: skip
 TRACKING = (
     "ct(table=1)", "ct(table=2,zone=5)", "ct(commit)", "ct(commit,zone=5,exec(load:5->NXM_NX_CT_MARK[]),table=3)",
     "ct(commit,nat(src=10.0.0.100),table=2)", "ct(nat,table=3)", "ct_clear", "controller",
@@ -88,10 +98,10 @@ TRACKING = (
 def rules(matches: tuple[str, ...], actions: tuple[str, ...]) -> st.SearchStrategy[str]:
     """A text of flows whose actions lead to later tables only: others may lead round thousands of times."""
 
-    def line(table: int, priority: int, match: str, done: list[str]) -> str:
+    def line(table: int, priority: int, match: str, done: list[str], written: str) -> str:
         kept = [
             action
-            for action in done
+            for action in (*done, *[written] * bool(written))
             if not any(f"{before})" in action or f"table={before}," in action for before in LEADING[: table + 1])
         ]
         return f"table={table},priority={priority}{',' * bool(match)}{match},actions={','.join(kept) or 'drop'}"
@@ -102,6 +112,7 @@ def rules(matches: tuple[str, ...], actions: tuple[str, ...]) -> st.SearchStrate
         st.integers(1, 5),
         st.sampled_from(matches),
         st.lists(st.sampled_from(actions), max_size=4),
+        st.sampled_from(SETS),
     )
     lines = st.lists(one, min_size=1, max_size=14).map("\n".join)
     return st.builds(str.__add__, lines, st.sampled_from(("", CONJUNCTIONS)))

@@ -110,5 +110,5 @@ def _outputs(actions: Iterable[F.Action]) -> Iterator[int]:
                 yield port
             case F.Enqueue(port, _):
                 yield port
-            case F.Clone(inner):
+            case F.Clone(inner) | F.WriteActions(inner):
                 yield from _outputs(inner)

@@ -12,9 +12,11 @@ The life of a message, from the socket down and up again:
       actions    lists of actions: `action_reader`, `nicira`, `ct`, `learning` and `links` read,
                  `action_writer` writes; `instructions`
       wire, errors: versions, framing, ports; the one exception and every error's numbers
-    service      what a switch answers; `changes` carries out flow-mods, `group_table` and `meter_table` keep groups and
-                 meters, `roles` and `flushing` do what they say; `flow_monitors` tell of changes, `events`
-                 waits for news of packets and time
+    service      what a switch answers: `changes` carries out flow-mods, `switch_ports` and `traffic` what is asked of
+                 ports and packets, `listing` is what is told of flows; `group_table`, `meter_table` and
+                 `table_settings` keep groups, meters and what is configured of tables, `roles` and `flushing` do what
+                 they say; `flow_monitors` tell of changes, `events` waits for news of packets and time; `parts` is what
+                 all of these need of a switch
 
 Flow-mods are read into `rules.openflow.flow.Flow`, the same values that flow texts give, and listings are written from
 them: the switch does not know where a flow came from.

@@ -44,7 +44,7 @@ _WRITTEN: IdentityCache[bytes] = IdentityCache(8192)
 
 
 def encode_actions(actions: tuple[F.Action, ...], version: int, facts: Facts) -> bytes:
-    """The actions of a flow whose match says `facts`; goto_table is left out but for OpenFlow 1.0.
+    """The actions of a flow whose match says `facts`; instructions are left out, but goto_table for OpenFlow 1.0.
 
     Raises OpenFlowError (OFPBAC_TOO_MANY, OFPBAC_BAD_LEN) for more than a message can hold.
     """
@@ -340,6 +340,8 @@ _WRITERS: Mapping[type, Callable[[_Writer, Any], bytes]] = {
     F.PopVlan: _Writer.pop_vlan,
     F.DecTtl: _Writer.dec_ttl,
     F.Ct: _Writer.ct,
+    F.ClearActions: _fixed(b""),
+    F.WriteActions: _fixed(b""),
     F.CtClear: _fixed(_nx(43, b"")),
     F.Clone: _Writer.clone,
     F.Note: lambda writer, action: _nx(8, action.data),

@@ -19,8 +19,9 @@ from flowshunt.control.openflow.meters import MeterMod
 from flowshunt.control.openflow.wire import GROUP_ALL, NO_BUFFER, OF12
 from flowshunt.datapath.feed import Feed, feeds_of
 from flowshunt.datapath.linking import MissingError, PoolFullError
+from flowshunt.datapath.listing import FlowStatistics
 from flowshunt.datapath.program import CompiledRule, GroupNumber, MeterNumber
-from flowshunt.datapath.rules import FlowStatistics, OverlapError, TablesFullError
+from flowshunt.datapath.rules import OverlapError, TablesFullError
 from flowshunt.datapath.tables import Datapath
 from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.links import check_conjunctions

@@ -392,7 +392,7 @@ _WRITERS: Mapping[type, Callable[[Any, int], Encoded | Parts]] = {
         version, 12, tables.encode_features(message.n_tables, version)
     ),
     tables.TableDescriptionReply: lambda message, version: _parts(
-        version, 14, tables.encode_descriptions(message.n_tables)
+        version, 14, tuple(map(tables.encode_description, message.tables))
     ),
     queues.QueueStatsReply: lambda message, version: _parts(
         version, 5, tuple(queues.encode_counters(queue, version) for queue in message.queues)

@@ -23,8 +23,9 @@ from flowshunt.control.openflow.flow_removed import (
     REASON_METER_DELETE,
 )
 from flowshunt.control.openflow.monitor import FlowUpdate, Monitor, MonitorPause, MonitorReply
+from flowshunt.datapath.listing import ADDED, DELETED, EXPIRED_HARD, EXPIRED_IDLE
 from flowshunt.datapath.program import CompiledRule
-from flowshunt.datapath.rules import ADDED, DELETED, EXPIRED_HARD, EXPIRED_IDLE, MAX_PRIORITY, Rules
+from flowshunt.datapath.rules import MAX_PRIORITY, Rules
 from flowshunt.datapath.schema import ALL_TABLES
 from flowshunt.rules.openflow.compile import FlowCompiler
 from flowshunt.rules.openflow.flow import Flow

@@ -1,7 +1,7 @@
 """Instructions of OpenFlow 1.1 and later: a flow's list of actions comes in them, and leaves in them.
 
-apply_actions, then write_metadata, then goto_table, whatever their order on the wire; meter comes first. There are no
-action sets here: write_actions and clear_actions are refused.
+meter, apply_actions, clear_actions, write_actions, write_metadata, goto_table: they are carried out in this order,
+whatever theirs on the wire.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from struct import pack
 from flowshunt.control.openflow.actions import Actions, decode_actions, encode_actions
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.wire import OF13, OF15
+from flowshunt.packet.schema import VLAN_PRESENT
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.action_set import has_place
 from flowshunt.rules.openflow.match import Facts
 from flowshunt.rules.openflow.setters import set_masked
 
@@ -31,6 +33,11 @@ def decode_instructions(data: bytes, at: int, version: int, facts: Facts, table:
         actions += (F.Meter(int.from_bytes(found[METER][4:8], "big")),)
     if APPLY_ACTIONS in found:
         actions += decode_actions(found[APPLY_ACTIONS][8:], version, facts)
+    if CLEAR_ACTIONS in found:
+        actions += (F.ClearActions(),)
+    if WRITE_ACTIONS in found:
+        after = _after(actions, facts)
+        actions += (F.WriteActions(_decode_set(found[WRITE_ACTIONS][8:], version, after)),)
     if WRITE_METADATA in found:
         body = found[WRITE_METADATA]
         value, mask = int.from_bytes(body[8:16], "big"), int.from_bytes(body[16:24], "big")
@@ -40,6 +47,26 @@ def decode_instructions(data: bytes, at: int, version: int, facts: Facts, table:
         if target >= F.ALL_TABLES or (target <= table and table != F.ALL_TABLES):
             raise OpenFlowError("OFPBIC_BAD_TABLE_ID", f"goto_table leads from {table} to {target}")
         actions += (F.GotoTable(target),)
+    return actions
+
+
+def _after(actions: Actions, facts: Facts) -> Facts:
+    """The facts behind a list of actions: whether packets have a VLAN tag may be another."""
+    for action in actions:
+        if isinstance(action, F.PushVlan):
+            facts = facts._replace(tagged=True)
+        elif isinstance(action, F.PopVlan):
+            facts = facts._replace(tagged=False)
+        elif isinstance(action, F.SetField) and action.dest.field == "vlan_tci":
+            facts = facts._replace(tagged=facts.tagged or bool(action.value << action.dest.start & VLAN_PRESENT))
+    return facts
+
+
+def _decode_set(data: bytes, version: int, facts: Facts) -> Actions:
+    actions = decode_actions(data, version, facts)
+    for action in actions:
+        if not has_place(action):
+            raise OpenFlowError("OFPBAC_BAD_TYPE", f"{type(action).__name__} can't stand in an action set")
     return actions
 
 
@@ -56,8 +83,6 @@ def _split(data: bytes, at: int, version: int) -> dict[int, bytes]:
             raise OpenFlowError("OFPBIC_BAD_EXPERIMENTER", "unknown experimenter")
         if not GOTO_TABLE <= kind <= METER or (kind == METER and not OF13 <= version < OF15):
             raise OpenFlowError("OFPBIC_UNKNOWN_INST", f"unknown instruction {kind}")
-        if kind in (WRITE_ACTIONS, CLEAR_ACTIONS):
-            raise OpenFlowError("OFPBIC_UNSUP_INST", "there are no action sets")
         if size != _SIZES.get(kind, size):
             raise OpenFlowError("OFPBIC_BAD_LEN", f"instruction {kind} has {size} bytes")
         if kind in found:
@@ -76,6 +101,12 @@ def encode_instructions(actions: Actions, version: int, facts: Facts) -> bytes:
         parts += [pack("!HHI", METER, 8, action.meter) for action in actions if isinstance(action, F.Meter)]
     if applied:
         parts.append(pack("!HH4x", APPLY_ACTIONS, 8 + len(applied)) + applied)
+    for action in actions:
+        if isinstance(action, F.ClearActions):
+            parts.append(pack("!HH4x", CLEAR_ACTIONS, 8))
+        elif isinstance(action, F.WriteActions):
+            written = encode_actions(action.actions, version, _after(actions, facts))
+            parts.append(pack("!HH4x", WRITE_ACTIONS, 8 + len(written)) + written)
     if isinstance(last, F.GotoTable):
         parts.append(pack("!HHB3x", GOTO_TABLE, 8, last.table))
     return b"".join(parts)

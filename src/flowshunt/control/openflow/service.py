@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
 from flowshunt.base.version import VERSION
-from flowshunt.conntrack.table import Tracker
 from flowshunt.control.openflow import (
     codec,
     extensions,
@@ -28,8 +26,7 @@ from flowshunt.control.openflow import (
     tables,
 )
 from flowshunt.control.openflow.action_reader import STANDARD
-from flowshunt.control.openflow.actions import Actions
-from flowshunt.control.openflow.changes import HIDDEN_TABLE, BundleError, FlowChanges, refusal, selects_all
+from flowshunt.control.openflow.changes import HIDDEN_TABLE, BundleError, FlowChanges, selects_all
 from flowshunt.control.openflow.connection import Commit, Connection, Request
 from flowshunt.control.openflow.errors import OpenFlowError
 from flowshunt.control.openflow.events import Event, Events
@@ -44,29 +41,19 @@ from flowshunt.control.openflow.flow_removed import (
 )
 from flowshunt.control.openflow.flushing import flush
 from flowshunt.control.openflow.group_table import MAX_GROUPS, GroupTable, Places
+from flowshunt.control.openflow.listing import entries_of, entry_of, is_shown
 from flowshunt.control.openflow.meter_table import MAX_BANDS, MAX_METERS, MeterTable
-from flowshunt.control.openflow.packets import MAX_DATA, PacketIn, PacketOut, Resume, continuation_of
+from flowshunt.control.openflow.packets import PacketOut, Resume
+from flowshunt.control.openflow.parts import Bridge
 from flowshunt.control.openflow.roles import Roles
+from flowshunt.control.openflow.switch_ports import SwitchPorts, describe_port
+from flowshunt.control.openflow.table_settings import TableSettings
+from flowshunt.control.openflow.traffic import Traffic
 from flowshunt.control.openflow.wire import (
-    NO_BUFFER,
     OF13,
-    PORT_CONTROLLER,
-    PORT_LOCAL,
-    PORT_MAX,
-    PORT_NONE,
-    TABLE_ALL,
 )
-from flowshunt.datapath.rules import (
-    EXPIRED_HARD,
-    EXPIRED_IDLE,
-    MAX_PRIORITY,
-    ExpiredRule,
-    FlowStatistics,
-    Listing,
-)
-from flowshunt.datapath.tables import Datapath
-from flowshunt.rules.openflow.executor import REASON_MISS, Executor, ToController, Triples
-from flowshunt.rules.openflow.flow import Flow
+from flowshunt.datapath.listing import EXPIRED_HARD, EXPIRED_IDLE, ExpiredRule, FlowStatistics, Listing
+from flowshunt.rules.openflow.executor import ToController
 
 N_TABLES = HIDDEN_TABLE
 """Tables that controllers see."""
@@ -78,30 +65,6 @@ _MILLION = 1_000_000
 _NORMAL, _NX_MATCH = 0, 3
 """How fragments are handled, in a configuration: first ones without their ports, or with them."""
 _LOG = logger(__name__)
-
-
-class Bridge(Protocol):
-    """What the service needs of a switch; `app.Switch` has it."""
-
-    tracker: Tracker
-    datapath: Datapath
-
-    executor: Executor
-
-    @property
-    def ports(self) -> Mapping[str, int]:
-        """OpenFlow port numbers by name."""
-
-    def packet_out(self, frame: bytes, in_port: int, actions: Actions, now_ns: int, metadata: Triples = ()) -> object:
-        """Take a frame through actions, and send what leaves. Raises UsageError."""
-
-    def resume(self, token: bytes, frame: bytes, now_ns: int, metadata: Triples = ()) -> bool:
-        """Let a paused packet go on, and send what leaves; False when none waits. Raises UsageError."""
-
-
-def describe_port(name: str, number: int) -> ports.PortDescription:
-    """A port that nothing more is known about: up, with an address made of its number."""
-    return ports.PortDescription(number, name, b"\x02\x00\x00\x00" + number.to_bytes(2, "big"))
 
 
 class Service:
@@ -120,9 +83,7 @@ class Service:
     ) -> None:
         """`describe` gives what is known of a port; `started_ns` is when the bridge came up."""
         self._bridge = bridge
-        self._describe_device = describe
-        self._configs: dict[int, int] = {}
-        self.bring_up: Callable[[str, bool], None] | None = None
+        self.ports = SwitchPorts(bridge, describe)
         self.on_configured: Callable[[], None] | None = None
         self._started_ns = started_ns
         self._now_ns = started_ns
@@ -132,13 +93,15 @@ class Service:
         self.description = switch.Description("Flowshunt", "Flowshunt", VERSION, "None", "None")
         self.connections: dict[Connection, bool] = {}
         self.events = Events()
-        self.groups = GroupTable(bridge.datapath, self.is_port_live)
+        self.groups = GroupTable(bridge.datapath, self.ports.is_live)
         self.meters = MeterTable(bridge.datapath)
         self._changes = FlowChanges(bridge.datapath, self._flow_removed, self.groups, self.meters)
         self._monitors = FlowMonitors(bridge.datapath.rules, self.events.call)
         bridge.datapath.on_expired = self._flow_expired
         bridge.executor.to_controllers = self._to_controllers
         self._roles = Roles()
+        self._tables = TableSettings(bridge.executor)
+        self._traffic = Traffic(bridge, self.ports)
         # What was prepared of bundles and requests, by their id().
         self._sorted: dict[int, _Sorted] = {}
         self._places: dict[int, Places] = {}
@@ -246,7 +209,7 @@ class Service:
         connection.barrier(request)
 
     def _features(self, connection: Connection, request: Request) -> None:
-        described = tuple(self._ports(None))
+        described = tuple(self.ports.descriptions())
         connection.reply(request, switch.Features(self.datapath_id, N_TABLES, described))
         self._watch_packets()
 
@@ -296,14 +259,14 @@ class Service:
     def _listing(self, request: flow_stats.FlowRequest | flow_stats.AggregateRequest) -> Listing:
         listing = self._bridge.datapath.listing(None if selects_all(request.selection) else request.selection)
         if self.hides_flows:
-            return listing._replace(is_wanted=partial(_is_shown, listing.is_wanted))
+            return listing._replace(is_wanted=partial(is_shown, listing.is_wanted))
         return listing
 
     def _entry(self, line: FlowStatistics) -> flow_stats.FlowEntry:
         return entry_of(line, self._now_ns // _MILLION)
 
     def _flows(self, connection: Connection, request: Request) -> None:
-        entries = _entries(self._listing(request.message), self._now_ns // _MILLION)
+        entries = entries_of(self._listing(request.message), self._now_ns // _MILLION)
         connection.reply(request, flow_stats.FlowReply(entries, request.message.nicira))
 
     def _aggregate(self, connection: Connection, request: Request) -> None:
@@ -324,11 +287,11 @@ class Service:
         known = self._bridge.datapath.tables()
         counters = []
         for number in range(N_TABLES):
-            table = known.get(number)
+            table, miss = known.get(number), self._tables.miss(number)
             counters.append(
-                tables.TableCounters(number, 0, 0, 0)
+                tables.TableCounters(number, 0, 0, 0, miss)
                 if table is None
-                else tables.TableCounters(number, table.rules, table.lookups, table.matches)
+                else tables.TableCounters(number, table.rules, table.lookups, table.matches, miss)
             )
         connection.reply(request, tables.TableStatsReply(counters))
 
@@ -338,101 +301,33 @@ class Service:
         connection.reply(request, tables.TableFeaturesReply(N_TABLES))
 
     def _table_descriptions(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, tables.TableDescriptionReply(N_TABLES))
+        known = self._bridge.datapath.tables()
+        flows = [known[number].rules if number in known else 0 for number in range(N_TABLES)]
+        connection.reply(request, tables.TableDescriptionReply(self._tables.descriptions(flows)))
 
     def _table_mod(self, connection: Connection, request: Request) -> None:
-        if request.message.table >= N_TABLES and request.message.table != TABLE_ALL:
-            raise OpenFlowError("OFPTMFC_BAD_TABLE", f"there is no table {request.message.table}")
-        if request.message.config:
-            raise OpenFlowError("OFPTMFC_BAD_CONFIG", "tables have nothing to configure")
+        self._tables.change(request.message)
 
     # --- ports and queues ------------------------------------------------------------------------------------------
 
-    def _numbers(self, wanted: int | None, error: str) -> dict[str, int]:
-        """Names and numbers of the wanted port, or of all, the bridge's own first; `error` when there is none."""
-        known = self._bridge.ports
-        found = {name: number for name, number in known.items() if wanted in (None, number)}
-        if wanted is not None and not found:
-            raise OpenFlowError(error, f"there is no port {wanted}")
-        return dict(sorted(found.items(), key=lambda pair: (pair[1] != PORT_LOCAL, pair[1])))
-
-    def _ports(self, wanted: int | None) -> list[ports.PortDescription]:
-        return [self._describe(name, number) for name, number in self._numbers(wanted, "OFPBRC_BAD_PORT").items()]
-
     def _port_descriptions(self, connection: Connection, request: Request) -> None:
-        connection.reply(request, ports.PortDescriptionReply(self._ports(request.message.port)))
+        connection.reply(request, ports.PortDescriptionReply(self.ports.descriptions(request.message.port)))
 
     def _port_stats(self, connection: Connection, request: Request) -> None:
-        numbers = self._numbers(request.message.port, "OFPBRC_BAD_PORT").values()
-        counted = self._bridge.datapath.port_statistics()
         age = max(self._now_ns - self._started_ns, 0) // _MILLION * _MILLION
-        found = [
-            ports.PortCounters(
-                number,
-                counted[number]["rx_packets"],
-                counted[number]["tx_packets"],
-                counted[number]["rx_bytes"],
-                counted[number]["tx_bytes"],
-                duration_ns=age,
-            )
-            for number in numbers
-        ]
-        connection.reply(request, ports.PortStatsReply(found))
+        connection.reply(request, ports.PortStatsReply(self.ports.counters(request.message.port, age)))
 
     def _port_mod(self, connection: Connection, request: Request) -> None:
-        mod: ports.PortMod = request.message
-        for name, number in self._numbers(mod.port, "OFPPMFC_BAD_PORT").items():
-            before = self._describe(name, number)
-            if before.address != mod.address:
-                raise OpenFlowError("OFPPMFC_BAD_HW_ADDR", f"port {number} has another address")
-            changed = (before.config ^ mod.config) & mod.mask
-            if changed & ports.CONFIG_DOWN:
-                self._bring_up(name, not mod.config & ports.CONFIG_DOWN)
-            if changed & ~ports.CONFIG_DOWN:
-                self._configs[number] = (self._configs.get(number, 0) ^ changed) & ~ports.CONFIG_DOWN
-                no_flood = bool(self._configs[number] & ports.CONFIG_NO_FLOOD)
-                self._bridge.datapath.ports.set_flooded(number, not no_flood)
-                self.tell_port(REASON_CHANGED, name, number)
-                if self.on_configured is not None:
-                    self.on_configured()
-
-    def _bring_up(self, name: str, up: bool) -> None:
-        if self.bring_up is None:
-            raise OpenFlowError("OFPPMFC_BAD_CONFIG", f"port {name} can't be brought up or down")
-        try:
-            self.bring_up(name, up)
-        except UsageError as problem:
-            _LOG.warning("%s", problem)
-            raise OpenFlowError("OFPPMFC_EPERM", str(problem)) from None
-
-    def _describe(self, name: str, number: int) -> ports.PortDescription:
-        """What is known of a port, with what controllers have configured."""
-        port = self._describe_device(name, number)
-        return port._replace(config=port.config | self._configs.get(number, 0))
-
-    def is_configured(self, number: int, config: int) -> bool:
-        """Whether controllers have given a port one of these bits of configuration (`ports.CONFIG_*`)."""
-        return bool(self._configs.get(number, 0) & config)
-
-    def configured(self, config: int) -> list[int]:
-        """The ports that have one of these bits."""
-        return [number for number, bits in self._configs.items() if bits & config]
+        for name, number in self.ports.change(request.message):
+            self.tell_port(REASON_CHANGED, name, number)
+            if self.on_configured is not None:
+                self.on_configured()
 
     def _queue_stats(self, connection: Connection, request: Request) -> None:
-        numbers = self._numbers(request.message.port, "OFPQOFC_BAD_PORT").values()
-        if request.message.queue not in (None, 0):
-            raise OpenFlowError("OFPQOFC_BAD_QUEUE", f"there is no queue {request.message.queue}")
-        connection.reply(request, queues.QueueStatsReply([queues.QueueCounters(number, 0) for number in numbers]))
+        message: queues.QueueStatsRequest = request.message
+        connection.reply(request, queues.QueueStatsReply(self.ports.queue_counters(message.port, message.queue)))
 
     # --- groups ----------------------------------------------------------------------------------------------------
-
-    def is_port_live(self, number: int) -> bool:
-        """Whether a port is there, and neither down nor without a link."""
-        for name, known in self._bridge.ports.items():
-            if known == number:
-                port = self._describe(name, number)
-                return not (port.config & ports.CONFIG_DOWN or port.state & ports.STATE_LINK_DOWN)
-        return False
 
     def _group_mod(self, connection: Connection, request: Request) -> None:
         for entry, reason in self._changes.apply_group(request.message, self._now_ns):
@@ -487,46 +382,15 @@ class Service:
     # --- packets ---------------------------------------------------------------------------------------------------
 
     def _packet_out(self, connection: Connection, request: Request) -> None:
-        out: PacketOut = request.message
-        if out.buffer_id != NO_BUFFER:
-            raise OpenFlowError("OFPBRC_BUFFER_UNKNOWN", "no packets are kept here")
-        if out.in_port > PORT_MAX and out.in_port not in (PORT_LOCAL, PORT_NONE, PORT_CONTROLLER):
-            raise OpenFlowError("OFPBRC_BAD_PORT", f"a packet can't come in on port {out.in_port}")
-        metadata = tuple(triple for triple in out.metadata if triple[0] != "in_port")
-        try:
-            self._bridge.packet_out(out.data, out.in_port, out.actions, self._now_ns, metadata)
-        except UsageError as problem:
-            raise refusal(problem) from None
+        self._traffic.send(request.message, self._now_ns)
 
     def _to_controllers(self, packet: ToController) -> None:
-        action = packet.action
-        reason = REASON_MISS if packet.is_miss else action.reason
-        if reason == REASON_MISS and self._configs:
-            in_port = next((value for name, value, _ in packet.metadata if name == "in_port"), 0)
-            if self.is_configured(in_port, ports.CONFIG_NO_PACKET_IN):
-                return
-        message = PacketIn(
-            packet.frame[:MAX_DATA],
-            len(packet.frame),
-            reason,
-            packet.table,
-            packet.cookie,
-            packet.metadata,
-            action.userdata,
-            continuation_of(packet.continuation),
-            is_miss_flow=packet.is_miss,
-        )
-        self.events.put(Event("packet_in", reason, message, action.controller))
+        event = self._traffic.packet_in(packet)
+        if event is not None:
+            self.events.put(event)
 
     def _resume(self, connection: Connection, request: Request) -> None:
-        message: Resume = request.message
-        settable = [triple for triple in message.metadata if triple[0] in _RESUMED_FIELDS]
-        try:
-            found = self._bridge.resume(message.continuation[-8:], message.data, self._now_ns, tuple(settable))
-        except UsageError as problem:
-            raise refusal(problem) from None
-        if not found:
-            raise OpenFlowError("NXR_STALE", "this packet does not wait any more")
+        self._traffic.resume(request.message, self._now_ns)
 
     def _monitor(self, connection: Connection, request: Request) -> None:
         connection.reply(request, self._monitors.change(connection, request.message.monitors))
@@ -561,10 +425,10 @@ class Service:
     def tell_port(self, reason: int, name: str, number: int) -> None:
         """A port came, went or changed (REASON_*): tell the connections, and the groups and bundles that watch it."""
         if reason == REASON_DELETED:
-            self._configs.pop(number, None)
+            self.ports.forget(number)
         self.groups.refresh()
-        self._bridge.datapath.ports.set_up(number, self.is_port_live(number))
-        self.tell("port_status", reason, ports.PortStatus(reason, self._describe(name, number)))
+        self._bridge.datapath.ports.set_up(number, self.ports.is_live(number))
+        self.tell("port_status", reason, ports.PortStatus(reason, self.ports.describe(name, number)))
 
 
 _MODS = frozenset((FlowMod, groups.GroupMod))
@@ -585,26 +449,9 @@ def _sort(requests: Sequence[Request]) -> _Sorted:
     return _Sorted(mods, [request.message for request in mods], rest)
 
 
-def _entries(listing: Listing, now_ms: int) -> Iterator[flow_stats.FlowEntry]:
-    """The flows of a listing; nothing is done before they are asked for, where that keeps no packets waiting."""
-    for line in listing.lines():
-        yield entry_of(line, now_ms)
-
-
-def entry_of(line: FlowStatistics, now_ms: int) -> flow_stats.FlowEntry:
-    """A flow with its counters as listings and news of its end have it."""
-    flow, packets, size, used, created, modified = line
-    age, idle, hard = now_ms - created, now_ms - used, now_ms - modified
-    if age < 0 or idle < 0 or hard < 0:
-        age, idle, hard = max(age, 0), max(idle, 0), max(hard, 0)
-    return flow_stats.FlowEntry(flow, packets, size, age * _MILLION, idle * _MILLION, hard * _MILLION)
-
-
 _EXPIRED = {EXPIRED_IDLE: REASON_IDLE, EXPIRED_HARD: REASON_HARD}
 
 
-_RESUMED_FIELDS = frozenset(("metadata", *(f"reg{n}" for n in range(16))))
-"""What a controller may change of a paused packet, besides its bytes."""
 _GROUP_CAPABILITIES = 7
 """Weights, liveness, and groups that lead to groups."""
 _STANDARD_ACTIONS = sum(1 << number for number in STANDARD)
@@ -652,8 +499,3 @@ _CHANGES = (
     extensions.FlushZone, extensions.Flush, extensions.TlvTableMod,
 )  # fmt: skip
 """What a secondary controller may not do."""
-
-
-def _is_shown(is_wanted: Callable[[Any], bool] | None, flow: Flow) -> bool:
-    """Whether a flow is one that controllers may know of, and one that is asked for."""
-    return flow.priority <= MAX_PRIORITY and (is_wanted is None or is_wanted(flow))

@@ -13,6 +13,18 @@ from flowshunt.packet.schema import ETH_QINQ
 T = TypeVar("T")
 
 
+class Link(Protocol):
+    """A connection of a device; see `ports.devices.Link`."""
+
+    @property
+    def speed(self) -> int:
+        """Bits per second."""
+
+    @property
+    def full_duplex(self) -> bool:
+        """Whether both ends send at a time."""
+
+
 class PortInfo(Protocol):
     """A port of a bridge as it is now; see `daemon.bridge.PortInfo`."""
 
@@ -26,6 +38,11 @@ class PortInfo(Protocol):
     admin_up: bool
     link_up: bool
     link_resets: int
+
+    @property
+    def link(self) -> Link | None:
+        """How fast its device is connected, None where that is not known."""
+
     note: str | None
     statistics: dict[str, int]
 

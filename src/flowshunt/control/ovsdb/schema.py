@@ -47,7 +47,8 @@ WRITTEN = {
     "Open_vSwitch": ("cur_cfg", "datapath_types", "db_version", "dpdk_initialized", "iface_types", "ovs_version"),
     "Bridge": ("datapath_id", "datapath_version", "status"),
     "Interface": (
-        "admin_state", "error", "ifindex", "link_resets", "link_state", "mac_in_use", "mtu", "statistics", "status",
+        "admin_state", "duplex", "error", "ifindex", "link_resets", "link_speed", "link_state", "mac_in_use", "mtu",
+        "statistics", "status",
     ),
     "Controller": ("is_connected", "role", "status"),
     "Datapath": ("capabilities", "datapath_version"),

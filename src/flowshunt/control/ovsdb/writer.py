@@ -172,7 +172,7 @@ def _interface(bridge: str, row: Any, facts: Facts) -> None:
     if info is None or info.ofport < 0:
         _set(row, "ofport", [-1])
         _set(row, "error", [error or "not opened"])
-        for column in ("admin_state", "link_state", "mac_in_use", "mtu", "ifindex"):
+        for column in ("admin_state", "link_state", "link_speed", "duplex", "mac_in_use", "mtu", "ifindex"):
             _set(row, column, [])
         _set(row, "statistics", {})
         return
@@ -182,6 +182,8 @@ def _interface(bridge: str, row: Any, facts: Facts) -> None:
     _set(row, "admin_state", ["up" if info.admin_up else "down"])
     _set(row, "link_state", ["up" if info.link_up else "down"])
     _set(row, "link_resets", [info.link_resets])
+    _set(row, "link_speed", [] if info.link is None else [info.link.speed])
+    _set(row, "duplex", [] if info.link is None else ["full" if info.link.full_duplex else "half"])
     _set(row, "mac_in_use", [info.mac.hex(":")])
     _set(row, "mtu", [] if info.mtu is None else [info.mtu])
     _set(row, "ifindex", [info.ifindex])

@@ -19,6 +19,7 @@ import numpy as np
 
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import program as P
+from flowshunt.datapath.freezing import rest_of
 from flowshunt.datapath.paths.records import UNFIT
 from flowshunt.datapath.paths.schema import (
     CHAIN_TAGS,
@@ -109,6 +110,8 @@ def _instructions(program: Sequence[int], pc: int, end: int) -> Iterator[tuple[i
             pc = after
         elif op == P.OP_LINK:
             pc = after_link(program, pc)
+        elif op == P.OP_WRITE:
+            pc += instruction >> 8  # see `_writes_of`
         elif op == P.OP_DEC_TTL:
             pc += 1 + (instruction >> 8)  # packets whose TTL is used up never skip the tables
         else:
@@ -126,6 +129,8 @@ _HARMLESS = frozenset(
         P.OP_CT_CLEAR,
         P.OP_CLONE,
         P.OP_EXIT,
+        P.OP_WRITE,
+        P.OP_CLEAR,
         P.OP_LINK,  # chooses by what packets of a path have in common; a port that goes up or down begins an epoch
     )
 )
@@ -145,6 +150,47 @@ def effects_of(program: tuple[int, ...]) -> Effects:
         if found.unfit:
             return found
     return found
+
+
+_Written = tuple[tuple[tuple[int, ...], ...], int]
+"""A write to the action set: its parts as programs, and the rank of the last."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _writes_of(program: tuple[int, ...]) -> tuple[_Written | None, ...]:
+    """What a list of actions does to the action set: writes; None: it is emptied."""
+    found: list[_Written | None] = []
+    for op, pc in _instructions(program, 0, len(program)):
+        if op == P.OP_CLEAR:
+            found.append(None)
+        elif op == P.OP_WRITE:
+            starts = [program[pc + part] for part in range(1, 1 + P.WRITE_PARTS)]
+            ends = [*starts[1:], program[pc] >> 8]
+            for part in reversed(range(P.WRITE_PARTS)):
+                ends[part] = ends[part] or ends[part + 1]
+            parts = tuple(program[pc + at : pc + end] if at else () for at, end in zip(starts, ends, strict=True))
+            found.append((parts, program[pc + P.WRITE_RANK]))
+    return tuple(found)
+
+
+def _effects_of_set(writes: Sequence[_Written | None]) -> Effects:
+    """What the action set does to packets that were there for these writes, in order.
+
+    Decrements and `normal` are counted as if there were one set. Copies of a packet have others, so all that could be
+    carried out decides what is refused.
+    """
+    written = [each for each in writes if each is not None]
+    anything = effects_of(tuple(word for parts, _ in written for part in parts for word in part))
+    if anything.unfit:
+        return anything
+    cleared = max((place for place, each in enumerate(writes) if each is None), default=-1)
+    left = [each for each in writes[cleared + 1 :] if each is not None]
+    _, place = max(((rank, place) for place, (parts, rank) in enumerate(left) if parts[-1]), default=(-1, -1))
+    if place < 0:
+        return anything._replace(decrements=0, normals=0)
+    last = effects_of(left[place][0][-1])
+    decrements = int(any(parts[P.WRITE_TTL - 1] for parts, _ in left)) + last.decrements
+    return anything._replace(decrements=decrements, normals=last.normals)
 
 
 def _add_effect(found: Effects, program: Sequence[int], op: int, pc: int) -> Effects:
@@ -225,10 +271,18 @@ class Judge:
         self._renew()
         verdict = Verdict()
         before: list[int] = []
-        for _, number in entries:
+        writes: list[_Written | None] = []
+        for table, number in entries:
             before.append(verdict.decrements)
             if number is not None:
                 verdict = _join(verdict, self._rules.rule(number))
+                writes += _writes_of(self._rules.rule(number).program)
+            elif (at := int(self._rules.arrays.state["misses"][0, table])) > 0:
+                verdict = _add(verdict, effects_of(rest_of(self._rules.arrays.pool, at)))
+            if verdict.unfit:
+                return verdict
+        if writes:
+            verdict = _add(verdict, _effects_of_set(writes))
             if verdict.unfit:
                 return verdict
         words: list[int] = []
@@ -301,7 +355,11 @@ def _join(verdict: Verdict, rule: CompiledRule) -> Verdict:
             return Verdict(UNFIT_VARYING, field)
         if _has_tos(word, mask):
             verdict = verdict._replace(flags=verdict.flags | CHAIN_TOS)
-    effects = effects_of(rule.program)
+    return _add(verdict, effects_of(rule.program))
+
+
+def _add(verdict: Verdict, effects: Effects) -> Verdict:
+    """The verdict with what actions do."""
     return verdict._replace(
         unfit=effects.unfit,
         parameter=effects.parameter,

@@ -70,6 +70,27 @@ class Entered:
     steps: list[Any] = field(default_factory=list)
 
 
+class Written(NamedTuple):
+    """The action set was written to, or emptied: the number of its last write now (0: none), and of that before.
+
+    They are the same where there was nothing to write to, because a set is being carried out.
+    """
+
+    head: int
+    previous: int
+
+
+@dataclass
+class Executed:
+    """The action set that ends with the write `head` was carried out; `key` is the packet's then, before its last
+    action. The program of that one begins at offset 0.
+    """
+
+    head: int
+    key: Key = ()
+    steps: list[Any] = field(default_factory=list)
+
+
 class Chosen(NamedTuple):
     """A select group chose the bucket whose program begins `offset` words into the group's."""
 

@@ -14,12 +14,22 @@ import numpy as np
 
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.schema import NAT_WORDS
-from flowshunt.datapath import interpreter, output, reassembly
-from flowshunt.datapath.program import CT_EXEC, CT_NAT, CT_WORDS, NO_TABLE, CompiledRule, as_int64
-from flowshunt.datapath.schema import CLAUSES, FATE_METER, FATE_TTL, INLINE_WORDS
+from flowshunt.datapath import action_sets, interpreter, output, reassembly
+from flowshunt.datapath.program import (
+    CT_EXEC,
+    CT_NAT,
+    CT_WORDS,
+    NO_TABLE,
+    OP_CLEAR,
+    OP_WRITE,
+    CompiledRule,
+    as_int64,
+)
+from flowshunt.datapath.schema import CLAUSES, F_SET, F_TX_MARK, FATE_METER, FATE_TTL, INLINE_WORDS, RUN_SET_PC
 from flowshunt.datapath.tracing.record import (
     Chosen,
     Entered,
+    Executed,
     Fetched,
     Lookup,
     Part,
@@ -27,6 +37,7 @@ from flowshunt.datapath.tracing.record import (
     Refused,
     Sent,
     Tracked,
+    Written,
 )
 from flowshunt.jit import PlainKernels, plain
 from flowshunt.packet.schema import (
@@ -50,6 +61,8 @@ _LAYERS = [
 ]
 _PORTS = -1 << 32
 """tp_src and tp_dst in their word."""
+_RUN_SET = RUN_SET_PC + 1
+"""In place of where a program begins: none of its instructions is an action."""
 
 
 class TooLongError(UsageError):
@@ -90,6 +103,7 @@ class Recorder:
         self._search: Search | None = None
         self._frames: dict[int, tuple[Part, list[Any], int]] = {}
         self._sent: list[tuple[list[Any], int]] = []
+        self._nowhere: list[Any] = []  # where a part's action set is told is known when its first table is
         self._children: dict[tuple[int, ...], int] = {}
         self._base = 0
         self._table = -1
@@ -179,7 +193,56 @@ class Recorder:
             if new_sp == sp:
                 parent.final = _untracked(before)
             node.part = self.begin_part(w.keys[0], node, self._next_path(parent))
+            if new_sp > sp + 1:
+                self._frames[int(new_sp) - 1] = self._part, self._nowhere, _RUN_SET
         return target, new_sp
+
+    def _apply_to_set(self, w: Any, c: Any, pc: Any, sp: Any) -> Any:
+        if int(c.pool[pc]) & 0xFF not in (OP_WRITE, OP_CLEAR):
+            return self._plain["apply_to_set"](w, c, pc, sp)
+        before = self._head(w, c, sp)
+        found = self._plain["apply_to_set"](w, c, pc, sp)
+        if found[1] > sp:
+            self._insert_frame(w, int(self._plain["_find_set"](w, c, found[1])[0]), int(sp))
+        self._steps.append(Written(self._head(w, c, found[1]), before))
+        return found
+
+    def _head(self, w: Any, c: Any, sp: Any) -> int:
+        """The last write to the action set, 0 for an empty one."""
+        place, found = self._plain["_find_set"](w, c, sp)
+        return max(int(w.frames[place, F_SET]), 0) if found else 0
+
+    def _insert_frame(self, w: Any, place: int, sp: int) -> None:
+        """The frames from `place` to `sp` have moved up, for one that carries out the action set of what runs."""
+        for at in range(sp, place, -1):
+            self._frames[at] = self._frames[at - 1]
+        is_part = place == 0 or w.frames[place - 1, F_TX_MARK] >= 0
+        steps = self._steps_of_part() if is_part else self._frames[place - 1][1]
+        self._frames[place] = self._part, steps, _RUN_SET
+
+    def _steps_of_part(self) -> list[Any]:
+        """Where an action set of the running part is told: in its first table."""
+        first = self._part.steps[:1]
+        return first[0].steps if first and isinstance(first[0], Lookup) else self._part.steps
+
+    def _copy_set(self, w: Any, c: Any, sp: Any, is_bucket: Any) -> Any:
+        new_sp = self._plain["copy_set"](w, c, sp, is_bucket)
+        if new_sp > sp:
+            self._frames[int(sp)] = self._part, self._steps, _RUN_SET
+        return new_sp
+
+    def _run_set(self, w: Any, c: Any, head: Any) -> Any:
+        node, outer = Executed(int(head)), self._steps
+        outer = self._steps_of_part() if outer is self._nowhere else outer
+        self._steps = node.steps
+        pc = self._plain["run_set"](w, c, head)
+        if pc == 0 and not node.steps:
+            self._steps = outer
+            return pc
+        node.key = _copy(w.keys[0])
+        outer.append(node)
+        self._base = int(pc)
+        return pc
 
     def _next_path(self, parent: Part) -> tuple[int, ...]:
         n = self._children.get(parent.path, 0)
@@ -292,6 +355,9 @@ _HOOKS: Mapping[tuple[Any, str], Callable[..., Any]] = {
     (interpreter, "_ct"): Recorder._ct,
     (interpreter, "_track"): Recorder._track,
     (interpreter, "_enter_group"): Recorder._enter_group,
+    (interpreter, "apply_to_set"): Recorder._apply_to_set,
+    (interpreter, "copy_set"): Recorder._copy_set,
+    (action_sets, "run_set"): Recorder._run_set,
     (interpreter, "choose"): Recorder._choose,
     (interpreter, "_suspend"): Recorder._suspend,
     (interpreter, "_abandon"): Recorder._abandon,
@@ -319,6 +385,7 @@ class _Stage:
         self.plain = {name: kernels.of(getattr(module, name)) for module, name in _HOOKS}
         self.plain["_run_exec"] = plain(interpreter._run_exec)
         self.plain["read_zone"] = plain(reassembly.read_zone)
+        self.plain["_find_set"] = plain(action_sets._find_set)
 
     def run(self, listener: Recorder, arguments: tuple[Any, ...]) -> None:
         """Run a packet, and tell the listener."""

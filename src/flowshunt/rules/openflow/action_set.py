@@ -1,10 +1,12 @@
-"""Action sets: what becomes of a list of actions whose order is not the user's.
+"""Action sets: what becomes of actions whose order is not the user's.
 
-OpenFlow 1.1 and later have the buckets of groups be such sets (OpenFlow 1.3, sections 5.10 and 5.12). What remains of a
-list, and in which order, is as in Open vSwitch.
+OpenFlow 1.1 and later have packets carry such a set, which tables write to, and have the buckets of groups be such sets
+(OpenFlow 1.3, sections 5.10 and 5.12). What remains of a list, and in which order, is as in Open vSwitch.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from flowshunt.rules.openflow import flow as F
 
@@ -17,18 +19,42 @@ _FINAL = ((F.Ct,), (F.CtClear,), (F.Resubmit,), _OUTPUTS, (F.Group,))
 """Of these only one is carried out, at the end: the last one of the highest kind, and kinds rise."""
 
 
-def action_set(actions: tuple[F.Action, ...]) -> tuple[F.Action, ...]:
-    """The list that does what a set does.
+class SetParts(NamedTuple):
+    """A set by its parts, in the order in which they are carried out.
 
-    Actions that have no place in sets do nothing, and neither does a set in which nothing says where the packet goes.
+    `once`: for each kind of _ONCE the action that counts, if there is one. `last`: what says where the packet goes, of
+    this `rank` (-1: there is none, and nothing is carried out).
     """
-    final = max(
-        ((_rank(action), place) for place, action in enumerate(actions) if _rank(action) >= 0), default=(-1, -1)
-    )[1]
-    if final < 0:
-        return ()
-    once = [action for kind in _ONCE for action in [a for a in actions if isinstance(a, kind)][-1:]]
-    return (*once, *(action for action in actions if isinstance(action, _IN_ORDER)), actions[final])
+
+    once: tuple[F.Action | None, ...]
+    changes: tuple[F.Action, ...]
+    last: F.Action | None
+    rank: int
+
+
+def parts_of(actions: tuple[F.Action, ...]) -> SetParts:
+    """The parts of a set that a list was written to. Actions that have no place in sets do nothing."""
+    rank, place = max(((_rank(action), place) for place, action in enumerate(actions)), default=(-1, -1))
+    once = [[action for action in actions if isinstance(action, kind)][-1:] for kind in _ONCE]
+    return SetParts(
+        tuple(found[0] if found else None for found in once),
+        tuple(action for action in actions if isinstance(action, _IN_ORDER)),
+        actions[place] if rank >= 0 else None,
+        rank,
+    )
+
+
+def action_set(actions: tuple[F.Action, ...]) -> tuple[F.Action, ...]:
+    """The list that does what a set does."""
+    once, changes, last, _ = parts_of(actions)
+    return () if last is None else (*(action for action in once if action is not None), *changes, last)
+
+
+def has_place(action: F.Action) -> bool:
+    """Whether an action can stand in a set."""
+    if isinstance(action, F.SetQueue):
+        return action.queue is not None
+    return isinstance(action, _ONCE + _IN_ORDER) or _rank(action) >= 0
 
 
 def _rank(action: F.Action) -> int:

@@ -9,6 +9,7 @@ from flowshunt.conntrack.helpers import BY_NAME
 from flowshunt.conntrack.nat import Nat
 from flowshunt.packet.schema import ETH_IPV4, ETH_IPV6, PROTO_TCP
 from flowshunt.rules.openflow import flow, values
+from flowshunt.rules.openflow.action_set import has_place
 from flowshunt.rules.openflow.elsewhere import (
     read_controller,
     read_enqueue,
@@ -31,9 +32,9 @@ MAX_NESTING = 16
 
 _NOT_YET = frozenset(
     (
-        "clear_actions", "dec_mpls_ttl", "dec_nsh_ttl", "decap",
+        "dec_mpls_ttl", "dec_nsh_ttl", "decap",
         "delete_field", "encap", "pop_mpls", "push_mpls", "sample", "set_mpls_label", "set_mpls_tc",
-        "set_mpls_ttl", "set_tunnel", "set_tunnel64", "write_actions",
+        "set_mpls_ttl", "set_tunnel", "set_tunnel64",
     )
 )  # fmt: skip
 _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
@@ -46,7 +47,8 @@ _PORT_ACTIONS: MappingProxyType[int, Action] = MappingProxyType(
         values.PORT_TABLE: flow.ToTable(),
     }
 )
-_INSTRUCTIONS = ("write_metadata", "goto_table")
+_INSTRUCTIONS = ("clear_actions", "write_actions", "write_metadata", "goto_table")
+"""What stands behind actions, in this order."""
 _CT_ARGUMENTS = ("commit", "force", "table", "zone", "exec", "nat", "alg")
 
 
@@ -106,7 +108,10 @@ class ActionReader:
                     if inside:
                         raise BadValueError(f"{name} can't stand inside {inside}")
                     last = name
-                found.extend(self._one(name, item, inside))
+                actions = self._one(name, item, inside)
+                if inside == "write_actions" and not all(map(has_place, actions)):
+                    raise BadValueError(f"{quote(item.key)} can't stand in an action set", "put it in front, by itself")
+                found.extend(actions)
             except BadValueError as problem:
                 raise self.context.blame(item, problem) from None
         if drop is not None and n:
@@ -237,11 +242,24 @@ class ActionReader:
         if self.depth == MAX_NESTING:
             raise self.context.error(item.key_at, item.key, f"clone lies more than {MAX_NESTING} deep in clone")
         self.depth += 1
-        tagged = self.fields.tagged
-        actions = self.read(item.value_at, item.value_at + len(item.value), "clone")
-        self.fields.tagged = tagged
+        actions = self._nested(item, "clone")
         self.depth -= 1
         return flow.Clone(actions)
+
+    def _nested(self, item: Item, inside: str) -> Actions:
+        """The list within an action; whether there is a VLAN tag then is forgotten behind it."""
+        tagged = self.fields.tagged
+        actions = self.read(item.value_at, item.value_at + len(item.value), inside)
+        self.fields.tagged = tagged
+        return actions
+
+    def clear_actions(self, item: Item) -> Action:
+        """`clear_actions`."""
+        return flow.ClearActions()
+
+    def write_actions(self, item: Item) -> Action:
+        """`write_actions(ACTIONS)`."""
+        return flow.WriteActions(self._nested(item, "write_actions"))
 
     def push(self, item: Item) -> Action:
         """`push:FIELD[FIRST..LAST]`."""
@@ -370,10 +388,10 @@ class ActionReader:
 
 
 def _check_order(name: str, last: str) -> None:
-    """What may follow write_metadata and goto_table."""
+    """What may follow an instruction."""
     if name == last:
         raise BadValueError(f"{name} is given twice", "once is enough")
-    if not (last == "write_metadata" and name == "goto_table"):
+    if name not in _INSTRUCTIONS[_INSTRUCTIONS.index(last) :]:
         raise BadValueError(f"{quote(name)} can't follow {last}", f"put {last} behind it")
 
 
@@ -416,6 +434,8 @@ _HANDLERS: MappingProxyType[str, Callable[[ActionReader, Item], Action]] = Mappi
         "ct": ActionReader.ct,
         "ct_clear": ActionReader.ct_clear,
         "clone": ActionReader.clone,
+        "clear_actions": ActionReader.clear_actions,
+        "write_actions": ActionReader.write_actions,
         "note": ActionReader.note,
         "controller": read_controller,
         "group": read_group,

@@ -108,6 +108,6 @@ def compile_group(
     else:
         buckets_run = list(range(len(buckets)))
     for place in buckets_run:
-        out.clone(*bodies[place])
+        out.clone(*bodies[place], is_bucket=True)
         places[place] = len(out.words) - len(bodies[place][0]) + 1
     return CompiledGroup(out.finish(), tuple(out.late), counted, tuple(places))

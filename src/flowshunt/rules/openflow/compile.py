@@ -37,6 +37,7 @@ from flowshunt.packet.schema import (
     W_PORT,
 )
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.action_set import parts_of
 from flowshunt.rules.openflow.elsewhere import REASONS
 from flowshunt.rules.openflow.links import ALGORITHMS, HASH_FIELDS, MAX_CLAUSES, MEMBER_ALGORITHMS, MIN_CLAUSES
 
@@ -178,12 +179,12 @@ _RESERVED_PORTS = {**_RESERVED, F.Controller: PORT_CONTROLLER}
 
 
 def _outputs_to(actions: Iterable[F.Action], port: int) -> bool:
-    """Whether a list names the port, be it a reserved one or in a clone.
+    """Whether a list names the port, be it a reserved one, in a clone or for the action set.
 
     As in Open vSwitch, fields that hold a number, bundles and truncated outputs don't count.
     """
     for action in actions:
-        if isinstance(action, F.Clone):
+        if isinstance(action, F.Clone | F.WriteActions):
             named = _outputs_to(action.actions, port)
         elif isinstance(action, F.Output | F.Enqueue):
             named = isinstance(action.port, int) and _port(action.port) == _port(port)
@@ -195,9 +196,11 @@ def _outputs_to(actions: Iterable[F.Action], port: int) -> bool:
 
 
 def leads_to_group(actions: Iterable[F.Action], group: int) -> bool:
-    """Whether a list goes through a group, be it in a clone."""
+    """Whether a list goes through a group, be it in a clone or by the action set."""
     return any(
-        leads_to_group(action.actions, group) if isinstance(action, F.Clone) else action == F.Group(group)
+        leads_to_group(action.actions, group)
+        if isinstance(action, F.Clone | F.WriteActions)
+        else action == F.Group(group)
         for action in actions
     )
 
@@ -480,6 +483,15 @@ class _Actions:
     def clone(self, out: Assembler, action: F.Clone) -> None:
         out.clone(*self.list_of(action.actions))
 
+    def write(self, out: Assembler, action: F.WriteActions) -> None:
+        """Each part of the set is a program of its own, which belongs to this flow."""
+        once, changes, last, rank = parts_of(action.actions)
+        if isinstance(last, F.Controller):
+            last = dataclasses.replace(last, reason=REASONS["action_set"])
+        lists = (*((each,) if each else () for each in once), changes, (last,) if last else ())
+        parts = [self.list_of(each) if each else ((), ()) for each in lists]
+        out.write(parts, rank)
+
     def handled(self, out: Assembler, action: F.Action) -> None:
         out.handled(Handled(action, self._flow))
 
@@ -531,6 +543,8 @@ _HANDLERS: dict[type, Callable[[_Actions, Assembler, Any], None]] = {
     F.Ct: _Actions.ct,
     F.CtClear: lambda _, out, action: out.ct_clear(),
     F.Clone: _Actions.clone,
+    F.ClearActions: lambda _, out, action: out.clear(),
+    F.WriteActions: _Actions.write,
     F.Note: lambda _, out, action: None,
     F.Controller: _Actions.handled,
     F.Group: lambda _, out, action: out.group(action.group),

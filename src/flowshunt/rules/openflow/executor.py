@@ -15,7 +15,7 @@ from flowshunt.base.log import logger
 from flowshunt.datapath.freezing import Frozen
 from flowshunt.datapath.program import PUNT_ACTION, Assembler, CompiledRule, Handled, as_int64
 from flowshunt.datapath.punts import Punt
-from flowshunt.datapath.schema import OUTSIDE_TABLE
+from flowshunt.datapath.schema import DROP_MISSES, OUTSIDE_TABLE
 from flowshunt.datapath.tables import Datapath
 from flowshunt.packet.schema import ETH_IPV6, FIELDS
 from flowshunt.rules.openflow import flow as F
@@ -31,6 +31,9 @@ MAX_PAUSED = 256
 """Packets that may wait for a controller; with more, the oldest are given up."""
 MAX_PAUSE_MS = 60_000
 """How long one may. While a packet waits, what its flow refers to stays, although the flow may be gone long since."""
+
+MISSES = ("controller", "continue", "drop")
+"""What may become of a packet that a table has no flow for, by OpenFlow 1.1's numbers."""
 
 REASON_MISS, REASON_ACTION, REASON_INVALID_TTL, REASON_GROUP, REASON_PACKET_OUT = 0, 1, 2, 4, 5
 
@@ -89,6 +92,7 @@ class Executor:
         self._paused: dict[bytes, tuple[int, Frozen]] = {}
         self._next_token = secrets.randbits(62)
         self._programs: dict[int, int] = {}
+        self._ways_on: dict[int, int] = {}
         self._pending: dict[tuple[int, int], int] = {}
         self._doomed: set[tuple[int, int]] = set()
         datapath.rules.linker.on_released = self._released
@@ -163,6 +167,31 @@ class Executor:
         if bool(state[place][0]) != wanted:
             state[place] = self._program(reason) if wanted else 0
             rules.version += 1
+
+    def set_miss(self, table: int, miss: str | None) -> None:
+        """What becomes of packets that a table has no flow for.
+
+        One of `MISSES`, where "continue" looks into the next table, and leads to controllers behind the last one. None:
+        as `send_misses` says for the first table, and dropped in others.
+        """
+        rules = self._datapath.rules
+        places = rules.arrays.state["misses"][0]
+        if miss is None:
+            places[table] = 0
+        elif miss == "drop":
+            places[table] = DROP_MISSES
+        else:
+            leads_on = miss == "continue" and table + 1 < OUTSIDE_TABLE
+            places[table] = self._way_on(table + 1) if leads_on else self._program(REASON_MISS)
+        rules.version += 1
+
+    def _way_on(self, table: int) -> int:
+        """The pool offset of a program that leads to a table; made once."""
+        if table not in self._ways_on:
+            out = Assembler()
+            out.goto(table)
+            self._ways_on[table] = self._datapath.rules.store(out.finish())
+        return self._ways_on[table]
 
     def _program(self, reason: int) -> int:
         """The pool offset of a program that tells controllers and ends; made once."""

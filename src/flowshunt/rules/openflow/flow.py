@@ -331,11 +331,24 @@ class Bundle:
     dest: Subfield | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ClearActions:
+    """Empty the packet's action set."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteActions:
+    """Add to the packet's action set, which is carried out where its way ends (`action_set`)."""
+
+    actions: tuple[Action, ...]
+
+
 Action = (
     Output | Normal | Flood | All | InPort | Local | Resubmit | GotoTable | SetField | Move | PushVlan | PopVlan
     | DecTtl | Ct | CtClear | Clone | Note | Controller | Group | Meter | Enqueue | SetQueue | Exit
     | Learn | FinTimeout | Push | Pop | CheckLarger
     | ToTable | OutputTruncated | Conjunction | Multipath | Bundle
+    | ClearActions | WriteActions
 )  # fmt: skip
 
 

@@ -242,6 +242,8 @@ class _ActionWriter:
                 return self.ct(action)
             case flows.Clone(actions):
                 return f"clone({self.list_of(actions)})"
+            case flows.WriteActions(actions):
+                return f"write_actions({self.list_of(actions)})"
             case flows.DecTtl(controllers):
                 return f"dec_ttl({','.join(map(str, controllers))})" if controllers else "dec_ttl"
             case flows.GotoTable(table):
@@ -421,5 +423,6 @@ _FIXED: Mapping[type, str] = {
     flows.ToTable: "TABLE",
     flows.PopVlan: "strip_vlan",
     flows.CtClear: "ct_clear",
+    flows.ClearActions: "clear_actions",
     flows.Exit: "exit",
 }

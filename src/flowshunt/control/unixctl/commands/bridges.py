@@ -5,7 +5,7 @@ from __future__ import annotations
 from flowshunt.control.unixctl.commands.dpctl import in_slices
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import CommandError, command, on_worker
-from flowshunt.datapath.rules import FlowStatistics
+from flowshunt.datapath.listing import FlowStatistics
 from flowshunt.rules.openflow.format import format_flow
 
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from flowshunt.control.unixctl.commands.dpctl import refusal, split, without_datapath
 from flowshunt.control.unixctl.node import Bridge, Node
 from flowshunt.control.unixctl.registry import CommandError, command, on_worker
-from flowshunt.datapath.rules import FlowStatistics
+from flowshunt.datapath.listing import FlowStatistics
 from flowshunt.rules.openflow import flow as F
 from flowshunt.rules.openflow.format import format_actions
 from flowshunt.rules.openflow.values import write_ipv4, write_ipv6, write_mac, write_port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain, repeat
 
 from flowshunt.control.unixctl.node import Bridge, Node
 from flowshunt.control.unixctl.registry import CommandError, command, on_worker
@@ -40,15 +41,30 @@ def _bridge(node: Node, name: str) -> Bridge:
     return found
 
 
-@on_worker
-def show(node: Node, arguments: list[str]) -> str:
-    """Learned and static addresses."""
-    bridge = _bridge(node, arguments[0])
-    lines = [" port  VLAN  MAC                Age"]
+def _rows(node: Node, bridge: Bridge) -> list[str]:
+    rows = []
     for one in reversed(bridge.switch.datapath.ports.stations(node.now_ms())):
         port = "LOCAL" if one.port == PORT_LOCAL else str(one.port)
         age = "static" if one.is_static else f"{max(one.age_ms, 0) // 1000:3}"
-        lines.append(f"{port:>5}  {one.vlan:4}  {one.mac}  {age}")
+        rows.append(f"{port:>5}  {one.vlan:4}  {one.mac}  {age}")
+    return rows
+
+
+@on_worker
+def show(node: Node, arguments: list[str]) -> str:
+    """Learned and static addresses: of one bridge as Open vSwitch 3.1 has it, of several, or all, as 4.0 does."""
+    bridges = [_bridge(node, name) for name in arguments] or list(node.bridges.values())
+    if len(bridges) == 1:
+        lines = [f" {'port' if arguments else 'Port'}  VLAN  MAC                Age", *_rows(node, bridges[0])]
+        return "\n".join(lines) + "\n"
+    width = max((len(bridge.name) for bridge in bridges), default=0)
+    width = max(width, len("Bridge")) + 1
+    lines = [f" {'Bridge':{width}} Port  VLAN  MAC                Age"]
+    for bridge in bridges:
+        names = chain((bridge.name,), repeat(""))
+        lines += [f" {name:{width}}{row}" for name, row in zip(names, _rows(node, bridge), strict=False)] or [
+            f" {bridge.name}"
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -140,7 +156,7 @@ def flush_groups(node: Node, arguments: list[str]) -> str:
 
 
 COMMANDS = (
-    command("fdb/show", "bridge", 1, 1, show),
+    command("fdb/show", "[bridge...]", 0, None, show),
     command("fdb/flush", "[bridge]", 0, 1, flush),
     command("fdb/stats-show", "bridge", 1, 1, show_statistics),
     command("fdb/stats-clear", "[bridge]", 0, 1, clear_statistics),

@@ -15,6 +15,7 @@ from flowshunt.datapath.program import PUNT_HELPER, W_SCRATCH, CompiledRule
 from flowshunt.datapath.tracing.record import (
     Chosen,
     Entered,
+    Executed,
     Fetched,
     Frame,
     Key,
@@ -25,9 +26,11 @@ from flowshunt.datapath.tracing.record import (
     Refused,
     Sent,
     Tracked,
+    Written,
 )
 from flowshunt.packet.schema import W_METADATA, W_REG
 from flowshunt.rules.openflow import flow as F
+from flowshunt.rules.openflow.action_set import action_set
 from flowshunt.rules.openflow.buckets import Bucket
 from flowshunt.rules.openflow.compile import action_places
 from flowshunt.rules.openflow.format import format_action, format_match, format_part
@@ -141,6 +144,7 @@ class Teller:
         self._ids: dict[int, int] = {}
         self._later: list[Chapter] = []
         self._names = place.names
+        self._writes: dict[int, tuple[int, tuple[F.Action, ...], F.Flow]] = {}
 
     def tell(self, outside: F.Flow | None = None) -> Story:
         """The story. `outside`: the actions of no table that the packet began with."""
@@ -168,6 +172,20 @@ class Teller:
     def inner(self, story: Story) -> None:
         """Another bridge's story is told within this one; what happens later there is told later."""
         self._later += story.waiting
+
+    def wrote(self, step: Written, actions: tuple[F.Action, ...], flow: F.Flow) -> None:
+        """A flow has written to an action set."""
+        self._writes[step.head] = step.previous, actions, flow
+
+    def action_set(self, head: int) -> tuple[tuple[F.Action, ...], F.Flow]:
+        """What the action set is that ends with a write, and the flow that wrote last."""
+        written: tuple[F.Action, ...] = ()
+        last = F.Flow()
+        while head in self._writes:
+            head, actions, flow = self._writes[head]
+            last = flow if not written else last
+            written = actions + written
+        return action_set(written), last
 
     def recirc_id(self, part: Part) -> int:
         """Its number."""
@@ -203,6 +221,8 @@ class _Telling:
                 nodes += self._tracked(step, action)
             elif isinstance(step, Entered) and isinstance(action, F.Group):
                 nodes += self._group(step, action)
+            elif isinstance(step, Written):
+                nodes.append(self._written(step, action))
             else:
                 nodes += self._other(step, action)
         self._flow = outer
@@ -299,10 +319,40 @@ class _Telling:
             nodes.append(Node(BUCKET, f"bucket {bucket.id}", inner or [Node(ACTION, "drop")]))
         return nodes
 
+    def _written(self, step: Written, action: F.Action | None) -> Node:
+        """What the action set is by a write, or was before it was emptied."""
+        actions: tuple[F.Action, ...]
+        if not isinstance(action, F.WriteActions):
+            verb, (actions, flow) = "was", self._teller.action_set(step.previous)
+        elif step.head == step.previous:  # what is carried out cannot be written to
+            verb, actions, flow = "is", action_set(action.actions), self._flow
+        else:
+            self._teller.wrote(step, action.actions, self._flow)
+            verb, (actions, flow) = "is", self._teller.action_set(step.head)
+        text = ",".join(format_action(each, flow, self._names) for each in actions)
+        return Node(DETAIL, f"action set {verb}: {text}" if text else f"action set {verb} empty")
+
+    def _executed(self, step: Executed) -> Node:
+        """What an action set does; all but its last action is done at once."""
+        actions, flow = self._teller.action_set(step.head)
+        outer, self._flow = self._flow, flow
+        nodes: list[Node] = []
+        over = step.steps[:1] == [Refused(D.FATE_TTL)]
+        for action in actions[:-1]:
+            nodes += self._action(action, step.key)
+            if over and isinstance(action, F.DecTtl):
+                break
+        places = {} if over else {0: actions[-1:]}
+        nodes += self.steps(step.steps, None, places)
+        self._flow = outer
+        return Node(TABLE, "--. Executing action set:", nodes)
+
     def _other(self, step: Any, action: F.Action | None) -> list[Node]:
         match step:
             case Lookup():
                 return [self._table(step)]
+            case Executed():
+                return [self._executed(step)]
             case Sent():
                 return self._sent(step)
             case Punted():
