@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.insertion import flows_of
 from flowshunt.app import Switch
+from flowshunt.base.clock import this_moment
 from flowshunt.cli.bench.figures import Record
 from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon import snapshot
@@ -88,9 +89,9 @@ def _round(record: Record, folder: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "connections"
         with _timed(record, "restart.write"):
-            snapshot.write(file, "default", list(snapshot.documents(before.switch.tracker, now_ms)), now_ms)
+            snapshot.write(file, "default", list(snapshot.documents(before.switch.tracker, now_ms)), this_moment())
         with _timed(record, "restart.read"):
-            entries = snapshot.read(file, "default", now_ms).entries
+            entries = snapshot.read(file, "default").entries
             snapshot.put_back(Switch(max_connections=N + 1024).tracker, entries, now_ms)
     assert before.kernel.objects is not None
     before.kernel.objects.states["last_used_ns"] = time.monotonic_ns()

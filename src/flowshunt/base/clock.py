@@ -8,7 +8,8 @@ set from the packets for captures and in tests.
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from contextlib import suppress
+from typing import NamedTuple, Protocol
 
 from flowshunt.base.errors import UsageError
 
@@ -55,6 +56,36 @@ class ManualClock:
         if by_ns < 0:
             raise UsageError(f"a clock cannot go back by {-by_ns} ns", hint="use a new ManualClock")
         self._now_ns += by_ns
+
+
+class Moment(NamedTuple):
+    """When something was, for another process: its clock may have begun elsewhere, and been set since.
+
+    `wall_ms`: by the machine's clock, since the epoch. `boot`: which start of the machine, empty where it does not say.
+    `uptime_ms`: since then, suspended time included.
+    """
+
+    wall_ms: int
+    boot: str = ""
+    uptime_ms: int = 0
+
+    def age_ms(self, now: Moment) -> int:
+        """What has passed until `now`, never less than nothing.
+
+        Within one start of the machine that is so whatever was done to its clock. Beyond it, that clock says it; one
+        that was set back says nothing.
+        """
+        if self.boot and self.boot == now.boot and self.uptime_ms <= now.uptime_ms:
+            return now.uptime_ms - self.uptime_ms
+        return max(now.wall_ms - self.wall_ms, 0)
+
+
+def this_moment() -> Moment:
+    """Now."""
+    boot = ""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return Moment(milliseconds(time.time_ns()), boot, milliseconds(time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
 
 def milliseconds(time_ns: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from flowshunt.base.clock import this_moment
 from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
 from flowshunt.control.unixctl.commands.dpctl import in_slices
@@ -38,7 +39,7 @@ async def take_over(node: Node) -> None:
     What cannot be trusted is refused with a warning, and that traffic starts fresh.
     """
     try:
-        written = await asyncio.to_thread(snapshot.read, place_in(node.rundir), node.tracker.profile, node.now_ms())
+        written = await asyncio.to_thread(snapshot.read, place_in(node.rundir), node.tracker.profile)
     except FileNotFoundError:
         written = None
     except (InputError, OSError) as problem:
@@ -96,9 +97,9 @@ def _adoption(node: Node) -> Adoption | None:
 async def write_connections(node: Node) -> None:
     """Write them down as they are now; what goes wrong is logged."""
     try:
-        now_ms = node.now_ms()
+        now_ms, now = node.now_ms(), this_moment()
         found = await in_slices(node, lambda: snapshot.documents(node.tracker, now_ms))
-        await asyncio.to_thread(snapshot.write, place_in(node.rundir), node.tracker.profile, found, now_ms)
+        await asyncio.to_thread(snapshot.write, place_in(node.rundir), node.tracker.profile, found, now)
     except OSError as problem:
         _LOG.warning("connections cannot be written down: %s", problem)
 
