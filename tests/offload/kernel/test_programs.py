@@ -15,7 +15,7 @@ import pytest
 from flowshunt.base import bpf
 from flowshunt.datapath.paths.records import FLOW
 from flowshunt.offload.batch import DEL, OPERATION, Batch
-from flowshunt.offload.providers.kernel.devices import EveryPort
+from flowshunt.offload.providers.kernel.ports import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from tests.builders import Packet, batch_of
 from tests.datapath.shunt.test_hits import make
@@ -441,11 +441,11 @@ def test_a_connection_that_ends_twice_at_once_ends_once() -> None:
     flows["rows"][:, 0], flows["generations"][:, 0] = (5, 6), 1
     flows["paths"]["tuple"] = socket.IPPROTO_TCP << 8 | np.arange(1, 5).reshape(2, 2) << 32
     kernel.install(flows)
-    assert kernel.n_flows == 2
+    assert kernel.flows.n_flows == 2
     ended = np.zeros(4, OPERATION)
     ended["type"], ended["row"], ended["generation"] = DEL, (5, 5, 6, 6), 1
     kernel.batch_submit(Batch(ended, None))
-    assert kernel.n_flows == 0
+    assert kernel.flows.n_flows == 0
     kernel.install(flows)
     assert flows["error"].tolist() == [0, 0]
     kernel.close()
