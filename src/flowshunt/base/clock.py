@@ -8,10 +8,14 @@ set from the packets for captures and in tests.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from flowshunt.base.errors import UsageError
+
+_END_MS = 1 << 53
+"""Times that numbers of JSON have exactly are before it."""
 
 
 class Clock(Protocol):
@@ -78,6 +82,22 @@ class Moment(NamedTuple):
         if self.boot and self.boot == now.boot and self.uptime_ms <= now.uptime_ms:
             return now.uptime_ms - self.uptime_ms
         return max(now.wall_ms - self.wall_ms, 0)
+
+    def document(self) -> dict[str, Any]:
+        """As files say it, beside other things."""
+        return {"time_ms": self.wall_ms, "boot": self.boot, "uptime_ms": self.uptime_ms}
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Moment:
+        """What a file says, the time alone if it is of an older switch. Raises ValueError when it says none."""
+        wall_ms, boot, uptime_ms = said.get("time_ms"), said.get("boot", ""), said.get("uptime_ms", 0)
+        if not (_is_time(wall_ms) and _is_time(uptime_ms) and type(boot) is str):
+            raise ValueError("it does not say when it was written")
+        return cls(wall_ms, boot, uptime_ms)
+
+
+def _is_time(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < _END_MS
 
 
 def this_moment() -> Moment:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from flowshunt.base.errors import InputError
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.listing.json import document
-from flowshunt.conntrack.listing.read_json import MAX_MS, EntryError, connection_of
+from flowshunt.conntrack.listing.read_json import EntryError, connection_of
 from flowshunt.conntrack.restore import IS_THERE, Entry
 from flowshunt.conntrack.table import Tracker
 
@@ -56,10 +56,7 @@ def documents(tracker: Tracker, now_ms: int) -> Iterator[dict[str, Any]]:
 
 def write(path: Path, profile: str, found: list[dict[str, Any]], now: Moment) -> None:
     """Replace the file by one of these connections, as they stood at `now`. Raises OSError; then it is as it was."""
-    beginning = {
-        "format": FORMAT, "version": VERSION, "profile": profile, "time_ms": now.wall_ms, "boot": now.boot,
-        "uptime_ms": now.uptime_ms,
-    }  # fmt: skip
+    beginning = {"format": FORMAT, "version": VERSION, "profile": profile} | now.document()
     fresh = path.with_name(f".{path.name}.new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         for line in (beginning, *found, {"end": len(found)}):
@@ -80,7 +77,10 @@ def read(path: Path, profile: str, clock: Callable[[], Moment] = this_moment) ->
         said = {name: beginning.get(name) for name in ("format", "version", "profile")}
         if said != {"format": FORMAT, "version": VERSION, "profile": profile}:
             raise SnapshotError(f"{path}: {said} is not {FORMAT} of version {VERSION} and profile {profile}")
-        written = _moment(beginning, path)
+        try:
+            written = Moment.of(beginning)
+        except ValueError as problem:
+            raise SnapshotError(f"{path}: {problem}") from None
         found: list[Connection | EntryError] = []
         while "end" not in (value := _value(file.readline(MAX_LINE), path)):
             found.append(_entry(value, profile))
@@ -90,18 +90,6 @@ def read(path: Path, profile: str, clock: Callable[[], Moment] = this_moment) ->
     aged = ((number, _aged(one, age_ms)) for number, one in enumerate(found, 2))
     entries = [(number, one) for number, one in aged if one is not None]
     return Snapshot(entries, age_ms, len(found) - len(entries))
-
-
-def _moment(beginning: dict[str, Any], path: Path) -> Moment:
-    """When a file was written. One of an older switch has the time only."""
-    wall_ms, boot, uptime_ms = beginning.get("time_ms"), beginning.get("boot", ""), beginning.get("uptime_ms", 0)
-    if not (_is_time(wall_ms) and _is_time(uptime_ms) and type(boot) is str):
-        raise SnapshotError(f"{path}: it does not say when it was written")
-    return Moment(wall_ms, boot, uptime_ms)
-
-
-def _is_time(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < MAX_MS
 
 
 def _aged(found: Connection | EntryError, age_ms: int) -> Connection | EntryError | None:
