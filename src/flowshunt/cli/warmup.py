@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import flowshunt.ports.receiving
-import flowshunt.ports.recorder
-import flowshunt.ports.sending
-import flowshunt.ports.xsk  # noqa: F401  (all for their entry points)
+import importlib
+import pkgutil
+
+import flowshunt
 from flowshunt.cli import kernels
 from flowshunt.jit import JIT
 
 
 def execute() -> None:
     """Compile what is missing and say what there is, and where."""
+    _import_everything()
     warmth = kernels.ready()
     if not JIT:
         print("The JIT is off (NUMBA_DISABLE_JIT): there is nothing to compile.")
@@ -24,3 +25,10 @@ def execute() -> None:
         print("They could not be kept: no cache directory can be written to. Set FLOWSHUNT_CACHE_DIR to one that can.")
     else:
         print(f"They are kept in {warmth.directory}")
+
+
+def _import_everything() -> None:
+    """A kernel is known once its module is imported; no list of those with kernels would stay complete."""
+    for module in pkgutil.walk_packages(flowshunt.__path__, "flowshunt."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
