@@ -18,9 +18,11 @@ from benchmarks import traffic
 from flowshunt.cli.bench.figures import Record
 from flowshunt.datapath.paths.records import FLOW
 from flowshunt.jit import warm_up
-from flowshunt.offload.providers.kernel.devices import EveryPort
+from flowshunt.offload.providers.kernel.flows import TURNS
 from flowshunt.offload.providers.kernel.objects import missing_privileges
-from flowshunt.offload.providers.kernel.provider import TIMEOUT_MS, TURNS, Kernel
+from flowshunt.offload.providers.kernel.options import TIMEOUT_MS
+from flowshunt.offload.providers.kernel.ports import EveryPort
+from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.packet.schema import PROTO_UDP
 
 N = 1_000_000
@@ -64,7 +66,7 @@ def _insert(provider: Kernel, flows: np.ndarray) -> float:
     for start in range(0, len(flows), _TOGETHER):
         provider.install(flows[start : start + _TOGETHER])
     seconds = time.thread_time() - began
-    if flows["error"].any() or provider.n_flows != len(flows):
+    if flows["error"].any() or provider.flows.n_flows != len(flows):
         raise AssertionError("not all connections were taken")
     return seconds
 
@@ -98,7 +100,7 @@ def measure(record: Record, rounds: int) -> None:
         updated = _timed([lambda t=t: provider.handed_back(t) for t in times])  # type: ignore[misc]
         now_ms = times[-1]
         removed, _ = _timed([lambda s=s: provider.withdraw(rows[s], generations[s]) for s in slices])  # type: ignore[misc]
-        if provider.n_flows:
+        if provider.flows.n_flows:
             raise AssertionError("flows are left")
         if turn:  # the first one touches memory for the first time
             record.add("insert.kernel", "connections/s", N / inserted)

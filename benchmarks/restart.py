@@ -19,23 +19,19 @@ import numpy as np
 
 from benchmarks.insertion import flows_of
 from flowshunt.app import Switch
+from flowshunt.base.clock import this_moment
 from flowshunt.cli.bench.figures import Record
 from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon import snapshot
 from flowshunt.daemon.adoption import Adoption
 from flowshunt.jit import warm_up
 from flowshunt.offload.handover import HANDOVER
-from flowshunt.offload.providers.kernel.devices import EveryPort
 from flowshunt.offload.providers.kernel.pinned import LeftBehind
+from flowshunt.offload.providers.kernel.ports import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.offload.registry import Settings
 
 N = 100_000
-
-
-class _Everywhere(Kernel):
-    def ports_at(self, ifindexes: np.ndarray) -> np.ndarray:
-        return ifindexes.astype(np.int64)
 
 
 class _Process:
@@ -43,12 +39,12 @@ class _Process:
         self.switch = Switch(max_connections=N + 1024)
         for name in ("p1", "p2"):
             self.switch.add_port(name)
-        self.kernel = _Everywhere(EveryPort(), limit=N)
+        self.kernel = Kernel(EveryPort(), limit=N)
         self.switch.offload.register(self.kernel)
         self.holding = Holding(self.switch.tracker)
         if pins is not None:
             self.kernel.set_options({"hitless": "true", "pins": pins, "limit": str(N)})
-            self.kernel.describe = partial(self.switch.offload.describe, self.holding)
+            self.kernel.flows.describe = partial(self.switch.offload.describe, self.holding)
         self.switch.offload.configure(Settings(True, ("kernel",)))
 
     def fill(self) -> float:
@@ -61,7 +57,7 @@ class _Process:
         began = time.thread_time()
         self.switch.offload.adopt(self.holding, handover, *identity, tracker.now_ms)
         seconds = time.thread_time() - began
-        if self.kernel.n_flows != N:
+        if self.kernel.flows.n_flows != N:
             raise AssertionError("not all flows were taken")
         return seconds
 
@@ -88,9 +84,9 @@ def _round(record: Record, folder: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "connections"
         with _timed(record, "restart.write"):
-            snapshot.write(file, "default", list(snapshot.documents(before.switch.tracker, now_ms)), now_ms)
+            snapshot.write(file, "default", list(snapshot.documents(before.switch.tracker, now_ms)), this_moment())
         with _timed(record, "restart.read"):
-            entries = snapshot.read(file, "default", now_ms).entries
+            entries = snapshot.read(file, "default").entries
             snapshot.put_back(Switch(max_connections=N + 1024).tracker, entries, now_ms)
     assert before.kernel.objects is not None
     before.kernel.objects.states["last_used_ns"] = time.monotonic_ns()
@@ -105,8 +101,8 @@ def _round(record: Record, folder: str) -> None:
     with _timed(record, "restart.install"):
         adoption.install()
         adoption.settle()
-    if after.kernel.n_flows != N:
-        raise AssertionError(f"{after.kernel.n_flows} of {adoption.n_rebuilt} flows go on")
+    if after.kernel.flows.n_flows != N:
+        raise AssertionError(f"{after.kernel.flows.n_flows} of {adoption.n_rebuilt} flows go on")
     after.kernel.close()
 
 

@@ -21,8 +21,8 @@ from flowshunt.daemon.adoption import Adoption
 from flowshunt.daemon.kernel import KernelPorts
 from flowshunt.daemon.node import Node
 from flowshunt.daemon.ports import open_dummy
-from flowshunt.offload.providers.kernel.devices import EveryPort
 from flowshunt.offload.providers.kernel.pinned import LeftBehind
+from flowshunt.offload.providers.kernel.ports import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.offload.registry import Settings
 from tests.builders import Packet, batch_of
@@ -61,13 +61,6 @@ def pins(tmp_path: Path) -> Iterator[str]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-class Everywhere(Kernel):
-    """Numbers of ports are those of devices."""
-
-    def ports_at(self, ifindexes: np.ndarray) -> np.ndarray:
-        return ifindexes.astype(np.int64)
-
-
 class Process:
     """A switch with the provider, whose flows outlive it."""
 
@@ -76,10 +69,10 @@ class Process:
         for name in ("p1", "p2"):
             self.switch.add_port(name)
         self.switch.add_flows(rules)
-        self.kernel = Everywhere(EveryPort(), limit=64)
+        self.kernel = Kernel(EveryPort(), limit=64)
         self.switch.offload.register(self.kernel)
         self.kernel.set_options({"hitless": "true", "pins": pins})
-        self.kernel.describe = partial(self.switch.offload.describe, Holding(self.switch.tracker))
+        self.kernel.flows.describe = partial(self.switch.offload.describe, Holding(self.switch.tracker))
         self.switch.offload.configure(Settings(True, ("kernel",)))
         self.pins = pins
 
@@ -193,7 +186,7 @@ def test_silence_goes_on_and_ends_what_has_expired(pins: str) -> None:
 @pytest.mark.parametrize("is_written", [True, False])
 def test_what_a_helper_announced_comes_from_what_was_written_if_it_can(is_written: bool, pins: str) -> None:
     before = Process(ONE_ZONE, pins)
-    describe = before.kernel.describe
+    describe = before.kernel.flows.describe
     assert describe is not None
 
     def announced(flows: np.ndarray):
@@ -201,7 +194,7 @@ def test_what_a_helper_announced_comes_from_what_was_written_if_it_can(is_writte
         described.connections[0]["ext"]["parent_row"] = 3
         return described
 
-    before.kernel.describe = announced
+    before.kernel.flows.describe = announced
     before.talk()
     (was,) = before.connections()
     entries = list(enumerate(before.switch.tracker.connections(NOW_MS + 100))) if is_written else None
@@ -217,7 +210,7 @@ def test_what_a_helper_announced_comes_from_what_was_written_if_it_can(is_writte
 @pytest.mark.parametrize(("field", "value"), [("peer", 99), ("state", 200), ("tuple", 1 << 8)])
 def test_nonsense_is_left_out(field: str, value: int, pins: str) -> None:
     before = Process(ONE_ZONE, pins)
-    describe = before.kernel.describe
+    describe = before.kernel.flows.describe
     assert describe is not None
 
     def spoilt(flows: np.ndarray):
@@ -225,7 +218,7 @@ def test_nonsense_is_left_out(field: str, value: int, pins: str) -> None:
         described.connections[0]["connection"][field] = value
         return described
 
-    before.kernel.describe = spoilt
+    before.kernel.flows.describe = spoilt
     before.talk()
     before.end()
     after = Process(ONE_ZONE, pins)
@@ -298,10 +291,10 @@ def test_flows_are_looked_at_again_a_few_at_a_time_from_the_first_on(pins: str) 
     before.end()
     after = Process(ONE_ZONE, pins)
     after.take_over()
-    waiting = after.kernel._unchecked = np.zeros(1000, np.int64)
+    waiting = after.kernel.flows._unchecked = np.zeros(1000, np.int64)
     now_ms = NOW_MS + 100
     after.kernel.handed_back(now_ms)
-    assert 0 < len(waiting) - len(after.kernel._unchecked) <= 40
+    assert 0 < len(waiting) - len(after.kernel.flows._unchecked) <= 40
     after.kernel.close()
 
 
@@ -312,7 +305,7 @@ def test_what_is_missing_is_told(pins: str) -> None:
     (link,) = (path for path in Path(pins).iterdir() if path.is_symlink())
     (link / "states").unlink()
     with pytest.raises(OSError, match="states is missing"):
-        Everywhere.left_behind(before.kernel)
+        before.kernel.left_behind()
 
 
 def test_options_that_the_kernel_refuses_change_nothing(pins: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +320,7 @@ def test_options_that_the_kernel_refuses_change_nothing(pins: str, monkeypatch: 
         patch.setattr(bpf, "create_map", refuse)
         with pytest.raises(OSError, match="no memory"):
             kernel.set_options({"limit": "64", "timeout": "5", "hitless": "true", "pins": pins})
-    assert (kernel.is_hitless, kernel.timeout_ms) == (False, 30_000)
+    assert (kernel.options.is_hitless, kernel.options.timeout_ms) == (False, 30_000)
     kernel.set_options({"limit": "64", "hitless": "true", "pins": pins})
     kernel.forget_others()
     assert len(LeftBehind(pins)) == 0

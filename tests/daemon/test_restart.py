@@ -41,7 +41,7 @@ def test_the_last_writing_waits_for_the_one_that_is_under_way(tmp_path: Path, mo
     monkeypatch.setattr(snapshot, "write", slow)
     asyncio.run(work())
     assert order == ["begins", "is done"] * 2
-    assert snapshot.read(restart.place_in(tmp_path), "default", 0).entries == []
+    assert snapshot.read(restart.place_in(tmp_path), "default").entries == []
 
 
 def test_nothing_is_written_before_what_was_there_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from flowshunt.offload.conformance.stage import Stage
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers import built_in, factory_of
 from flowshunt.offload.providers.dummy import ArrayDummy
-from flowshunt.offload.providers.kernel.devices import EveryPort
+from flowshunt.offload.providers.kernel.ports import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.offload.registry import Settings
 from tests.offload.broken import DEFECTS, Batched, Hangs, Quiet, RaisesAtFlush, Sound

@@ -166,6 +166,31 @@ def test_tags_in_frames_are_put_on_and_taken_off(network: Network, tmp_path: Pat
     switch.stop()
 
 
+def test_a_tag_that_the_far_end_keeps_out_of_frames_is_seen_behind_them(network: Network, tmp_path: Path) -> None:
+    """The program at ingress pushes tags beside the frame, as devices for VLANs do."""
+    push, pop = "push_vlan:0x8100,set_field:4101->vlan_vid", "pop_vlan"
+    own = tagging(network).partition("[bridge.br1]")[0]
+    rules = [f"table={table},{match},actions={actions}" for table, match, actions in (
+        (0, "priority=1,arp,in_port=p2", f"{push},x1"), (0, "priority=1,arp,in_port=x1,dl_vlan=5", f"{pop},p2"),
+        (0, "priority=0,ip", "ct(commit,zone=5,table=1)"),
+        (1, "in_port=p2", f"{push},x1"), (1, "in_port=x1,dl_vlan=5", f"{pop},p2"),
+    )]  # fmt: skip
+    other = f'[bridge.br1]\nports = ["p2", "x1"]\nlocal_port = false\nflows = {json.dumps(rules)}\n'
+    modes = "".join(f'[bridge.br1.port.{port}]\nkernel_mode = "xdp"\n' for port in ("p2", "x1"))
+    poll_frames(network, "h2")
+    network.run("switch", "ethtool", "-K", "x0", "gro", "on")
+    switch = Offloading(network, tmp_path, own + other + modes)
+    network.ping("h1", "10.1.0.2")
+    there = counter(network, "h2", "rx_packets")
+    iperf(network, "h1", "h2", "10.1.0.2", "-n", "3M" if JIT else "500k")
+    there = counter(network, "h2", "rx_packets") - there
+    assert frames(network, "x1") > 50, "answers should get their tags in frames"
+    assert there > 200 and switch.seen() < there / 2
+    assert frames(network, "p2") < 50, "all but those of the other bridge's long way have tags that are in no frame"
+    assert checksum_errors(network, "h1") == checksum_errors(network, "h2") == 0
+    switch.stop()
+
+
 def test_frames_go_on_without_the_switch_and_the_next_one_takes_over(tmp_path: Path, pins: Path) -> None:
     network = Unshared()
     try:

@@ -123,15 +123,29 @@ def test_no_tcp_connection_is_lost_whatever_became_of_what_was_written_down(
     switch.stop()
 
 
+SILENT = "02:00:00:00:77:01"
+"""Speaks once, and is known to the next process all the same."""
+
+
+def speak_once(network: Network, host: str) -> None:
+    frame = b"\xff" * 6 + bytes.fromhex(SILENT.replace(":", "")) + b"\x08\x06" + bytes(46)
+    script = f"from socket import *; s = socket(AF_PACKET, SOCK_RAW); s.bind(('eth0', 0)); s.send({frame})"
+    network.run(host, sys.executable, "-c", script)
+
+
 def test_not_one_datagram_is_lost_by_a_restart(network: Network, tmp_path: Path, pins: Path) -> None:
     two_hosts(network)
     switch = Offloading(network, tmp_path, bridge(*C1), *hitless(pins))
     network.ping("h1", "10.1.0.2")
+    speak_once(network, "h2")
     sending, serving = offloaded_datagrams(network, switch)
     poll(lambda: is_quiet(network, switch, 5_000))
+    known = switch.rundir / "stations.json"
+    poll(lambda: known.exists() and SILENT in known.read_text())
     for _ in range(2):
         kill(switch.process)
         switch = Offloading(network, tmp_path, bridge(*C1), *hitless(pins))
+        assert SILENT in switch.appctl("fdb/show", "br0")
         poll(lambda process=switch: is_quiet(network, process, 5_000))
         assert switch.connections("udp", "OFFLOAD")
         assert switch.seen() > 0
@@ -220,7 +234,7 @@ def test_vswitchd_takes_over_when_flows_are_restored(network: Network, pins: Pat
         assert lab.packets("table=1,ct_state=+trk+new") == 0
         lab.stop()
         assert not list(pins.iterdir())
-        assert not (directory / "connections.jsonl").exists()
+        assert not (directory / "connections.jsonl").exists() and not (directory / "stations.json").exists()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

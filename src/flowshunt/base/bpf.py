@@ -31,7 +31,7 @@ _PROG_LOAD, _PIN, _GET, _TEST_RUN = 5, 6, 7, 10
 _UPDATE_BATCH, _DELETE_BATCH = 26, 27
 _LINK_CREATE, _LINK_UPDATE = 28, 29
 _XDP_LINK, _TCX_INGRESS = 37, 46
-_LIVE_FRAMES = 1 << 1
+_LIVE_FRAMES, _COMPLETE = 1 << 1, 1 << 2
 _LOG_SIZE = 1 << 20
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "loongarch64": 280, "s390x": 351}
 _SKB_SIZE = 192
@@ -163,17 +163,21 @@ def load_program(instructions: bytes, license_: str, name: str, type_: int = CLA
         raise OSError(first.errno, f"the kernel refuses program {name}: " + "\n".join(said)) from None
 
 
-def run_program(program_fd: int, frame: bytes, *, ifindex: int = 0, gso_size: int = 0) -> tuple[int, bytes]:
+def run_program(
+    program_fd: int, frame: bytes, *, ifindex: int = 0, gso_size: int = 0, has_sum: bool = False
+) -> tuple[int, bytes]:
     """Have a classifier see a frame that comes in on a device; returns its verdict, and the frame as it left it.
 
-    Nothing is sent or redirected. `gso_size`: of its segments.
+    Nothing is sent or redirected. `gso_size`: of its segments. `has_sum`: the kernel has a sum of all of it, as from a
+    card that computes one (CHECKSUM_COMPLETE). Raises OSError: with that EBADMSG when it is not right any more
+    afterwards, EINVAL before Linux 6.16.
     """
     context = bytearray(_SKB_SIZE)
     struct.pack_into("=I", context, 40, ifindex)
     if gso_size:
         struct.pack_into("=I", context, 164, -(-len(frame) // gso_size))
         struct.pack_into("=I", context, 176, gso_size)
-    return _run(program_fd, frame, context)
+    return _run(program_fd, frame, context, _COMPLETE if has_sum else 0)
 
 
 def run_xdp(program_fd: int, frame: bytes) -> tuple[int, bytes]:
@@ -181,14 +185,14 @@ def run_xdp(program_fd: int, frame: bytes) -> tuple[int, bytes]:
     return _run(program_fd, frame, bytearray())
 
 
-def _run(program_fd: int, frame: bytes, context: bytearray) -> tuple[int, bytes]:
+def _run(program_fd: int, frame: bytes, context: bytearray, flags: int = 0) -> tuple[int, bytes]:
     given = ctypes.create_string_buffer(frame, len(frame))
     taken = ctypes.create_string_buffer(_MAX_OUT)
     about = (ctypes.c_char * len(context)).from_buffer(context)
     attributes = bytearray(
         struct.pack(
             "=IIIIQQIIIIQQII", program_fd, 0, len(frame), _MAX_OUT, ctypes.addressof(given), ctypes.addressof(taken),
-            1, 0, len(context), 0, ctypes.addressof(about) if context else 0, 0, 0, 0,
+            1, 0, len(context), 0, ctypes.addressof(about) if context else 0, 0, flags, 0,
         )
     )  # fmt: skip
     _call(_TEST_RUN, attributes)

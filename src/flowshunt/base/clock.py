@@ -8,9 +8,14 @@ set from the packets for captures and in tests.
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from flowshunt.base.errors import UsageError
+
+_END_MS = 1 << 53
+"""Times that numbers of JSON have exactly are before it."""
 
 
 class Clock(Protocol):
@@ -55,6 +60,52 @@ class ManualClock:
         if by_ns < 0:
             raise UsageError(f"a clock cannot go back by {-by_ns} ns", hint="use a new ManualClock")
         self._now_ns += by_ns
+
+
+class Moment(NamedTuple):
+    """When something was, for another process: its clock may have begun elsewhere, and been set since.
+
+    `wall_ms`: by the machine's clock, since the epoch. `boot`: which start of the machine, empty where it does not say.
+    `uptime_ms`: since then, suspended time included.
+    """
+
+    wall_ms: int
+    boot: str = ""
+    uptime_ms: int = 0
+
+    def age_ms(self, now: Moment) -> int:
+        """What has passed until `now`, never less than nothing.
+
+        Within one start of the machine that is so whatever was done to its clock. Beyond it, that clock says it; one
+        that was set back says nothing.
+        """
+        if self.boot and self.boot == now.boot and self.uptime_ms <= now.uptime_ms:
+            return now.uptime_ms - self.uptime_ms
+        return max(now.wall_ms - self.wall_ms, 0)
+
+    def document(self) -> dict[str, Any]:
+        """As files say it, beside other things."""
+        return {"time_ms": self.wall_ms, "boot": self.boot, "uptime_ms": self.uptime_ms}
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Moment:
+        """What a file says, the time alone if it is of an older switch. Raises ValueError when it says none."""
+        wall_ms, boot, uptime_ms = said.get("time_ms"), said.get("boot", ""), said.get("uptime_ms", 0)
+        if not (_is_time(wall_ms) and _is_time(uptime_ms) and type(boot) is str):
+            raise ValueError("it does not say when it was written")
+        return cls(wall_ms, boot, uptime_ms)
+
+
+def _is_time(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < _END_MS
+
+
+def this_moment() -> Moment:
+    """Now."""
+    boot = ""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return Moment(milliseconds(time.time_ns()), boot, milliseconds(time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
 
 def milliseconds(time_ns: int) -> int:

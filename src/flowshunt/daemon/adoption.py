@@ -96,7 +96,8 @@ class Adoption:
     def install(self) -> None:
         """Have the flows forwarded whose ports are there and whose connections are all back."""
         notes, provider = self._left.notes, self._provider
-        ends = provider.ports_at(notes["in_ifindexes"]), provider.ports_at(notes["out_ifindexes"])
+        numbers_of = provider.devices.ports.numbers_of
+        ends = numbers_of(notes["in_ifindexes"]), numbers_of(notes["out_ifindexes"])
         is_back = (self._is_wanted == (self._rows >= 0)).all(axis=1) & self._is_wanted[:, 0]
         chosen = np.flatnonzero(is_back & (ends[0] >= 0).all(axis=1) & (ends[1] >= 0).all(axis=1))
         flows = notes["flow"][chosen]

@@ -7,6 +7,7 @@ for all ports of the bridge, where a socket of ours receives it with the number 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -19,8 +20,10 @@ from flowshunt.conntrack.holding import Holding
 from flowshunt.daemon.bridge import Bridge, PortInfo
 from flowshunt.daemon.preparing import Preparing
 from flowshunt.offload.framework import Offload
-from flowshunt.offload.providers.kernel.devices import Prepared, UpDevice
-from flowshunt.offload.providers.kernel.provider import MODE, Kernel, check_mode
+from flowshunt.offload.providers.kernel.devices import Ingress, UpDevice
+from flowshunt.offload.providers.kernel.looking import Look
+from flowshunt.offload.providers.kernel.options import MODE, check_mode
+from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.ports.af_packet import AfPacketPort
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LivePort
@@ -74,14 +77,15 @@ class KernelPorts:
         self._ups: dict[str, _Up] = {}
         self._attached: dict[int, tuple[str, AfPacketPort]] = {}
         self._refused: set[AfPacketPort] = set()
-        self._preparing: Preparing[_Up | Prepared] = Preparing(partial(receiver.soon, self.follow))
+        self._preparing: Preparing[_Up | Ingress] = Preparing(partial(receiver.soon, self.follow))
+        self._looks: set[Future[Look | None]] = set()
         self._has_left = False
 
     @property
     def is_hitless(self) -> bool:
         """Whether forwarding is to outlive the process."""
         provider = self._working()
-        return provider is not None and provider.is_hitless
+        return provider is not None and provider.options.is_hitless
 
     def begin_anew(self) -> None:
         """A device for what goes up is gone: make everything again."""
@@ -91,10 +95,17 @@ class KernelPorts:
     def look_again(self, ifindex: int) -> None:
         """Something happened to a device, which `follow` may know nothing of."""
         if self._provider is not None:
-            in_background(partial(self._ask_for_peer, self._provider, ifindex))
+            self._provider.devices.look_again(ifindex)
 
-    def _ask_for_peer(self, provider: Kernel, ifindex: int) -> None:
-        self._receiver.soon(partial(provider.look_again, ifindex, provider.peer_of(ifindex)))
+    def _beside(self, work: Callable[[], Look | None], done: Callable[[Look | None], None]) -> None:
+        """See `looking.Beside`."""
+        future = in_background(work)
+        self._looks.add(future)
+        future.add_done_callback(lambda future: self._receiver.soon(partial(self._looked, future, done)))
+
+    def _looked(self, future: Future[Look | None], done: Callable[[Look | None], None]) -> None:
+        self._looks.discard(future)
+        done(future.result())
 
     def follow(self) -> None:
         """Attach and detach as settings and ports are now; to be called when they have changed.
@@ -109,9 +120,8 @@ class KernelPorts:
             self._provider = provider
         if provider is None:
             return
-        provider.count_ports, provider.complain = self._count, self._complain
-        provider.describe = partial(self._offload.describe, self._holding)
-        if self._receiver.is_holding and provider.is_hitless:
+        self._listen_to(provider)
+        if self._receiver.is_holding and provider.options.is_hitless:
             return
         wanted = self._wanted()
         self._refused &= {device for _, device, *_ in wanted.values()}
@@ -132,20 +142,26 @@ class KernelPorts:
             if not is_used and name not in pending:
                 self._close_up(name)
 
+    def _listen_to(self, provider: Kernel) -> None:
+        provider.flows.count_ports = self._count
+        provider.flows.describe = partial(self._offload.describe, self._holding)
+        provider.devices.complain = self._complain
+        provider.devices.looking.beside = self._beside
+
     def prepare(self) -> Kernel | None:
         """Before packets come in: make ports known to the provider, so that what the process before left can be taken.
 
         Its programs go on. None: forwarding is not to outlive a process.
         """
         provider = self._working()
-        if provider is None or not provider.is_hitless:
+        if provider is None or not provider.options.is_hitless:
             return None
         for port, (bridge, device, info) in self._wanted().items():
             try:
-                mode = check_mode(info.options.get(MODE, provider.mode))
-                up = self._up(provider, bridge)
+                mode = check_mode(info.options.get(MODE, provider.options.mode))
+                up = self._up(provider, bridge, at_once=True)
                 assert up is not None
-                provider.attach(port, info.ifindex, info.mtu or 0, up, mode, later=True)
+                provider.devices.attach(port, info.ifindex, info.mtu or 0, up, mode, later=True)
             except (OSError, PortError, UsageError) as problem:
                 _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
                 self._refused.add(device)
@@ -176,24 +192,26 @@ class KernelPorts:
         Returns what has to be there before, and is not yet.
         """
         pending: set[Hashable] = set()
+        devices, key = provider.devices, info.ifindex
         try:
-            mode = check_mode(info.options.get(MODE, provider.mode))
+            mode = check_mode(info.options.get(MODE, provider.options.mode))
             provider.init()
-            key = info.ifindex
+            is_new = port not in self._attached
+            # A program of the process before forwards until ours takes its place, and then its port is silent.
+            takes_over = is_new and devices.is_taken_over(info.ifindex)
             up, prepared = self._up(provider, bridge), None
-            # The program of the process before forwards until ours takes its place, and then its port is silent.
-            if port not in self._attached and not provider.is_hitless:
-                prepared = self._preparing.get(key, partial(provider.prepare, info.ifindex), provider.objects)
+            if is_new and not takes_over:
+                prepared = self._preparing.get(key, partial(devices.prepare, info.ifindex), provider.objects)
                 pending |= {key} if prepared is None or up is None else set()
             if up is None or pending:
                 return pending | {bridge.name}
-            assert prepared is None or isinstance(prepared, Prepared)
-            provider.attach(port, info.ifindex, info.mtu or 0, up, mode, prepared)
+            assert prepared is None or isinstance(prepared, Ingress)
+            devices.attach(port, info.ifindex, info.mtu or 0, up, mode, prepared)
             self._preparing.took(key)
-            if port not in self._attached:
+            if is_new:
                 self._attached[port] = bridge.name, device
                 device.pause()
-                if provider.is_hitless:
+                if takes_over:
                     _empty(device)
         except (OSError, PortError, UsageError) as problem:
             _LOG.warning("%s stays without the offload provider kernel: %s", device.device, problem)
@@ -217,7 +235,7 @@ class KernelPorts:
                 device.resume()
             except OSError as problem:
                 _LOG.warning("%s receives nothing: %s", device.device, problem)
-        provider.detach(port)
+        provider.devices.detach(port)
 
     def _count(self, ports: np.ndarray, packets: np.ndarray, bytes_in: np.ndarray, bytes_out: np.ndarray) -> None:
         """Packets went from ports to ports, by their numbers in paths, without the datapath's knowledge."""
@@ -230,14 +248,11 @@ class KernelPorts:
                     totals = packets[mine].sum(keepdims=True), sizes[mine].sum(keepdims=True)
                     bridge.switch.datapath.ports.add_usage(end, numbers, *totals)
 
-    def _up(self, provider: Kernel, bridge: Bridge) -> UpDevice | None:
-        """The device for what goes up from the ports of a bridge; None: not yet."""
+    def _up(self, provider: Kernel, bridge: Bridge, *, at_once: bool = False) -> UpDevice | None:
+        """The device for what goes up from the ports of a bridge; None: not yet, unless it is wanted `at_once`."""
         if bridge.name not in self._ups:
             prepare = partial(_prepare_up, provider)
-            if provider.is_hitless:
-                made: _Up | Prepared | None = prepare()()
-            else:
-                made = self._preparing.get(bridge.name, prepare, provider.objects)
+            made = prepare()() if at_once else self._preparing.get(bridge.name, prepare, provider.objects)
             if made is None:
                 return None
             assert isinstance(made, _Up)
@@ -254,11 +269,12 @@ class KernelPorts:
     def is_attaching(self) -> bool:
         """Whether `follow` waits for something to be there."""
         self.follow()
-        return self._preparing.is_busy
+        return self._preparing.is_busy or bool(self._looks)
 
     def wait(self) -> None:
         """From any thread: wait until that is there."""
         self._preparing.wait()
+        wait(list(self._looks))
 
     def leave(self, *, keep: bool) -> None:
         """The process ends. `keep`: pinned programs go on, otherwise all end."""
@@ -291,7 +307,7 @@ class KernelPorts:
 
 def _prepare_up(provider: Kernel) -> Callable[[], _Up]:
     """What makes the device for what goes up, and a socket there."""
-    make = provider.prepare_up_device()
+    make = provider.devices.prepare_up_device()
 
     def make_both() -> _Up:
         device = make()

@@ -32,7 +32,8 @@ from flowshunt.daemon.restart import take_over
 from flowshunt.daemon.system import lift_file_limit
 from flowshunt.daemon.worker import Worker
 from flowshunt.datapath.paths.records import HOME_BITS
-from flowshunt.offload.providers.kernel.provider import Kernel, forget_left
+from flowshunt.offload.providers.kernel.attaching import forget_left
+from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.offload.providers.options import options_of
 from flowshunt.ports.api import PortError
 from flowshunt.ports.live import LiveBatch, LivePort
@@ -147,6 +148,7 @@ class Node:
         self._is_configured = True
         if self.is_restoring and not self._waits_for_flows:
             await take_over(self)
+            await self.settled()
 
     def end_restoring(self) -> None:
         """What the process before has left is back: let packets in."""

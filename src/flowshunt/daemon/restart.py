@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from flowshunt.base.clock import this_moment
 from flowshunt.base.errors import InputError
 from flowshunt.base.log import logger
 from flowshunt.control.unixctl.commands.dpctl import in_slices
-from flowshunt.daemon import snapshot
+from flowshunt.daemon import snapshot, stations
 from flowshunt.daemon.adoption import Adoption
 
 if TYPE_CHECKING:
@@ -24,11 +25,17 @@ SHARE = 20
 """So many times as long as writing takes is waited before the next time."""
 
 _LOG = logger(__name__)
+_Read = TypeVar("_Read")
 
 
 def place_in(rundir: Path) -> Path:
     """Where connections are kept."""
     return rundir / "connections.jsonl"
+
+
+def stations_in(rundir: Path) -> Path:
+    """Where stations are kept."""
+    return rundir / "stations.json"
 
 
 async def take_over(node: Node) -> None:
@@ -37,20 +44,27 @@ async def take_over(node: Node) -> None:
     A connection that the kernel has forwarded is rebuilt from what the kernel has; what was written down says the rest.
     What cannot be trusted is refused with a warning, and that traffic starts fresh.
     """
+    written = await _read("connections", partial(snapshot.read, place_in(node.rundir), node.tracker.profile))
+    known = await _read("stations", partial(stations.read, stations_in(node.rundir)))
+    await node.call(partial(_put_back, node, written, known))
+
+
+async def _read(what: str, read: Callable[[], _Read]) -> _Read | None:
+    """What was written down; None: nothing, or it cannot be trusted."""
     try:
-        written = await asyncio.to_thread(snapshot.read, place_in(node.rundir), node.tracker.profile, node.now_ms())
+        return await asyncio.to_thread(read)
     except FileNotFoundError:
-        written = None
+        return None
     except (InputError, OSError) as problem:
-        _LOG.warning("connections that were written down are not put back: %s", problem)
-        written = None
-    await node.call(partial(_put_back, node, written))
+        _LOG.warning("%s that were written down are not put back: %s", what, problem)
+        return None
 
 
-def _put_back(node: Node, written: snapshot.Snapshot | None) -> None:
+def _put_back(node: Node, written: snapshot.Snapshot | None, known: dict[str, list[stations.Kept]] | None) -> None:
     """On the packet thread. Whatever is wrong with what was left, packets come in afterwards."""
     adoption = None
     try:
+        stations.put_back(node.bridges, known or {}, node.now_ms())
         adoption = _adoption(node)
         _restore(node, written, adoption)
         if adoption is not None:
@@ -96,11 +110,13 @@ def _adoption(node: Node) -> Adoption | None:
 async def write_connections(node: Node) -> None:
     """Write them down as they are now; what goes wrong is logged."""
     try:
-        now_ms = node.now_ms()
+        now_ms, now = node.now_ms(), this_moment()
         found = await in_slices(node, lambda: snapshot.documents(node.tracker, now_ms))
-        await asyncio.to_thread(snapshot.write, place_in(node.rundir), node.tracker.profile, found, now_ms)
+        await asyncio.to_thread(snapshot.write, place_in(node.rundir), node.tracker.profile, found, now)
+        known = await node.call(partial(stations.learned, node.bridges))
+        await asyncio.to_thread(lambda: stations.write(stations_in(node.rundir), known(now_ms), now))
     except OSError as problem:
-        _LOG.warning("connections cannot be written down: %s", problem)
+        _LOG.warning("connections and stations cannot be written down: %s", problem)
 
 
 async def keep_connections(node: Node, ending: asyncio.Event) -> None:
@@ -115,7 +131,8 @@ async def keep_connections(node: Node, ending: asyncio.Event) -> None:
             await asyncio.wait_for(ending.wait(), max(EVERY_S, SHARE * (monotonic() - began)))
     await _write_if_kept(node)
     if node.leaves_nothing:
-        place_in(node.rundir).unlink(missing_ok=True)
+        for place in (place_in, stations_in):
+            place(node.rundir).unlink(missing_ok=True)
 
 
 async def _write_if_kept(node: Node) -> None:

@@ -25,7 +25,7 @@ from flowshunt.daemon.restart import keeping
 from flowshunt.daemon.signals import handled, ignore_hangup
 from flowshunt.daemon.system import tell_systemd
 from flowshunt.datapath.ports import SERVICE_TYPES
-from flowshunt.offload.providers.kernel.provider import MODE
+from flowshunt.offload.providers.kernel.options import MODE
 from flowshunt.ports.recorder import Recording
 
 PROGRAM = "flowshunt"

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowshunt.base.clock import Moment, this_moment
 from flowshunt.base.errors import InputError
 from flowshunt.conntrack.connection import Connection
 from flowshunt.conntrack.holding import Holding
 from flowshunt.conntrack.listing.json import document
-from flowshunt.conntrack.listing.read_json import MAX_MS, EntryError, connection_of
+from flowshunt.conntrack.listing.read_json import EntryError, connection_of
 from flowshunt.conntrack.restore import IS_THERE, Entry
 from flowshunt.conntrack.table import Tracker
 
@@ -53,9 +54,9 @@ def documents(tracker: Tracker, now_ms: int) -> Iterator[dict[str, Any]]:
         yield found
 
 
-def write(path: Path, profile: str, found: list[dict[str, Any]], now_ms: int) -> None:
-    """Replace the file by one of these connections, as they stood at `now_ms`. Raises OSError; then it is as it was."""
-    beginning = {"format": FORMAT, "version": VERSION, "profile": profile, "time_ms": now_ms}
+def write(path: Path, profile: str, found: list[dict[str, Any]], now: Moment) -> None:
+    """Replace the file by one of these connections, as they stood at `now`. Raises OSError; then it is as it was."""
+    beginning = {"format": FORMAT, "version": VERSION, "profile": profile} | now.document()
     fresh = path.with_name(f".{path.name}.new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         for line in (beginning, *found, {"end": len(found)}):
@@ -65,32 +66,30 @@ def write(path: Path, profile: str, found: list[dict[str, Any]], now_ms: int) ->
     fresh.replace(path)
 
 
-def read(path: Path, profile: str, now_ms: int) -> Snapshot:
-    """The connections of a file, aged by the time since it was written; a clock that was set back ages nothing.
+def read(path: Path, profile: str, clock: Callable[[], Moment] = this_moment) -> Snapshot:
+    """The connections of a file, aged by what has passed since it was written, see `Moment.age_ms`.
 
-    Raises SnapshotError when it cannot be trusted, OSError.
+    `clock()` is asked when all was read, which may take seconds. Raises SnapshotError when the file cannot be trusted,
+    OSError.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         beginning = _value(file.readline(MAX_LINE), path)
         said = {name: beginning.get(name) for name in ("format", "version", "profile")}
         if said != {"format": FORMAT, "version": VERSION, "profile": profile}:
             raise SnapshotError(f"{path}: {said} is not {FORMAT} of version {VERSION} and profile {profile}")
-        written_ms = beginning.get("time_ms")
-        if type(written_ms) is not int or not 0 <= written_ms < MAX_MS:
-            raise SnapshotError(f"{path}: it does not say when it was written")
-        age_ms = max(now_ms - written_ms, 0)
-        entries: list[Entry] = []
-        n_lines = 0
-        while True:
-            value = _value(file.readline(MAX_LINE), path)
-            if "end" in value:
-                if value["end"] != n_lines:
-                    raise SnapshotError(f"{path}: {n_lines} connections, but {value['end']} were written")
-                return Snapshot(entries, age_ms, n_lines - len(entries))
-            n_lines += 1
-            found = _aged(_entry(value, profile), age_ms)
-            if found is not None:
-                entries.append((n_lines + 1, found))
+        try:
+            written = Moment.of(beginning)
+        except ValueError as problem:
+            raise SnapshotError(f"{path}: {problem}") from None
+        found: list[Connection | EntryError] = []
+        while "end" not in (value := _value(file.readline(MAX_LINE), path)):
+            found.append(_entry(value, profile))
+    if value["end"] != len(found):
+        raise SnapshotError(f"{path}: {len(found)} connections, but {value['end']} were written")
+    age_ms = written.age_ms(clock())
+    aged = ((number, _aged(one, age_ms)) for number, one in enumerate(found, 2))
+    entries = [(number, one) for number, one in aged if one is not None]
+    return Snapshot(entries, age_ms, len(found) - len(entries))
 
 
 def _aged(found: Connection | EntryError, age_ms: int) -> Connection | EntryError | None:

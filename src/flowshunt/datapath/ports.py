@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,15 +182,12 @@ class Ports:
 
     def stations(self, now_ms: int) -> list[Station]:
         """Stations that are remembered at `now_ms`, those heard last first."""
-        known = self.arrays.stations[: int(self.arrays.state["n_stations"][0])]
-        found = []
-        for record in known:
-            key, used_ms = int(record["key"]), int(record["used_ms"])
-            mac, is_static = (key >> 12).to_bytes(6, "big").hex(":"), used_ms == fdb.STATIC_MS
-            age_ms = 0 if is_static else now_ms - used_ms
-            found.append(Station(int(record["port"]), key & 0xFFF, mac, age_ms, is_static))
-        limit = int(self.arrays.state["age_ms"][0])
-        return sorted((s for s in found if s.age_ms <= limit), key=lambda s: (s.age_ms, s.vlan, s.mac))
+        return self.listing_stations()(now_ms)
+
+    def listing_stations(self) -> Callable[[int], list[Station]]:
+        """What lists those of now, in any thread and at any time; this only copies them."""
+        known = self.arrays.stations[: int(self.arrays.state["n_stations"][0])].copy()
+        return partial(_listed, known, int(self.arrays.state["age_ms"][0]))
 
     def flush_stations(self, port: int | None = None) -> int:
         """Forget the stations behind a port, or all. Returns how many."""
@@ -202,6 +200,25 @@ class Ports:
             raise UsageError(f"there is no port number {port}")
         fdb.put(self.arrays, mac << 12 | vlan, port)
 
+    def restore_stations(self, stations: Iterable[Station], now_ms: int) -> int:
+        """Know again what was learned before a restart, each silent for its age.
+
+        Those of ports that are not there, that are known already, or have been silent for too long are left out, as is
+        what there is no room for. Returns how many came.
+        """
+        known = self.arrays.stations
+        n, limit_ms = int(self.arrays.state["n_stations"][0]), int(self.arrays.state["age_ms"][0])
+        keys = set(known["key"][:n].tolist())
+        fresh: dict[int, Station] = {}
+        for one in stations:
+            key = int(one.mac.replace(":", ""), 16) << 12 | one.vlan
+            if one.port in self and key not in keys and one.age_ms <= limit_ms and n + len(fresh) < len(known):
+                fresh.setdefault(key, one)
+        for key, one in fresh.items():
+            fdb.put(self.arrays, key, one.port)
+        known["used_ms"][n : n + len(fresh)] = [now_ms - one.age_ms for one in fresh.values()]
+        return len(fresh)
+
     def del_station(self, mac: int, vlan: int) -> bool:
         """Take away what `add_station` put. Returns whether there was such an address."""
         return bool(fdb.take(self.arrays, mac << 12 | vlan))
@@ -210,6 +227,14 @@ class Ports:
         """Counters of learning: learned, moved, evicted for want of space, expired (noticed as such)."""
         names = ("learned", "moved", "evicted", "expired")
         return {f"station.{name}": int(self.arrays.state[name][0]) for name in names}
+
+
+def _listed(known: np.ndarray, limit_ms: int, now_ms: int) -> list[Station]:
+    found = []
+    for key, used_ms, port in zip(*(known[name].tolist() for name in ("key", "used_ms", "port")), strict=True):
+        mac, is_static = (key >> 12).to_bytes(6, "big").hex(":"), used_ms == fdb.STATIC_MS
+        found.append(Station(port, key & 0xFFF, mac, 0 if is_static else now_ms - used_ms, is_static))
+    return sorted((s for s in found if s.age_ms <= limit_ms), key=lambda s: (s.age_ms, s.vlan, s.mac))
 
 
 def _bits(vlans: Iterable[int]) -> np.ndarray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import numpy as np
 import pytest
 
+from flowshunt.conntrack.kernels.buckets import ENTRY_ROW
 from flowshunt.datapath.paths import records as R
 from flowshunt.packet.schema import VLAN_PRESENT
 from tests.datapath.paths.conversation import C1, CLIENT_MAC, SERVER_MAC, Lab, Talk, verdict
@@ -136,3 +138,19 @@ def test_a_second_tag_that_a_tunnel_port_adds_is_never_of_a_path() -> None:
     lab.now_ms += 10_000
     lab.send(1, Talk(lab, vlan=5).packet(0))
     assert lab.verdicts() != ["none"]
+
+
+def test_a_connection_whose_tag_leads_to_another_one_first_is_told_all_the_same() -> None:
+    lab = Lab(C1)
+    talks = [Talk(lab, sport=port, protocol="udp").run() for port in (1000, 1001)]
+    rows = [int(record["rows"][0]) for record in lab.take()[::2]]
+    buckets = lab.switch.tracker.arrays.buckets
+    bucket, lane = (int(place[0]) for place in np.nonzero(buckets[:, :-1] & ENTRY_ROW == rows[0] + 1))
+    entry = buckets[bucket, lane]
+    free = int(np.flatnonzero(buckets[bucket, :-1] == 0)[0])
+    buckets[bucket, [lane, free]] = entry + rows[1] - rows[0], entry
+    assert lane < free
+    lab.paths.forget(np.array(rows[:1]))
+    talks[0].send(0)
+    talks[0].send(1)
+    assert lab.verdicts() == ["none", "none"]

@@ -38,12 +38,12 @@ if sys.argv[1] == "clsact":
     bpf.link_ingress = refuse
 kernel = Kernel(limit=16)
 kernel.init()
-up = kernel.prepare_up_device()()
-kernel.attach(1, look_up("p0").ifindex, 1500, up)
+up = kernel.devices.prepare_up_device()()
+kernel.devices.attach(1, look_up("p0").ifindex, 1500, up)
 print(filters(), end=" ")
 kernel.set_options({"limit": "32"})
 print(filters(), end=" ")
-kernel.detach(1)
+kernel.devices.detach(1)
 up.close()
 kernel.close()
 print(filters())
@@ -56,9 +56,9 @@ from flowshunt.ports.devices import look_up
 
 kernel = Kernel(limit=16)
 kernel.init()
-ups = [kernel.prepare_up_device()() for _ in range(2)]
+ups = [kernel.devices.prepare_up_device()() for _ in range(2)]
 ifindex = look_up("p0").ifindex
-kernel.attach(1, ifindex, 1500, ups[0])
+kernel.devices.attach(1, ifindex, 1500, ups[0])
 
 def place():
     found = bpf.lookup(kernel.objects._ports, ifindex.to_bytes(4, "little"), 8)
@@ -66,14 +66,14 @@ def place():
     return found and (found[0], numbers[int.from_bytes(found[4:], "little")])
 
 try:
-    kernel.attach(1 << 16 | 2, ifindex, 1500, ups[1])
+    kernel.devices.attach(1 << 16 | 2, ifindex, 1500, ups[1])
 except OSError as problem:
     print(problem.strerror, end=" ")
 print(place(), end=" ")
-kernel.detach(1)
-kernel.attach(1 << 16 | 2, ifindex, 1500, ups[1])
+kernel.devices.detach(1)
+kernel.devices.attach(1 << 16 | 2, ifindex, 1500, ups[1])
 print(place(), end=" ")
-kernel.detach(1 << 16 | 2)
+kernel.devices.detach(1 << 16 | 2)
 print(place())
 """
 
@@ -85,11 +85,11 @@ from flowshunt.ports.devices import look_up
 kernel = Kernel(limit=16)
 kernel.init()
 ifindex = look_up("p0").ifindex
-kernel.attach(1, ifindex, 1500, kernel.prepare_up_device()())
+kernel.devices.attach(1, ifindex, 1500, kernel.devices.prepare_up_device()())
 
 def has_peer():
-    kernel.look_again(ifindex, kernel.peer_of(ifindex))
-    print(kernel._ports.attached[1].peer != 0, flush=True)
+    kernel.devices.look_again(ifindex)
+    print(kernel.devices.ports.attached[1].peer != 0, flush=True)
     sys.stdin.readline()
 
 for _ in range(3):
@@ -119,7 +119,7 @@ print(takes_tags_off("p0"), takes_tags_off("p1"))
 
 _HITLESS = """
 import os, sys
-from flowshunt.offload.providers.kernel.devices import pins_in
+from flowshunt.offload.providers.kernel.links import pins_in
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.ports.devices import look_up
 
@@ -127,7 +127,7 @@ folder, mode = sys.argv[1:]
 kernel = Kernel(limit=16)
 kernel.set_options({"limit": "16", "pins": folder})
 kernel.init()
-kernel.attach(1, look_up("p0").ifindex, 1500, kernel.prepare_up_device()(), mode)
+kernel.devices.attach(1, look_up("p0").ifindex, 1500, kernel.devices.prepare_up_device()(), mode)
 if mode == "xdp" and "the kernel does not" in kernel.notes[0]:
     raise SystemExit(print(kernel.notes[0]))
 
@@ -143,6 +143,66 @@ kernel.close()
 print(pins_in(folder))
 """
 
+_HALFWAY = """
+import errno, os, sys
+from flowshunt.base import bpf
+from flowshunt.offload.providers.kernel.links import pins_in
+from flowshunt.offload.providers.kernel.provider import Kernel
+from flowshunt.ports.devices import look_up
+
+folder, mode = sys.argv[1:]
+kernel = Kernel(limit=16)
+kernel.set_options({"limit": "16", "pins": folder})
+kernel.init()
+up = kernel.devices.prepare_up_device()()
+for number, name in enumerate(("p0", "p1"), 1):
+    kernel.devices.attach(number, look_up(name).ifindex, 1500, up, mode)
+if mode == "xdp" and "the kernel does not" in kernel.notes[0]:
+    raise SystemExit(print(kernel.notes[0]))
+
+def program_at(link):
+    with open(f"/proc/self/fdinfo/{link._link}", encoding="ascii") as file:
+        return next(line for line in file if line.startswith("prog_id"))
+
+def everything():
+    ports = kernel.devices.ports.attached.values()
+    links = [link for port in ports for link in (port.ingress, port.hook, port.up._discard) if link is not None]
+    return kernel.options, kernel.objects, [program_at(link) for link in links], sorted(pins_in(folder)), kernel.notes
+
+calls = dict.fromkeys(("create_map", "load_program", "update", "update_link", "pin"))
+
+def failing(name, call):
+    def wrapped(*arguments, **more):
+        global left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.ENOSPC, "injected")
+        return call(*arguments, **more)
+    return wrapped
+
+for name in calls:
+    setattr(bpf, name, failing(name, getattr(bpf, name)))
+
+for wanted in ({"hitless": "true"}, {"limit": "32", "hitless": "true"}, {"limit": "16"}):
+    before = everything()
+    for n in range(1, 100):
+        left = n
+        try:
+            kernel.set_options({"limit": "16", "pins": folder} | wanted)
+        except OSError as problem:
+            assert "injected" in str(problem), problem
+            assert everything() == before, (wanted, n, everything(), before)
+        else:
+            break
+    left = -1
+    after = everything()
+    assert after[1] is not before[1] and set(after[2]).isdisjoint(before[2]), (wanted, before, after)
+    kernel.forget_others()
+    print(n > 10, len(after[3]), end="; ")
+kernel.close()
+print(pins_in(folder), [name for name in os.listdir(folder) if name.startswith("maps-")])
+"""
+
 _AGAIN = """
 import threading
 from flowshunt.daemon.preparing import Preparing
@@ -154,11 +214,11 @@ kernel.init()
 ifindex = look_up("p0").ifindex
 preparing = Preparing(lambda: None)
 for n in range(6):
-    preparing.get(ifindex, lambda: kernel.prepare(ifindex))
+    preparing.get(ifindex, lambda: kernel.devices.prepare(ifindex))
     if n % 2:
         preparing.wait()
     preparing.keep(())
-    while (prepared := preparing.get(ifindex, lambda: kernel.prepare(ifindex))) is None:
+    while (prepared := preparing.get(ifindex, lambda: kernel.devices.prepare(ifindex))) is None:
         preparing.wait()
     preparing.took(ifindex)
     prepared.close()
@@ -240,22 +300,36 @@ def test_the_other_end_of_a_pair_may_come_and_go(namespace: str) -> None:
 @pytest.mark.skipif(shutil.which("ethtool") is None, reason="needs ethtool")
 @pytest.mark.parametrize(("mode", "links"), [("tc", "ingress"), ("xdp", "ingress xdp")])
 def test_ports_that_are_there_follow_hitless(namespace: str, tmp_path: Path, mode: str, links: str) -> None:
-    if subprocess.run(["mount", "-t", "bpf", "bpf", str(tmp_path)], check=False).returncode:
+    said = run_hitless(namespace, tmp_path, _HITLESS, mode)
+    assert said == f"0; {links} 2; 0; {links} 2; []"
+
+
+def run_hitless(namespace: str, folder: Path, script: str, mode: str) -> str:
+    """What a script prints that is given a folder in a BPF file system, with both ends of the pair up."""
+    if subprocess.run(["mount", "-t", "bpf", "bpf", str(folder)], check=False).returncode:
         pytest.skip("needs to mount a BPF file system")
     for end in ("p0", "p1"):
         subprocess.run(["ip", "-n", namespace, "link", "set", end, "up"], check=True)
-    if mode == "xdp":
-        subprocess.run(["ip", "netns", "exec", namespace, "ethtool", "-K", "p1", "gro", "on"], check=True)
-    enter = ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", _HITLESS, str(tmp_path), mode]
+        if mode == "xdp":
+            subprocess.run(["ip", "netns", "exec", namespace, "ethtool", "-K", end, "gro", "on"], check=True)
+    enter = ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", script, str(folder), mode]
     try:
         done = subprocess.run(enter, env=_environment(), capture_output=True, text=True, check=False)
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        subprocess.run(["umount", str(folder)], check=True)
     if "needs tcx" in done.stderr:
         pytest.skip("needs a kernel with tcx (Linux 6.6)")
     if mode == "xdp" and "the kernel does not" in done.stdout:
         pytest.skip("needs a kernel that says what devices can do at XDP (Linux 6.3)")
-    assert done.stdout.strip() == f"0; {links} 2; 0; {links} 2; []", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("ethtool") is None, reason="needs ethtool")
+@pytest.mark.parametrize(("mode", "n_links"), [("tc", 2), ("xdp", 4)])
+def test_options_that_fail_halfway_change_nothing(namespace: str, tmp_path: Path, mode: str, n_links: int) -> None:
+    said = run_hitless(namespace, tmp_path, _HALFWAY, mode)
+    assert said == f"True {n_links}; True {n_links}; True 0; [] []"
 
 
 def test_a_device_that_was_given_up_can_be_prepared_again_at_once(namespace: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from flowshunt.base import bpf
 from flowshunt.datapath.paths.records import FLOW
 from flowshunt.offload import reasons as R
-from flowshunt.offload.providers.kernel.devices import EveryPort
+from flowshunt.offload.providers.kernel.ports import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
 from flowshunt.offload.providers.kernel.records import VALUE
 from flowshunt.packet.schema import PROTO_UDP
@@ -67,7 +67,7 @@ def test_what_another_flow_has_is_refused_until_that_ends(kernel: Kernel) -> Non
     kernel.install(second)
     assert (first["error"][0], second["error"][0]) == (0, errno.EEXIST)
     assert second["reason"][0] == R.HELD_ELSEWHERE
-    assert kernel.n_flows == 1
+    assert kernel.flows.n_flows == 1
     withdraw(kernel, (1, 1))
     assert not is_in_map(kernel, 1000)
     kernel.install(second)
@@ -79,7 +79,7 @@ def test_a_connection_that_comes_twice_at_once_has_the_last_of_its_paths(kernel:
     both = flows((1, 1, 1000), (2, 1, 2000), (1, 1, 3000))
     kernel.install(both)
     assert not both["error"].any()
-    assert kernel.n_flows == 2
+    assert kernel.flows.n_flows == 2
     assert [is_in_map(kernel, port) for port in (1000, 2000, 3000)] == [False, True, True]
 
 
@@ -108,7 +108,7 @@ def test_it_has_what_a_dictionary_has(kernel: Kernel) -> None:
                 model[row] = generation, port
         ports = sorted(port for _, port in model.values())
         assert [port for port in range(1000, 1030) if is_in_map(kernel, port)] == ports
-        assert kernel.n_flows == len(model)
+        assert kernel.flows.n_flows == len(model)
         if model:
             row = rng.choice(list(model))
             generation, port = model[row]

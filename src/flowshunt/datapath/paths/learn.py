@@ -13,6 +13,7 @@ import numpy as np
 
 from flowshunt.conntrack import states as S
 from flowshunt.conntrack.kernels.step import packet_is_reply
+from flowshunt.conntrack.kernels.tuples import match_row
 from flowshunt.datapath.paths.records import N_ZONES
 from flowshunt.datapath.paths.schema import (
     E_GENERATION,
@@ -48,6 +49,8 @@ from flowshunt.packet.schema import (
 )
 
 _U32 = 0xFFFFFFFF
+_ZONE = 0xFFFF0000
+"""Of a tuple word."""
 _K = np.int64(0x2545F4914F6CDD1D)
 _SYN_FIN_RST, _ACK = 0x07, 0x10
 _CONSTANT_FLAGS = _SYN_FIN_RST | _ACK
@@ -147,8 +150,14 @@ def _is_plain(w: Any, packets: Any, i: Any) -> Any:
 
 @kernel
 def _is_told(w: Any, t: Any, row: Any) -> Any:
-    """Whether there is nothing new to tell of a connection, in either direction; row -1: there is none."""
+    """Whether there is nothing new to tell of the packet's connection, in either direction, if that is `row`.
+
+    That was suggested by a tag alone, which another connection may share; -1: nothing was.
+    """
     if row < 0:
+        return False
+    word = t.tracked["word"][0] | t.conns["tuple"][row] & _ZONE
+    if match_row(t, row, w.keys, np.int64(0), word) < 0:
         return False
     now = w.machine["now_ms"][0]
     generation = np.int64(t.conns["generation"][row])

@@ -99,7 +99,7 @@ def factory_of(name: str) -> Callable[[], Provider]:
     if name in _SHARING:
         return lambda: _class(_BUILT_IN[name])(_class("flowshunt.offload.conformance.entries:Entries")())
     if name == "kernel":
-        return lambda: _class(_BUILT_IN[name])(_class("flowshunt.offload.providers.kernel.devices:EveryPort")())
+        return lambda: _class(_BUILT_IN[name])(_class("flowshunt.offload.providers.kernel.ports:EveryPort")())
     for entry in available():
         if entry.name == name:
             return entry.load

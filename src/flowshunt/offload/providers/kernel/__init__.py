@@ -16,9 +16,11 @@ it, by the same maps, and lets everything else pass.
 - `records`: the structures that the programs share with us. `entries`: what a path becomes in them.
 - `slots`: which flow has which place in them, and what passed there; `schema`: the memory of it. Both are kernels.
 - `objects`: the maps and programs of one provider. `pinned`: what the next process finds of them.
-- `devices`: attaching them to ports, their pins, and the device for misses. `frames`: attaching them at XDP, and which
-  devices take frames. `peers`: may packets go straight to the other end of a veth pair?
-- `provider`: the provider, on the contract of `flowshunt.offload`.
+- `links`: a program on a device, and its pin. `devices`: that at the ingress, and the device for misses. `frames`: that
+  at XDP, and which devices take frames. `peers`: may packets go straight to the other end of a veth pair? `looking`:
+  asking the kernel such things beside the packets.
+- `ports`: which ports are which devices; `attaching`: making them so. `flows`: installed, counted, handed back.
+- `options`: what can be set. `provider`: all of it, on the contract of `flowshunt.offload`.
 
-The daemon says which ports are devices (`Kernel.attach`, `detach`) and receives what goes up.
+The daemon says which ports are devices (`Attaching.attach`, `detach`) and receives what goes up.
 """

@@ -7,13 +7,12 @@ does with generic receive offload or an XDP program of its own. The kernel says 
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import struct
+import threading
 
 from flowshunt.base import bpf
-from flowshunt.offload.providers.kernel.devices import move_pin, take_over, unpin
+from flowshunt.offload.providers.kernel.links import Link
 from flowshunt.offload.providers.kernel.peers import attributes, kind_of
 from flowshunt.ports.devices import takes_tags_off
 
@@ -34,49 +33,21 @@ _QUEUES = "its other end sends on more queues than it receives on: ip link add .
 _OLD = "the kernel does not say whether its other end takes frames, as Linux 6.3 does"
 
 
-class FrameHook:
-    """The program at XDP on a device, in its driver, until `close` or the end of the process."""
+class FrameHook(Link):
+    """The program at XDP on a device, in its driver."""
 
-    def __init__(self, program_fd: int, ifindex: int, pin: str, *, keep: bool = False) -> None:
-        """`pin`, `keep`: see `devices.Ingress`. Raises OSError."""
-        self._pin = pin if keep else None
-        self._link = take_over(program_fd, pin, keep)
-        if self._link >= 0:
-            return
-        self._link = bpf.link_xdp(program_fd, ifindex, bpf.XDP_NATIVE)
-        if keep:
-            try:
-                bpf.pin(self._link, pin)
-            except OSError:
-                self.close()
-                raise
-
-    def replace(self, program_fd: int) -> None:
-        """Another program from the next frame on, unless the device is gone. Raises OSError."""
-        try:
-            bpf.update_link(self._link, program_fd)
-        except OSError as problem:
-            if problem.errno != errno.ENOLINK:
-                raise
-
-    def keep(self, pin: str | None) -> None:
-        """See `devices.Ingress.keep`."""
-        self._pin = move_pin(self._link, self._pin, pin)
-
-    def close(self, *, keep: bool = False) -> None:
-        """Take the program off; `keep`: leave it there if it is pinned."""
-        if self._pin is not None and not keep:
-            unpin(self._pin)
-        if self._link >= 0:
-            os.close(self._link)
-            self._link = -1
+    @staticmethod
+    def _make(program_fd: int, ifindex: int, keep: bool) -> int:
+        return bpf.link_xdp(program_fd, ifindex, bpf.XDP_NATIVE)
 
 
 class Features:
-    """What devices of this network namespace can do with frames."""
+    """What devices of this network namespace can do with frames. Any thread may ask."""
 
     def __init__(self) -> None:
         self._family = 0
+        self._n_asked = 0
+        self._lock = threading.Lock()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self._asking = socket.socket(socket.AF_NETLINK, kind, _NETLINK_GENERIC)
         self._heard = socket.socket(socket.AF_NETLINK, kind, _NETLINK_GENERIC)
@@ -98,8 +69,12 @@ class Features:
 
     def _ask(self, family: int, command: int, body: bytes) -> dict[int, bytes]:
         message = _GENERIC.pack(command, 1) + body
-        self._asking.send(_HEADER.pack(_HEADER.size + len(message), family, _REQUEST, 1, 0) + message)
-        answer = self._asking.recv(_SIZE)
+        with self._lock:
+            self._n_asked += 1
+            self._asking.send(_HEADER.pack(_HEADER.size + len(message), family, _REQUEST, self._n_asked, 0) + message)
+            answer = self._asking.recv(_SIZE)
+            while _HEADER.unpack_from(answer)[3] != self._n_asked:  # to a question that nobody waits for any more
+                answer = self._asking.recv(_SIZE)
         if _HEADER.unpack_from(answer)[1] == _ERROR:
             raise OSError(-struct.unpack_from("=i", answer, _HEADER.size)[0], "the kernel refuses to say")
         return attributes(answer[_ATTRIBUTES:])
@@ -151,7 +126,8 @@ class Features:
 
     def close(self) -> None:
         """Ask no more."""
-        self._asking.close()
+        with self._lock:
+            self._asking.close()
         self._heard.close()
 
 

@@ -65,6 +65,15 @@ INLINE int correct_whole_udp(struct __sk_buff *skb, struct packet *p, struct flo
 	return 1;
 }
 
+/* Nothing in the packet evens out what changes, but for addresses in the header of IPv4: only a sum of all of it is told. */
+INLINE void correct_sum_alone(struct __sk_buff *skb, u8 family, struct flow *flow)
+{
+	if (flow->flags & F_PORTS)
+		csum_update(skb, flow->port_difference);
+	if (family == 6 && flow->flags & F_ADDRESSES)
+		csum_update(skb, flow->address_difference);
+}
+
 INLINE long correct_transport(struct __sk_buff *skb, struct key *key, struct packet *p, struct flow *flow)
 {
 	int is_udp = key->protocol == PROTO_UDP;
@@ -72,7 +81,11 @@ INLINE long correct_transport(struct __sk_buff *skb, struct key *key, struct pac
 	u64 flags = is_udp ? BPF_F_MARK_MANGLED_0 : 0;
 	long problem = 0;
 
-	if (is_udp && (p->checksum == 0 || correct_whole_udp(skb, p, flow)))
+	if (is_udp && p->checksum == 0) {
+		correct_sum_alone(skb, key->family, flow);
+		return 0;
+	}
+	if (is_udp && correct_whole_udp(skb, p, flow))
 		return 0;
 	if (flow->flags & F_PORTS)
 		problem = l4_csum_replace(skb, at, 0, flow->port_difference, flags);
