@@ -8,7 +8,7 @@ import pytest
 
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack.listing import proc
-from flowshunt.offload.dispatcher import MARK_ESTABLISHED
+from flowshunt.offload.attachment import MARK_ESTABLISHED
 from flowshunt.offload.providers.flowtable import Flowtable
 from tests.builders import Packet
 from tests.offload.twins import MACS, NAT, PLAIN, ZONES, Talk, Twins, udp, wander

@@ -292,16 +292,16 @@ def test_a_row_that_is_used_again_starts_from_nothing() -> None:
 def test_paths_that_wait_take_no_room_for_ever() -> None:
     bench = PathBench(Forwarding(limit=2))
     assert bench.offload._installer is not None
-    pool = bench.offload._installer.book.pool
+    book = bench.offload._installer.book
     for turn in range(3):
         ways = bench.established(*range(1, 51))
         bench.show(*([way] for way in ways), d=0)
-        assert len(pool) == 50
+        assert book.n_waiting == 50
         bench.show(*([way] for way in ways), d=1)
-        assert len(pool) == 0
+        assert book.n_waiting == 0
         bench.show(*([way] for way in ways), d=turn % 2)
         bench.tracker.flush()
-        assert len(pool) == 0
+        assert book.n_waiting == 0
 
 
 def test_a_full_table_of_which_only_one_direction_is_known_leaves_room_for_the_other() -> None:

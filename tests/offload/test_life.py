@@ -11,8 +11,8 @@ import pytest
 from flowshunt import Switch
 from flowshunt.base.errors import UsageError
 from flowshunt.conntrack import schema as C
+from flowshunt.offload.attachment import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE
 from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, POLICY, UPD, Batch, ConnectionId, Context, Operation
-from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE
 from flowshunt.offload.errors import ProviderError
 from flowshunt.offload.installing import FLOW, PATH
 from flowshunt.offload.providers.dummy import ArrayDummy, Dummy

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE
+from flowshunt.offload.attachment import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE
 from flowshunt.offload.errors import ProviderError
 from flowshunt.offload.providers.dummy import ArrayDummy, Dummy
 from flowshunt.offload.providers.unruly import Unruly

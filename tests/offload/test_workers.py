@@ -12,9 +12,9 @@ import pytest
 from flowshunt.base.errors import UsageError
 from flowshunt.offload import runner as runner_module
 from flowshunt.offload.api import Provider
+from flowshunt.offload.attachment import MARK_ESTABLISHED, MARK_NONE
 from flowshunt.offload.batch import ADD, OPERATION, Batch, Context
 from flowshunt.offload.calls import perform
-from flowshunt.offload.dispatcher import MARK_ESTABLISHED, MARK_NONE
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.providers.dummy import ArrayDummy, Dummy
 from flowshunt.offload.providers.unruly import Unruly

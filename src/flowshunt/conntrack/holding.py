@@ -13,9 +13,8 @@ import numpy as np
 from flowshunt.base.picking import pick
 from flowshunt.conntrack.keeper import Keeper
 from flowshunt.conntrack.kernels import held
-from flowshunt.conntrack.states import F_LIVE, F_SEQ_CHECK_OFF, WATCH_HELD, WATCH_REPLY
+from flowshunt.conntrack.states import F_LIVE, WATCH_REPLY
 from flowshunt.conntrack.table import Observer, Tracker
-from flowshunt.packet.schema import PROTO_TCP
 
 
 class Holding:
@@ -59,8 +58,7 @@ class Holding:
 
     def set_slots(self, slot: int, rows: np.ndarray, generations: np.ndarray, values: np.ndarray) -> None:
         """Set a module's values, int64 (n,)."""
-        lives = self._live(rows, generations)
-        self._tracker.arrays.slots[rows[lives], slot] = values[lives]
+        held.set_slots(self._tracker.arrays, slot, *_pair(rows, generations), values)
 
     def everyone(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and generations of all connections, int64 (n,)."""
@@ -95,9 +93,7 @@ class Holding:
 
     def hold(self, rows: np.ndarray, generations: np.ndarray) -> None:
         """From now on packets may pass unseen."""
-        mine = rows[self._live(rows, generations)]
-        self._conns["watch"][mine] |= WATCH_HELD
-        self._conns["flags"][mine[self._is_tcp(mine)]] |= F_SEQ_CHECK_OFF
+        held.hold(self._tracker.arrays, *_pair(rows, generations))
 
     def release(self, rows: np.ndarray, generations: np.ndarray, *, is_settled: bool = False) -> None:
         """From now on all packets are seen again. Profile linux: the connection gets its full timeout.
@@ -157,10 +153,6 @@ class Holding:
             self._conns["flags"][rows] & F_LIVE != 0
         )
         return lives
-
-    def _is_tcp(self, rows: np.ndarray) -> np.ndarray:
-        is_tcp: np.ndarray = (self._conns["tuple"][rows] >> 8) & 0xFF == PROTO_TCP
-        return is_tcp
 
 
 def _pair(rows: np.ndarray, generations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -32,12 +32,12 @@ MAX_UNANSWERED = 10
 class Ledger(NamedTuple):
     """Where the usage of flows goes, as it stood when they were asked about.
 
-    `leaders`: int64 (n,). `generations`: uint32 (n,). `chains`, `in_ports`, `eth_srcs`, `vlans`: (n, 2), by path.
+    `leaders`, `generations`: int64 (n,). `chains`, `in_ports`, `eth_srcs`, `vlans`: (n, 2), by path.
     """
 
     leaders: np.ndarray
     generations: np.ndarray
-    members: tuple[Members, ...]
+    members: Members
     chains: np.ndarray
     in_ports: np.ndarray
     eth_srcs: np.ndarray
@@ -78,7 +78,7 @@ class Accounting:
         """As the book has it now, of leaders int64 (n,)."""
         entries = self._book.entries
         columns = (entries[name][leaders] for name in ("chains", "in_ports", "eth_srcs", "vlans"))
-        return Ledger(leaders, self._book.generations(leaders), tuple(self._book.members(leaders)), *columns)
+        return Ledger(leaders, self._book.generations(leaders), self._book.members(leaders), *columns)
 
     def add(self, attachment: Attachment, ledger: Ledger, usage: np.ndarray) -> None:
         """Add USAGE (n,) of the flows of a ledger to connections, rules and stations."""
@@ -88,12 +88,11 @@ class Accounting:
             return
         attachment.counters["forwarded-packets"] += int(usage["packets"].sum())
         attachment.counters["forwarded-bytes"] += int(usage["frame_bytes"].sum())
-        for part in ledger.members:
-            those = used[part.which]
-            if those.any():
-                mine = pick(usage, part.which[those])
-                identity = part.rows[those], part.generations[those], part.turned[those]
-                self._table.add_usage(*identity, mine["packets"], mine["bytes"], mine["last_used_ms"])
+        which = ledger.members.which
+        those = used[which]
+        mine = pick(usage, which[those])
+        rows, generations, turned = (column[those] for column in ledger.members[1:])
+        self._table.add_usage(rows, generations, turned, mine["packets"], mine["bytes"], mine["last_used_ms"])
         for d in range(2):
             mine = ways[:, d]
             if mine.any():
@@ -106,17 +105,6 @@ class Accounting:
                     ledger.eth_srcs[mine, d],
                     ledger.vlans[mine, d],
                 )
-
-    def before_chains_change(self, leaders: np.ndarray, d: int, learned: np.ndarray) -> None:
-        """Flows that are held, int64 (m,), whose packets LEARNED (n,) of direction d may go by other rules from now on.
-
-        What was forwarded so far was forwarded by the rules of before.
-        """
-        told = learned["rows"][:, 0].astype(np.int64)
-        other = told[self._book.entries["chains"][told, d] != learned["chain"]]
-        other = other[np.isin(other, leaders)]
-        if len(other):
-            self._read(other)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -156,10 +144,11 @@ class Accounting:
             return 0
         found = found[self._book.last_of_each(found)]
         leaders = found[self._book.flags[found] & (B.HELD | B.LEAVING) == B.HELD]
-        self._read(leaders)
+        self.read(leaders)
         return len(leaders)
 
-    def _read(self, leaders: np.ndarray) -> None:
+    def read(self, leaders: np.ndarray) -> None:
+        """Read the counters of flows that are held, int64 (n,)."""
         for attachment, mine in self._by_holder(leaders):
             self._ask(attachment, leaders[mine])
 
@@ -179,7 +168,8 @@ class Accounting:
         ledger = self.ledger(leaders) if isinstance(attachment.runner, Worker) else None
         told = _Told(leaders, generations, ledger, due, places)
         now_ms = self._caller.now_ms
-        call = F.Call(F.STATISTICS, (leaders.astype(np.uint32), generations, now_ms), now_ms, attachment.epoch, told)
+        identity = leaders.astype(np.uint32), generations.astype(np.uint32)
+        call = F.Call(F.STATISTICS, (*identity, now_ms), now_ms, attachment.epoch, told)
         return self._caller.call(attachment, call)
 
     def on_statistics(self, attachment: Attachment, told: _Told, usage: np.ndarray) -> None:

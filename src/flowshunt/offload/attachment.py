@@ -9,10 +9,10 @@ from collections import Counter
 
 import numpy as np
 
-from flowshunt.conntrack.memory import reserve
 from flowshunt.offload import reasons as R
 from flowshunt.offload.api import Provider
 from flowshunt.offload.calls import has
+from flowshunt.offload.kernels.schema import make_told
 from flowshunt.offload.runner import Runner
 
 TAKEN = 1
@@ -27,6 +27,10 @@ ANSWERED = 32
 
 MAX_ASKS = 100
 """How often a provider is asked for one thing about one connection: it must not keep the packet path busy for ever."""
+
+MARKS = ("none", "added", "established")
+"""What a provider makes of a connection."""
+MARK_NONE, MARK_ADDED, MARK_ESTABLISHED = range(len(MARKS))
 
 MARK_NAMES = ("OFFLOAD", "HW_OFFLOAD")
 """How listings mark a connection that is forwarded by software or hardware."""
@@ -61,9 +65,8 @@ it; packets, and bytes of frames, that it forwarded as far as it has told."""
 class Attachment:
     """A registered provider at work. The dispatcher owns and fills it.
 
-    `state`: uint8 by row, flags above. `reason`: uint16 by row, see `reasons`. `asks`: uint8 by row, answers without
-    success since the last one with. `reply_port`: uint32 by row, where ANSWERED. `installs`: it is a Forwarder. `mark`:
-    how listings show what it forwards. `has_collected`: it is not being asked what it gave up.
+    `told`: what it was told, by row, `state` with the flags above; its arrays are here, too. `installs`: it is a
+    Forwarder. `mark`: how listings show what it forwards. `has_collected`: it is not being asked what it gave up.
     """
 
     def __init__(self, provider: Provider, runner: Runner, number: int, capacity: int) -> None:
@@ -86,10 +89,8 @@ class Attachment:
         self._allocate()
 
     def _allocate(self) -> None:
-        self.state = reserve(np.uint8, self.capacity)
-        self.reason = reserve(np.uint16, self.capacity)
-        self.asks = reserve(np.uint8, self.capacity)
-        self.reply_port = reserve(np.uint32, self.capacity)
+        self.told = make_told(self.capacity)
+        self.state, self.reason, self.asks, self.reply_port = self.told
 
     @property
     def name(self) -> str:

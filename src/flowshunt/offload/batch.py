@@ -196,15 +196,3 @@ def _fill(record: Any, context: Context) -> None:
     record["tuple"] = context._word
     record["row"], record["generation"] = context.connection
     record["in_port"] = context.in_port or 0
-
-
-def operations(events: np.ndarray, type_: int, *, with_port: bool) -> np.ndarray:
-    """OPERATION (n,) of one type about the connections of tracker events, EVENT (n,)."""
-    records = np.zeros(len(events), OPERATION)
-    records["type"] = type_
-    records["now_ms"] = events["time_ms"]
-    for name in ("source", "destination", "tuple", "row", "generation"):
-        records[name] = events[name]
-    if with_port:
-        records["in_port"] = events["in_port"]
-    return records

@@ -20,24 +20,24 @@ import numpy as np
 
 from flowshunt.base.errors import UsageError
 from flowshunt.base.log import logger
+from flowshunt.base.picking import pick
 from flowshunt.conntrack.memory import reserve
 from flowshunt.offload import attachment as A
 from flowshunt.offload import reasons as R
 from flowshunt.offload.attachment import Attachment
-from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, OPERATION, POLICY, UPD, Batch, Devices, operations
+from flowshunt.offload.batch import ADD, DEL, EST, FLUSH, OPERATION, POLICY, UPD, Batch, Devices
 from flowshunt.offload.calls import Outcome
 from flowshunt.offload.forwarding import Answer, Call
 from flowshunt.offload.installer import Installer
-from flowshunt.offload.order import rounds
+from flowshunt.offload.kernels import telling
+from flowshunt.offload.kernels.schema import make_known
+from flowshunt.offload.order import rounds, some
 from flowshunt.offload.runner import Inline, Worker
 from flowshunt.offload.table import Paths, Table
 
-MARKS = ("none", "added", "established")
-MARK_NONE, MARK_ADDED, MARK_ESTABLISHED = range(len(MARKS))
-
-_MARK_OF = np.full(256, MARK_NONE, np.int64)
-_MARK_OF[np.arange(256) & A.TAKEN != 0] = MARK_ADDED
-_MARK_OF[np.arange(256) & A.ESTABLISHED != 0] = MARK_ESTABLISHED
+_MARK_OF = np.full(256, A.MARK_NONE, np.int64)
+_MARK_OF[np.arange(256) & A.TAKEN != 0] = A.MARK_ADDED
+_MARK_OF[np.arange(256) & A.ESTABLISHED != 0] = A.MARK_ESTABLISHED
 """By state of an attachment."""
 
 MAX_UNANSWERED = 10
@@ -49,8 +49,7 @@ _log = logger(__name__)
 class Dispatcher:
     """Tells attached providers of connections, and keeps what they answer; `installer` has flows forwarded, if any.
 
-    `attachments`: in priority order. `alive`, `generation`, `holder`: by row, which connection the events are at, and
-    the number of the attachment that forwards it (0: none).
+    `attachments`: in priority order. `holder`: by row, the number of the attachment that forwards it (0: none).
     """
 
     def __init__(self, table: Table, devices: Devices | None, paths: Paths | None = None) -> None:
@@ -67,13 +66,11 @@ class Dispatcher:
 
     def forget(self) -> None:
         """No connection is known any more."""
-        self._alive = reserve(np.uint8, self._table.capacity)
-        self._generation = reserve(np.uint32, self._table.capacity)
-        self._place = reserve(np.uint32, self._table.capacity)  # scratch
+        self._known = make_known(self._table.capacity)
 
     def is_known(self, row: int, generation: int) -> bool:
         """Whether the events were about this connection last."""
-        return bool(self._alive[row]) and int(self._generation[row]) == generation
+        return bool(self._known.alive[row]) and int(self._known.generation[row]) == generation
 
     def refuse_providers(self) -> None:
         """Raise UsageError when a provider or an observer is being called: what it wanted must wait until after."""
@@ -122,6 +119,9 @@ class Dispatcher:
 
     def on_events(self, events: np.ndarray) -> None:
         """Tell providers of the tracker's events, EVENT (n,); an observer (row A10)."""
+        if events.flags.writeable:
+            events = events.view()
+            events.flags.writeable = False
         self.collect(int(events["time_ms"][-1]))
         if self.installer is not None:
             self.installer.on_events(events)
@@ -129,26 +129,21 @@ class Dispatcher:
         self.n_left_out += n_left_out
         for created, replies, due, destroyed in parts:
             if len(created):
-                self._meet(created)
-                self._add(operations(created, ADD, with_port=True))
+                records = _operations(created, ADD, with_port=True)
+                telling.meet(self._known, records)
+                self._add(records)
             if len(replies):
-                self._answered(operations(self._once(replies), EST, with_port=True))
+                self._answered(_operations(self._once(replies), EST, with_port=True))
             if len(due):
-                self._ask_last_use(operations(self._once(due), UPD, with_port=False))
+                self._ask_last_use(_operations(self._once(due), UPD, with_port=False))
             if len(destroyed):
-                self._end(operations(destroyed, DEL, with_port=False))
-
-    def _meet(self, events: np.ndarray) -> None:
-        rows = events["row"]
-        self._alive[rows] = 1
-        self._generation[rows] = events["generation"]
+                self._end(_operations(destroyed, DEL, with_port=False))
 
     def _once(self, events: np.ndarray) -> np.ndarray:
         """The last event of each row; within a round a row is one connection."""
         rows, places = events["row"], np.arange(len(events), dtype=np.uint32)
-        self._place[rows] = places
-        last = self._place[rows] == places
-        return events if last.all() else events[last]
+        self._known.scratch[rows] = places
+        return some(events, self._known.scratch[rows] == places)
 
     def dispatch(self, batch: Batch, flush: Callable[[], None]) -> None:
         """Carry out operations that did not come from events, in order, and write each one's result into it.
@@ -171,7 +166,7 @@ class Dispatcher:
             mine = part.copy()
             mine["error"] = 0
             if kind == ADD:
-                self._meet(mine)
+                telling.meet(self._known, mine)
                 mine["error"] = self._add(mine)
             elif kind == EST:
                 mine["error"] = self._answered(mine)
@@ -201,63 +196,60 @@ class Dispatcher:
 
     def _offer(self, attachment: Attachment, records: np.ndarray, answered: int = 0) -> np.ndarray:
         """ADD at one provider. `answered`: ANSWERED when EST is to follow."""
-        rows = records["row"]
-        attachment.state[rows] = A.ADDING | answered
-        attachment.reason[rows] = R.NONE
-        attachment.asks[rows] = 0
-        error = self._submit(attachment, records)
-        turned_away = rows[error == errno.ENOBUFS]
-        if len(turned_away):
-            attachment.state[turned_away] = 0
+        telling.offer(attachment.told, records, A.ADDING | answered)
+        n_taken, error = self._submit(attachment, records)
+        attachment.state[records["row"][n_taken:]] = 0
         return error
 
     def _answered(self, records: np.ndarray) -> np.ndarray:
         """A reply packet was seen: EST for those that have the connection, ADD before it where that is still owed."""
-        rows = records["row"]
-        strangers = (self._alive[rows] == 0) | (self._generation[rows] != records["generation"])
-        if strangers.any():
-            self._meet(records[strangers])
-            for attachment in self.attachments.values():
-                attachment.state[rows[strangers]] = 0
-                attachment.reason[rows[strangers]] = R.NOT_TOLD
+        self._meet_strangers(records)
         first_error = np.zeros(len(records), np.int32)
         for attachment in self._working():
-            state = attachment.state[rows]
-            waits = state & A.ADDING != 0
-            attachment.state[rows[waits]] |= A.ANSWERED
-            attachment.reply_port[rows[waits]] = records["in_port"][waits]
-            owed = (state == 0) & np.isin(attachment.reason[rows], (R.QUEUE_FULL, R.NOT_TOLD, R.NONE))
-            if owed.any():
-                attachment.reply_port[rows[owed]] = records["in_port"][owed]
+            error = np.zeros(len(records), np.int32)
+            owed = np.empty(len(records), np.int64)
+            owed = owed[: telling.note_replies(attachment.told, records, owed)]
+            ready = self._begin_establishing(attachment, records)
+            if len(owed):
                 add = records[owed]
                 add["type"] = ADD
                 add["in_port"] = self._table.in_ports(add["row"])
                 self._offer(attachment, add, A.ANSWERED)
-            error = np.zeros(len(records), np.int32)
-            ready = ~owed & ~waits
-            if ready.any():
+            if len(ready):
                 error[ready] = self._establish(attachment, _some(records, ready))
             first_error = np.where(first_error == 0, error, first_error)
         return first_error
 
+    def _meet_strangers(self, records: np.ndarray) -> None:
+        """Connections that are older than the framework's interest in them."""
+        places = np.empty(len(records), np.int64)
+        places = places[: telling.find_strangers(self._known, records, places)]
+        if len(places):
+            strangers = records[places]
+            telling.meet(self._known, strangers)
+            for attachment in self.attachments.values():
+                attachment.state[strangers["row"]] = 0
+                attachment.reason[strangers["row"]] = R.NOT_TOLD
+
+    def _begin_establishing(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
+        """Places, int64 (m,), of those for which EST is due at one provider."""
+        if not attachment.takes_established:
+            return np.zeros(0, np.int64)
+        ready = np.empty(len(records), np.int64)
+        return ready[: telling.begin_establishing(attachment.told, records, ready)]
+
     def _establish(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
-        """EST at one provider, for those connections that it has and has not agreed to yet."""
-        error = np.zeros(len(records), np.int32)
-        state = attachment.state[records["row"]]
-        ready = state & (A.TAKEN | A.ESTABLISHED | A.ESTABLISHING) == A.TAKEN
-        if attachment.takes_established and ready.any():
-            attachment.state[records["row"][ready]] |= A.ESTABLISHING
-            error[ready] = self._submit(attachment, _some(records, ready))
-            turned_away = records[ready & (error == errno.ENOBUFS)]
-            if len(turned_away):
-                attachment.state[turned_away["row"]] &= 0xFF & ~A.ESTABLISHING
+        """EST at one provider, for which it is due."""
+        n_taken, error = self._submit(attachment, records)
+        attachment.state[records["row"][n_taken:]] &= 0xFF & ~A.ESTABLISHING
         return error
 
     def _end(self, records: np.ndarray) -> np.ndarray:
         """DEL at all; nobody knows these connections any more."""
         rows = records["row"]
         first_error = np.zeros(len(records), np.int32)
-        current = (self._alive[rows] == 0) | (self._generation[rows] == records["generation"])
+        known = self._known
+        current = (known.alive[rows] == 0) | (known.generation[rows] == records["generation"])
         for attachment in self._working():
             has_it = current & (attachment.state[rows] != 0)
             attachment.state[rows[current]] = 0
@@ -265,9 +257,9 @@ class Dispatcher:
             error = np.zeros(len(records), np.int32)
             for group, must in ((has_it, True), (~has_it, False)):
                 if group.any():
-                    error[group] = self._submit(attachment, _some(records, group), must=must)
+                    error[group] = self._submit(attachment, pick(records, group), must=must)[1]
             first_error = np.where(first_error == 0, error, first_error)
-        self._alive[rows[current]] = 0
+        known.alive[rows[current]] = 0
         if self.installer is not None:
             current &= ~self.installer.holds(rows)  # its withdrawal waits for an answer
         self.holder[rows[current]] = 0
@@ -309,7 +301,7 @@ class Dispatcher:
             asked = has_it & (found == 0)
             if not attachment.takes_update or isinstance(attachment.runner, Worker) or not asked.any():
                 continue
-            outcome = self._call(attachment, _some(records, asked))
+            outcome = self._call(attachment, pick(records, asked))
             found[asked] = np.where(outcome.error == 0, outcome.last_used_ms, 0)
             attachment.counters["updated"] += int((outcome.error == 0).sum())
             attachment.counters["errors"] += _n_failed(outcome)
@@ -329,7 +321,7 @@ class Dispatcher:
                 mine = (found == 0) & (self.holder[records["row"]] == attachment.number)
                 if mine.any():
                     waits[mine] = self._ask_later(attachment, records[mine])
-        self._answer_due(_some(records, ~waits), _some(found, ~waits))
+        self._answer_due(pick(records, ~waits), found[~waits])
 
     def _ask_later(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
         """UPD at a worker's provider. Returns for which connections an answer is worth waiting for, bool (n,)."""
@@ -339,8 +331,8 @@ class Dispatcher:
         asked = patient & (attachment.state[rows] & A.UPDATING == 0)
         if asked.any():
             attachment.state[rows[asked]] |= A.UPDATING
-            error = self._submit(attachment, records[asked])
-            attachment.state[rows[asked][error == errno.ENOBUFS]] &= 0xFF & ~A.UPDATING
+            n_taken, _ = self._submit(attachment, records[asked])
+            attachment.state[rows[asked][n_taken:]] &= 0xFF & ~A.UPDATING
         return patient
 
     def _answer_due(self, records: np.ndarray, last_used_ms: np.ndarray) -> None:
@@ -373,25 +365,26 @@ class Dispatcher:
         self._put_aside_if_slow(attachment)
         return outcome
 
-    def _submit(self, attachment: Attachment, records: np.ndarray, *, must: bool = False) -> np.ndarray:
+    def _submit(self, attachment: Attachment, records: np.ndarray, *, must: bool = False) -> tuple[int, np.ndarray]:
         """Give operations of one type to a provider, and take the answers if they are there.
 
-        Returns errors, int32 (n,): ENOBUFS for those that found the queue full; what waits is 0.
+        Returns how many were taken, the first ones, and errors, int32 (n,): ENOBUFS for the rest, which found the queue
+        full; what waits is 0.
         """
-        error = np.zeros(len(records), np.int32)
         self.is_calling = True
         try:
             n_taken, outcome = attachment.runner.submit(records, attachment.epoch, must=must)
         finally:
             self.is_calling = False
-        error[n_taken:] = errno.ENOBUFS
-        if n_taken < len(records):
-            self._queue_full(attachment, records[n_taken:])
         if outcome is not None:
-            error[:] = outcome.error
             self._put_aside_if_slow(attachment)
             self._apply(attachment, outcome)
-        return error
+            return n_taken, outcome.error
+        error = np.zeros(len(records), np.int32)
+        if n_taken < len(records):
+            error[n_taken:] = errno.ENOBUFS
+            self._queue_full(attachment, records[n_taken:])
+        return n_taken, error
 
     def _put_aside_if_slow(self, attachment: Attachment) -> None:
         runner = attachment.runner
@@ -420,59 +413,67 @@ class Dispatcher:
             attachment.counters["deleted" if kind == DEL else "flushed"] += int((outcome.error == 0).sum())
             attachment.counters["errors"] += _n_failed(outcome)
             return
-        rows = outcome.records["row"]
-        current = (self._alive[rows] != 0) & (self._generation[rows] == outcome.records["generation"])
         if outcome.epoch != attachment.epoch:
-            current[:] = False
-        if not current.all():
-            attachment.counters["late"] += int((~current).sum())
-            outcome = outcome.only(current)
-        if len(outcome.records):
+            attachment.counters["late"] += len(outcome.records)
+        else:
             {ADD: self._added, EST: self._established, UPD: self._updated}[kind](attachment, outcome)
 
     def _added(self, attachment: Attachment, outcome: Outcome) -> None:
-        rows = outcome.records["row"]
-        taken = outcome.error == 0
-        state = attachment.state[rows]
-        attachment.state[rows] = np.where(taken, A.TAKEN, 0)
-        attachment.counters["added"] += int(taken.sum())
-        if not taken.all():
-            attachment.counters["refused"] += int((~taken).sum())
-            attachment.refuse(rows[~taken], outcome.reason[~taken])
-        self._publish(rows[taken])
-        go_on = taken & (state & A.ANSWERED != 0)
-        if go_on.any():
-            records = outcome.records[go_on]
-            records["type"] = EST
-            records["in_port"] = attachment.reply_port[records["row"]]
-            records["now_ms"] = np.maximum(records["now_ms"], self.now_ms)
-            self._establish(attachment, records)
+        records, lists = outcome.records, np.empty((3, len(outcome.records)), np.int64)
+        counts = np.zeros(telling.N_COUNTS, np.int64)
+        telling.take_added(self._known, attachment.told, records, outcome.error, *lists, counts)
+        n_taken, n_refused, n_again, n_late = counts.tolist()
+        attachment.counters["added"] += n_taken
+        attachment.counters["late"] += n_late
+        if n_refused:
+            refused = lists[1, :n_refused]
+            attachment.counters["refused"] += n_refused
+            attachment.refuse(records["row"][refused], outcome.reason[refused])
+        self._publish(lists[0, :n_taken])
+        if n_again:
+            self._go_on(attachment, records[lists[2, :n_again]])
+
+    def _go_on(self, attachment: Attachment, records: np.ndarray) -> None:
+        """Connections that were answered before the provider took them."""
+        records["type"] = EST
+        records["in_port"] = attachment.reply_port[records["row"]]
+        records["now_ms"] = np.maximum(records["now_ms"], self.now_ms)
+        ready = self._begin_establishing(attachment, records)
+        if len(ready):
+            self._establish(attachment, _some(records, ready))
 
     def _established(self, attachment: Attachment, outcome: Outcome) -> None:
-        rows = outcome.records["row"]
-        agreed = outcome.error == 0
-        attachment.state[rows] &= 0xFF & ~A.ESTABLISHING
-        done = rows[agreed]
-        attachment.state[done] |= A.ESTABLISHED
-        attachment.asks[done] = 0
-        attachment.reason[done] = R.PATH_UNKNOWN if attachment.installs else R.NONE
-        attachment.counters["established"] += len(done)
+        records, lists = outcome.records, np.empty((2, len(outcome.records)), np.int64)
+        counts = np.zeros(telling.N_COUNTS, np.int64)
+        reason = R.PATH_UNKNOWN if attachment.installs else R.NONE
+        telling.take_established(self._known, attachment.told, records, outcome.error, reason, *lists, counts)
+        n_agreed, n_later, _, n_late = counts.tolist()
+        attachment.counters["established"] += n_agreed
+        attachment.counters["late"] += n_late
+        done = lists[0, :n_agreed]
         if attachment.forwards:
             free = done[self.holder[done] == 0]
             self.holder[free] = attachment.number
             self._table.hold(*self._identity(free))
         self._publish(done)
-        if not agreed.all():
-            later = ~agreed
-            attachment.counters["not-now"] += int(later.sum())
-            not_now = outcome.error[later] == errno.EAGAIN
-            attachment.refuse(rows[later], np.where(not_now, R.NOT_READY, outcome.reason[later]).astype(np.uint16))
-            attachment.asks[rows[later]] += 1
-            self._watch(rows[later & (attachment.asks[rows] < A.MAX_ASKS)])
+        if n_later:
+            self._ask_again(attachment, outcome, lists[1, :n_later])
+
+    def _ask_again(self, attachment: Attachment, outcome: Outcome, later: np.ndarray) -> None:
+        """The provider does not agree yet to the connections in these places, int64 (m,)."""
+        rows, error = outcome.records["row"][later], outcome.error[later]
+        attachment.counters["not-now"] += len(later)
+        reasons = np.where(error == errno.EAGAIN, R.NOT_READY, outcome.reason[later])
+        attachment.refuse(rows, reasons.astype(np.uint16))
+        attachment.asks[rows] += 1
+        self._watch(rows[attachment.asks[rows] < A.MAX_ASKS])
 
     def _updated(self, attachment: Attachment, outcome: Outcome) -> None:
         """Answers of a worker; inline providers answer in `_last_uses`."""
-        rows = outcome.records["row"]
+        known, rows = self._known, outcome.records["row"]
+        current = (known.alive[rows] != 0) & (known.generation[rows] == outcome.records["generation"])
+        attachment.counters["late"] += int((~current).sum())
+        outcome, rows = outcome.only(current), rows[current]
         attachment.state[rows] &= 0xFF & ~A.UPDATING
         attachment.asks[rows] = 0
         attachment.counters["updated"] += int((outcome.error == 0).sum())
@@ -482,7 +483,7 @@ class Dispatcher:
     # --- marks --------------------------------------------------------------------------------------------------------
 
     def _identity(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return rows.astype(np.int64), self._generation[rows].astype(np.int64)
+        return rows.astype(np.int64), self._known.generation[rows].astype(np.int64)
 
     def _watch(self, rows: np.ndarray) -> None:
         if len(rows):
@@ -507,9 +508,16 @@ class Dispatcher:
         self.publish(*self._identity(rows))
 
 
-def _some(array: np.ndarray, those: np.ndarray) -> np.ndarray:
-    """`array[those]` for bool (n,); the array itself, which costs nothing, when that is all."""
-    return array if those.all() else array[those]
+def _operations(events: np.ndarray, type_: int, *, with_port: bool) -> np.ndarray:
+    """OPERATION (n,) of one type about the connections of tracker events, EVENT (n,)."""
+    records = np.zeros(len(events), OPERATION)
+    telling.write_operations(events, type_, int(with_port), records)
+    return records
+
+
+def _some(records: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Records in these places, int64 (m,) in order; the array itself when that is all."""
+    return records if len(places) == len(records) else pick(records, places)
 
 
 def _n_failed(outcome: Outcome) -> int:

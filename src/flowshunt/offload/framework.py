@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,16 +20,17 @@ from flowshunt.base.errors import UsageError
 from flowshunt.offload import attachment as A
 from flowshunt.offload import reasons as R
 from flowshunt.offload.api import Provider
-from flowshunt.offload.attachment import Attachment
+from flowshunt.offload.attachment import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE, Attachment
 from flowshunt.offload.batch import Batch, Devices
 from flowshunt.offload.caller import Journal
-from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED, MARK_NONE, Dispatcher
 from flowshunt.offload.handover import Described, describe, established, learned_of
-from flowshunt.offload.installer import Installer
 from flowshunt.offload.installing import N_ZONES
 from flowshunt.offload.registry import Registry, Settings
 from flowshunt.offload.runner import DEFAULT_QUEUE, Inline, Runner, Worker
 from flowshunt.offload.table import Paths, Records, Table
+
+if TYPE_CHECKING:
+    from flowshunt.offload.installer import Installer
 
 MAX_PROVIDERS = 255
 CLOSE_S = 5.0
@@ -88,6 +89,8 @@ class Offload:
         self._clock_ns = clock_ns
         self._paths = paths
         self._on_unregistered = on_unregistered
+        from flowshunt.offload.dispatcher import Dispatcher  # needs Numba, which this module does without
+
         self._dispatcher = Dispatcher(table, devices, paths)
         self._is_observing = False
         if paths is not None:

@@ -7,7 +7,7 @@ withdrawn or installed again. The next process puts the connections back first, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from flowshunt.base.picking import as_bytes
 from flowshunt.conntrack import schema as C
 from flowshunt.datapath.paths.records import LEARNED, N_ZONES, PATH
 from flowshunt.offload.batch import EST, OPERATION
-from flowshunt.offload.book import Book
 from flowshunt.offload.table import Records
+
+if TYPE_CHECKING:
+    from flowshunt.offload.book import Book
 
 HANDOVER = np.dtype(
     [

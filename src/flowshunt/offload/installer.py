@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowshunt.base.picking import as_bytes, copied, pick
+from flowshunt.base.picking import copied, pick
 from flowshunt.conntrack import schema as C
-from flowshunt.datapath.paths.records import N_ZONES, UNFIT
+from flowshunt.datapath.paths.records import UNFIT
 from flowshunt.offload import attachment as A
 from flowshunt.offload import book as B
 from flowshunt.offload import forwarding as F
@@ -31,8 +31,8 @@ from flowshunt.offload.accounting import Accounting, Ledger
 from flowshunt.offload.attachment import Attachment
 from flowshunt.offload.book import Book
 from flowshunt.offload.caller import Caller, Journal
-from flowshunt.offload.changes import Changes
-from flowshunt.offload.installing import FLOW, PATH
+from flowshunt.offload.installing import FLOW
+from flowshunt.offload.kernels import offering, pairing, telling
 from flowshunt.offload.runner import Worker
 from flowshunt.offload.table import Paths, Table
 
@@ -44,8 +44,6 @@ WITHDRAW_AT_ONCE = 4096
 _EVENT_KINDS = {C.EVENT_CREATED: "created", C.EVENT_REPLY: "reply", C.EVENT_DESTROYED: "destroyed"}
 _PATH_KINDS = ("path-original", "path-reply")
 _REASON_OF_UNFIT = np.array([R.number_of(code) for code in UNFIT], np.uint16)
-_BOTH_FIT = B.FIT[0] | B.FIT[1]
-_BOTH_WAIT = B.WAITS[0] | B.WAITS[1]
 
 
 class _Asked(NamedTuple):
@@ -72,7 +70,6 @@ class Installer:
         self._table = table
         self._paths = paths
         self._caller = caller
-        self._changes = Changes(table.capacity)
         self._epoch = -1
         self._polled_ms = -1
 
@@ -83,61 +80,45 @@ class Installer:
         if len(learned) == 0 or not self._caller.forwarders():
             return
         self.follow_epoch()
-        learned = self._without_outdated(learned)
-        leaders = learned["rows"][:, 0].astype(np.int64)
-        limits = self._table.idle_limits(leaders, learned["generations"][:, 0].astype(np.int64))
-        learned = pick(learned, (limits > 0) & (self.book.flags[leaders] & B.LEAVING == 0))
-        touched = []
-        for d in range(2):
-            mine = pick(learned, learned["turned"] & 1 == d)
-            if len(mine):
-                leaders = mine["rows"][:, 0].astype(np.int64)
-                mine = pick(mine, self.book.last_of_each(leaders))
-                touched.append(self._note(d, mine))
-        if touched:
-            self._pair(np.unique(np.concatenate(touched)))
-        self._changes.turn += 1
+        verdicts = np.empty(len(learned), np.uint8)
+        limits = self._table.idle_limits(*_leaders_of(learned))
+        found = pairing.judge(self.book.arrays, learned, limits, verdicts)
+        if found & ~pairing.TAKEN:
+            self._prepare(learned, verdicts, found)
+        if found & pairing.TAKEN:
+            leaders = self.book.note(learned, verdicts)
+            if self.journal is not None:
+                self._journal_paths(pick(learned, verdicts & pairing.NOTED != 0))
+            if len(leaders):
+                self._pair(leaders)
+        self.book.begin_turn()
 
-    def _without_outdated(self, learned: np.ndarray) -> np.ndarray:
-        """Without what was told before a connection on the way got another mark or label, which is told anew."""
-        outdated = self._changes.outdate(learned)
-        for zone in range(N_ZONES if outdated.any() else 0):
-            there = outdated & (learned["n_zones"] > zone)
+    def _prepare(self, learned: np.ndarray, verdicts: np.ndarray, found: int) -> None:
+        """What has to be done before paths are noted, by all their verdicts in one."""
+        if found & pairing.OUTDATED:
+            self._tell_anew(pick(learned, verdicts == pairing.OUTDATED))
+        if found & pairing.STRANGE:
+            self.withdraw(_distinct_leaders(learned, verdicts & pairing.STRANGE != 0), R.PATH_CHANGED)
+        if found & pairing.OTHER_RULES:
+            # What was forwarded so far was forwarded by the rules of before.
+            leaders = _distinct_leaders(learned, verdicts & pairing.OTHER_RULES != 0)
+            self.accounting.read(leaders[self.book.flags[leaders] & B.HELD != 0])
+        for d in range(2 if found & pairing.UNFIT else 0):
+            self._note_unfit(pick(learned, (verdicts & pairing.UNFIT != 0) & (learned["turned"] & 1 == d)))
+
+    def _journal_paths(self, learned: np.ndarray) -> None:
+        for d, kind in enumerate(_PATH_KINDS):
+            self._tell(kind, *_leaders_of(pick(learned, learned["turned"] & 1 == d)))
+
+    def _tell_anew(self, learned: np.ndarray) -> None:
+        for zone in range(int(learned["n_zones"].max())):
+            there = learned["n_zones"] > zone
             self._paths.forget(learned["rows"][there, zone].astype(np.int64))
-        return pick(learned, ~outdated)
 
-    def _note(self, d: int, learned: np.ndarray) -> np.ndarray:
-        """Records of direction d, each leader once. Returns the leaders whose path may be taken."""
-        others = ~self.book.same_way(learned)
-        if others.any():
-            self._begin(pick(learned, others))
-        unfit = learned["unfit"] != 0
-        if unfit.any():
-            self._note_unfit(d, pick(learned, unfit))
-            learned = pick(learned, ~unfit)
+    def _note_unfit(self, learned: np.ndarray) -> None:
+        """Paths that may not be taken, each of another leader: flows that have them end."""
         if len(learned) == 0:
-            return np.zeros(0, np.int64)
-        leaders: np.ndarray = learned["rows"][:, 0].astype(np.int64)
-        free = self.book.flags[leaders] & B.LEAVING == 0
-        leaders, learned = leaders[free], pick(learned, free)
-        held = leaders[self.book.flags[leaders] & B.HELD != 0]
-        if len(held):
-            self.accounting.before_chains_change(held, d, learned)
-        if len(leaders):
-            self.book.note(d, learned, self._changes.turn)
-            self._tell(_PATH_KINDS[d], leaders, self.book.generations(leaders))
-        return leaders
-
-    def _begin(self, learned: np.ndarray) -> None:
-        """Other connections on the way than before, or none known before."""
-        leaders = learned["rows"][:, 0].astype(np.int64)
-        known = leaders[self.book.flags[leaders] != 0]
-        busy = self.book.flags[known] & B.BUSY != 0
-        self.withdraw(known[busy], R.PATH_CHANGED)
-        self.book.forget(known[~busy])
-        self.book.begin(pick(learned, self.book.flags[leaders] == 0))
-
-    def _note_unfit(self, d: int, learned: np.ndarray) -> None:
+            return
         reasons = _REASON_OF_UNFIT[np.minimum(learned["unfit"], len(UNFIT) - 1)]
         varying = reasons == R.number_of("varying-match")
         reasons = np.where(varying, reasons | learned["parameter"].astype(np.uint16) << R.PARAMETER_SHIFT, reasons)
@@ -146,55 +127,40 @@ class Installer:
             for zone in range(int(learned["n_zones"].max())):
                 there = learned["n_zones"] > zone
                 attachment.note(learned["rows"][there, zone].astype(np.int64), reasons[there])
-        leaders = learned["rows"][:, 0].astype(np.int64)
-        self._tell("unfit", leaders, learned["generations"][:, 0], "", reasons)
+        leaders, generations = _leaders_of(learned)
+        self._tell("unfit", leaders, generations, "", reasons)
         busy = self.book.flags[leaders] & B.BUSY != 0
         if busy.any():
             self._withdraw_each(leaders[busy], reasons[busy])
-        idle = leaders[~busy]
-        self.book.drop(idle, d)
 
     def _withdraw_each(self, leaders: np.ndarray, reasons: np.ndarray) -> None:
         for reason in np.unique(reasons).tolist():
             self.withdraw(leaders[reasons == reason], reason, again=False)
 
     def _pair(self, leaders: np.ndarray) -> None:
-        """Offer, replace or renew those of which both directions are known in one epoch."""
-        flags = self.book.flags[leaders]
-        leaders = leaders[(flags & _BOTH_FIT == _BOTH_FIT) & (flags & B.LEAVING == 0)]
-        entries = self.book.entries
-        epochs, turned = entries["epochs"][leaders], entries["turned"][leaders]
-        everyone = (1 << entries["n_zones"][leaders].astype(np.int64)) - 1
-        paired = (epochs[:, 0] == epochs[:, 1]) & (turned[:, 0] ^ turned[:, 1] == everyone)
-        leaders = self._without_changed(leaders[paired])
-        flags = self.book.flags[leaders]
-        held, waits = flags & (B.HELD | B.ASKED) != 0, flags & _BOTH_WAIT
-        self._renew(leaders[held & (waits == 0)])
-        self.withdraw(leaders[held & (waits != 0) & (waits != _BOTH_WAIT)], R.PATH_CHANGED)
-        both = leaders[waits == _BOTH_WAIT]
-        if len(both):
-            self._make_offers(both)
-
-    def _without_changed(self, leaders: np.ndarray) -> np.ndarray:
-        """Without flows of which a path was told before the last change of a mark or label; both are told anew."""
-        turns = self.book.entries["turns"][leaders].min(axis=1)
-        changed = np.zeros(len(leaders), bool)
-        for part in self.book.members(leaders):
-            changed[part.which] |= self._changes.came_after(part.rows, turns[part.which])
-        changed &= self.book.flags[leaders] & B.BUSY == 0
-        if changed.any():
-            self._paths.forget(self.book.all_rows(leaders[changed])[0])
-            self.book.forget(leaders[changed])
-        return leaders[~changed]
+        """Offer, replace or renew flows of which both directions are known in one epoch."""
+        verdicts = np.empty(len(leaders), np.uint8)
+        found = pairing.pair(self.book.arrays, leaders, verdicts)
+        if found & pairing.CHANGED:
+            changed = leaders[verdicts == pairing.CHANGED]
+            self._paths.forget(self.book.members(changed).rows)
+            self.book.forget(changed)
+        if found & pairing.RENEW:
+            self._renew(leaders[verdicts == pairing.RENEW])
+        if found & pairing.WITHDRAW:
+            self.withdraw(leaders[verdicts == pairing.WITHDRAW], R.PATH_CHANGED)
+        if found & pairing.OFFER:
+            self._make_offers(leaders[verdicts == pairing.OFFER])
 
     def _renew(self, leaders: np.ndarray) -> None:
         epochs = self.book.entries["epochs"][leaders, 0]
         for attachment, mine in self._by_holder(leaders):
             for epoch in np.unique(epochs[mine]).tolist():
                 those = leaders[mine][epochs[mine] == epoch]
-                rows, generations = those.astype(np.uint32), self.book.generations(those)
+                generations = self.book.generations(those)
                 attachment.counters["renewed"] += len(those)
-                self._call(attachment, F.RENEW, (rows, generations, epoch), must=True)
+                rows = those.astype(np.uint32), generations.astype(np.uint32)
+                self._call(attachment, F.RENEW, (*rows, epoch), must=True)
                 self._tell("renewed", those, generations, attachment.name)
 
     # --- offering -----------------------------------------------------------------------------------------------------
@@ -203,57 +169,40 @@ class Installer:
         leaders = self._without_conflicts(leaders)
         limits = self._limits(leaders)
         fit = limits > 0
-        self.book.stop_waiting(leaders[~fit])
-        leaders, limits = leaders[fit], limits[fit]
+        if not fit.all():
+            self.book.stop_waiting(leaders[~fit])
+            leaders, limits = leaders[fit], limits[fit]
         if len(leaders) == 0:
             return
-        flows = self._flows(leaders, limits)
-        self.book.stop_waiting(leaders)
+        flows = np.zeros(len(leaders), FLOW)
+        offering.write_flows(self.book.arrays, leaders, limits, self._caller.now_ms, flows)
         held = self.book.flags[leaders] & B.BUSY != 0
+        if not held.any():
+            self._offer(leaders, flows)
+            return
         for attachment, mine in self._by_holder(leaders, held):
             self._ask(attachment, leaders[mine], pick(flows, mine))
-        if not held.all():
-            self._offer(leaders[~held], pick(flows, ~held))
+        self._offer(leaders[~held], pick(flows, ~held))
 
     def _without_conflicts(self, leaders: np.ndarray) -> np.ndarray:
         """Flows on whose way no connection is of another flow; one that was another's is taken from that."""
-        if self.book.entries["n_zones"][leaders].max(initial=1) == 1 and not self.book.owner[leaders].any():
+        clean = np.empty(len(leaders), np.bool_)
+        if offering.find_clean(self.book.arrays, leaders, clean) == len(leaders):
             return leaders
-        for attempt in range(2):
-            clean = np.ones(len(leaders), bool)
-            others: list[np.ndarray] = []
-            for part in self.book.members(leaders):
-                owners = self.book.owner[part.rows].astype(np.int64)
-                strange = (owners != 0) & (owners != leaders[part.which] + 1)
-                strange |= ~self.book.last_of_each(part.rows)
-                clean[part.which[strange]] = False
-                others.append(owners[strange & (owners != 0)] - 1)
-            if clean.all() or attempt:
-                break
-            self.withdraw(np.unique(np.concatenate(others)), R.PATH_CHANGED)
+        members = self.book.members(leaders)
+        owners = self.book.owner[members.rows].astype(np.int64)
+        strange = (owners != 0) & (owners != leaders[members.which] + 1)
+        self.withdraw(np.unique(owners[strange]) - 1, R.PATH_CHANGED)
+        offering.find_clean(self.book.arrays, leaders, clean)
         self.book.stop_waiting(leaders[~clean])
         return leaders[clean]
 
     def _limits(self, leaders: np.ndarray) -> np.ndarray:
         """How long each flow may be silent; 0: some connection on its way is not established, or closing."""
         limits: np.ndarray = np.full(len(leaders), MAX_IDLE_MS, np.int64)
-        for part in self.book.members(leaders):
-            own = self._table.idle_limits(part.rows, part.generations)
-            limits[part.which] = np.minimum(limits[part.which], own)
+        members = self.book.members(leaders)
+        np.minimum.at(limits, members.which, self._table.idle_limits(members.rows, members.generations))
         return limits
-
-    def _flows(self, leaders: np.ndarray, limits: np.ndarray) -> np.ndarray:
-        flows = np.zeros(len(leaders), FLOW)
-        entries = self.book.entries
-        flows["now_ms"] = self._caller.now_ms
-        flows["epoch"] = entries["epochs"][leaders, 0]
-        paths = self.book.waiting_paths(leaders)
-        as_bytes(flows, "paths")[:] = paths.reshape(len(leaders), 2 * PATH.itemsize)
-        flows["rows"], flows["generations"] = self.book.identities(leaders)
-        flows["max_idle_ms"] = limits
-        flows["ct_state"] = entries["ct_states"][leaders]
-        flows["n_zones"] = entries["n_zones"][leaders]
-        return flows
 
     def _offer(self, leaders: np.ndarray, flows: np.ndarray, after: Attachment | None = None) -> None:
         """Offer flows that nobody holds to the forwarders, in order; `after`: to those that come after it."""
@@ -276,13 +225,10 @@ class Installer:
         generations = self.book.generations(leaders)
         attachment.counters["offered"] += len(leaders)
         self._tell("offered", leaders, generations, attachment.name)
-        for part in self.book.members(leaders):
-            self._caller.holder[part.rows] = attachment.number
-            self.book.owner[part.rows] = leaders[part.which] + 1
-            if isinstance(attachment.runner, Worker):
-                self._table.hold(part.rows, part.generations)
-        self.book.flags[leaders] |= B.ASKED
-        self.book.entries["n_asked"][leaders] += 1
+        offering.ask(self.book.arrays, self._caller.holder, leaders, attachment.number)
+        if isinstance(attachment.runner, Worker):
+            members = self.book.members(leaders)
+            self._table.hold(members.rows, members.generations)
         asked = _Asked(leaders, generations, flows)
         if not self._call(attachment, F.INSTALL, (copied(flows),), keep=asked):
             errors = np.ones(len(leaders), np.int32)
@@ -291,27 +237,23 @@ class Installer:
 
     def _installed(self, attachment: Attachment, asked: _Asked, errors: np.ndarray, reasons: np.ndarray) -> None:
         """The answer to `_ask`."""
-        leaders, book = asked.leaders, self.book
-        current = (book.generations(leaders) == asked.generations) & (book.flags[leaders] & B.ASKED != 0)
-        current &= self._caller.holder[leaders] == attachment.number
-        book.entries["n_asked"][leaders[current]] -= 1
-        last = current & (book.entries["n_asked"][leaders] == 0)
-        book.flags[leaders[last]] &= 0xFF & ~B.ASKED
-        taken, refused = leaders[last & (errors == 0)], last & (errors != 0)
-        if len(taken):
-            self._take(attachment, taken)
-        if refused.any():
-            self._refuse(attachment, asked, refused, reasons)
+        leaders, verdicts = asked.leaders, np.empty(len(asked.leaders), np.uint8)
+        found = offering.take_answer(
+            self.book.arrays, self._caller.holder, leaders, asked.generations, errors, attachment.number, verdicts
+        )
+        if found & offering.TAKEN:
+            self._take(attachment, leaders[verdicts == offering.TAKEN])
+        if found & offering.REFUSED:
+            self._refuse(attachment, asked, verdicts == offering.REFUSED, reasons)
 
     def _take(self, attachment: Attachment, leaders: np.ndarray) -> None:
-        book = self.book
         attachment.counters["installed"] += len(leaders)
-        book.flags[leaders] |= B.HELD
-        for part in book.members(leaders):
-            attachment.reason[part.rows] = R.NONE
-            self._table.hold(part.rows, part.generations)
-            self._caller.publish(part.rows, part.generations)
-        self._tell("taken", leaders, book.generations(leaders), attachment.name)
+        members = self.book.members(leaders)
+        attachment.reason[members.rows] = R.NONE
+        self._table.hold(members.rows, members.generations)
+        self._caller.publish(members.rows, members.generations)
+        if self.journal is not None:
+            self._tell("taken", leaders, self.book.generations(leaders), attachment.name)
 
     def _refuse(self, attachment: Attachment, asked: _Asked, refused: np.ndarray, reasons: np.ndarray) -> None:
         """What the provider refused is offered to the next one; what it held with other paths is taken from it."""
@@ -326,14 +268,14 @@ class Installer:
 
     def _let_go(self, leaders: np.ndarray, was_held: bool = True) -> None:
         """Nobody holds these flows any more. Rows that belong to others by now are left alone."""
-        for part in self.book.members(leaders):
-            mine = self.book.owner[part.rows] == leaders[part.which] + 1
-            rows, generations = part.rows[mine], part.generations[mine]
-            self.book.owner[rows] = 0
-            self._caller.holder[rows] = 0
-            if was_held:
-                self._table.release(rows, generations, is_settled=True)
-                self._caller.publish(rows, generations)
+        members = self.book.members(leaders)
+        mine = self.book.owner[members.rows] == leaders[members.which] + 1
+        rows, generations = members.rows[mine], members.generations[mine]
+        self.book.owner[rows] = 0
+        self._caller.holder[rows] = 0
+        if was_held:
+            self._table.release(rows, generations, is_settled=True)
+            self._caller.publish(rows, generations)
 
     # --- withdrawing --------------------------------------------------------------------------------------------------
 
@@ -352,8 +294,7 @@ class Installer:
         self.book.stop_waiting(leaders)
         self.book.flags[leaders] = B.LEAVING
         attachment.counters["withdrawn"] += len(leaders)
-        for part in ledger.members:
-            attachment.reason[part.rows] = reason
+        attachment.reason[ledger.members.rows] = reason
         self._tell(why, leaders, ledger.generations, attachment.name, reason)
         rows = leaders.astype(np.uint32), ledger.generations.astype(np.uint32)
         self._call(attachment, F.WITHDRAW, rows, keep=_Leaving(ledger, again), must=True)
@@ -369,7 +310,7 @@ class Installer:
     def _end_of_hold(self, leaders: np.ndarray, again: bool) -> None:
         if len(leaders) == 0:
             return
-        rows, _ = self.book.all_rows(leaders)
+        rows = self.book.members(leaders).rows
         self._let_go(leaders)
         self.book.forget(leaders)
         if again:
@@ -397,8 +338,8 @@ class Installer:
     def _passes(self, leaders: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Which flows have one of the connections on their way that are wanted, bool by row: bool (n,)."""
         passes = np.zeros(len(leaders), bool)
-        for part in self.book.members(leaders):
-            passes[part.which] |= wanted[part.rows]
+        members = self.book.members(leaders)
+        passes[members.which[wanted[members.rows]]] = True
         return passes
 
     def abandon_now(self, attachment: Attachment) -> None:
@@ -418,19 +359,15 @@ class Installer:
 
     def on_events(self, events: np.ndarray) -> None:
         """Flows end with any of their connections, and when one of them closes or gets another mark or label."""
-        self._changes.note(events)
         if self.journal is not None:
             self._journal_events(events)
-        kinds, rows = events["kind"], events["row"]
-        changed = (kinds == C.EVENT_STATE) | (kinds == C.EVENT_MARK) | (kinds == C.EVENT_LABEL)
-        ended = kinds == C.EVENT_DESTROYED
-        concerned = (changed | ended) & ((self.book.owner[rows] != 0) | (self.book.flags[rows] != 0))
-        if not concerned.any():
+        places = np.empty(len(events), np.int64)
+        places = places[: telling.find_concerned(self.book.arrays, events, places)]
+        if len(places) == 0:
             return
-        rows, ended = rows[concerned].astype(np.int64), ended[concerned]
-        generations = events["generation"][concerned]
+        rows, ended = events["row"][places].astype(np.int64), events["kind"][places] == C.EVENT_DESTROYED
         self._withdraw_ended(rows, ended)
-        self._forget_ended(rows[ended], generations[ended])
+        self._forget_ended(rows[ended], events["generation"][places[ended]])
 
     def _withdraw_ended(self, rows: np.ndarray, ended: np.ndarray) -> None:
         """All flows that these rows belong to; at most one connection of a row can be held, the one that ended."""
@@ -514,8 +451,7 @@ class Installer:
         attachment.counters["handed-back"] += len(leaders)
         ledger = self.accounting.ledger(leaders)
         self.accounting.add(attachment, ledger, usage[mine])
-        for part in ledger.members:
-            attachment.reason[part.rows] = reasons[part.which]
+        attachment.reason[ledger.members.rows] = reasons[ledger.members.which]
         self._tell("handed-back", leaders, ledger.generations, attachment.name, reasons)
         self._end_of_hold(leaders, again=True)
 
@@ -573,3 +509,13 @@ class Installer:
         if self.journal is not None and len(rows):
             now_ms = self._caller.now_ms
             self.journal(kind, rows.astype(np.int64), generations.astype(np.int64), now_ms, provider, reason)
+
+
+def _leaders_of(learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and generations of the first connections on the ways of LEARNED (n,), int64 (n,)."""
+    return learned["rows"][:, 0].astype(np.int64), learned["generations"][:, 0].astype(np.int64)
+
+
+def _distinct_leaders(learned: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """The leaders of some of LEARNED (n,), by bool (n,), each once; int64 (m,)."""
+    return np.unique(learned["rows"][which, 0]).astype(np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 
 from flowshunt.base.picking import pick
 from flowshunt.conntrack.schema import EVENT_CREATED, EVENT_DESTROYED, EVENT_DUE, EVENT_REPLY
+from flowshunt.offload.kernels.telling import N_KINDS, count_kinds
 
 MAX_ROUNDS = 8
 """More are never made of one array. A connection that comes and goes within it, and would need them, is left out."""
@@ -35,27 +36,39 @@ def rounds(events: np.ndarray) -> tuple[list[Round], int]:
 
     Returns the rounds, and how many events were left out for being beyond MAX_ROUNDS.
     """
-    kinds = events["kind"]
-    concerns = _CONCERNS[kinds]
-    if not concerns.all():
-        events, kinds = pick(events, concerns), kinds[concerns]
     if len(events) == 0:
         return [], 0
-    created, destroyed = np.flatnonzero(kinds == EVENT_CREATED), np.flatnonzero(kinds == EVENT_DESTROYED)
-    if len(created) == 0 or len(destroyed) == 0 or created[-1] < destroyed[0]:
-        return [_round(events)], 0
+    counts = np.empty(N_KINDS, np.int64)
+    begins_again = count_kinds(events, counts)
+    n_concern = int(counts[list(_KINDS)].sum())
+    if n_concern == 0:
+        return [], 0
+    if not begins_again:
+        return [_round(events, counts)], 0
+    if n_concern < len(events):
+        events = pick(events, _CONCERNS[events["kind"]])
     levels = _levels(events)
-    found = [_round(events[levels == level]) for level in range(int(levels.max()) + 1)]
+    found = []
+    for level in range(int(levels.max()) + 1):
+        part = some(events, levels == level)
+        count_kinds(part, counts)
+        found.append(_round(part, counts))
     return found, int((levels < 0).sum())
 
 
-def _round(events: np.ndarray) -> Round:
-    return Round(*(_of_kind(events, kind) for kind in _KINDS))
+def _round(events: np.ndarray, counts: np.ndarray) -> Round:
+    return Round(*(_of_kind(events, kind, int(counts[kind])) for kind in _KINDS))
 
 
-def _of_kind(events: np.ndarray, kind: int) -> np.ndarray:
-    which = events["kind"] == kind
-    return pick(events, which) if which.any() else events[:0]
+def _of_kind(events: np.ndarray, kind: int, n: int) -> np.ndarray:
+    return events[:n] if n in (0, len(events)) else some(events, events["kind"] == kind)
+
+
+def some(events: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Some of EVENT (n,), by bool (n,); read-only like those that the tracker drains."""
+    picked = pick(events, which)
+    picked.flags.writeable = False
+    return picked
 
 
 def _levels(events: np.ndarray) -> np.ndarray:

@@ -20,6 +20,11 @@ _LINUX_ESTABLISHED = S.LINUX_NAMES.index("ESTABLISHED")
 
 
 @kernel
+def _lives(t: Any, row: Any, generation: Any) -> Any:
+    return t.conns["generation"][row] == generation and t.conns["flags"][row] & S.F_LIVE != 0
+
+
+@kernel
 def _is_held(t: Any, row: Any, generation: Any) -> Any:
     return (
         t.conns["generation"][row] == generation
@@ -35,6 +40,33 @@ def _let_go(t: Any, row: Any) -> Any:
 
 def _example_rows() -> np.ndarray:
     return np.zeros(0, np.int64)
+
+
+@kernel(example=lambda: (example_arrays(), _example_rows(), _example_rows()))
+def hold(t: Any, rows: Any, generations: Any) -> Any:
+    """Hold connections, int64 (n,) rows and generations. Returns how many of them live."""
+    t = by_reference(t)
+    n_living = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        if _lives(t, row, generations[i]):
+            t.conns["watch"][row] = np.int64(t.conns["watch"][row]) | S.WATCH_HELD
+            if (t.conns["tuple"][row] >> 8) & 0xFF == PROTO_TCP:
+                t.conns["flags"][row] = np.int64(t.conns["flags"][row]) | S.F_SEQ_CHECK_OFF
+            n_living += 1
+    return n_living
+
+
+@kernel(example=lambda: (example_arrays(), 0, _example_rows(), _example_rows(), _example_rows()))
+def set_slots(t: Any, slot: Any, rows: Any, generations: Any, values: Any) -> Any:
+    """Set a private slot of connections, all int64 (n,). Returns how many of them live."""
+    t = by_reference(t)
+    n_living = 0
+    for i in range(len(rows)):
+        if _lives(t, rows[i], generations[i]):
+            t.slots[rows[i], slot] = values[i]
+            n_living += 1
+    return n_living
 
 
 @kernel(example=lambda: (example_arrays(), _example_rows(), _example_rows(), _example_rows(), _example_rows(), 0))
@@ -75,11 +107,6 @@ def release(t: Any, rows: Any, generations: Any, now_ms: Any, is_settled: Any) -
 
 
 # --- packets that went unseen ----------------------------------------------------------------------------------------
-
-
-@kernel
-def _lives(t: Any, row: Any, generation: Any) -> Any:
-    return t.conns["generation"][row] == generation and t.conns["flags"][row] & S.F_LIVE != 0
 
 
 @kernel

@@ -6,12 +6,12 @@ import threading
 
 import numpy as np
 
+from flowshunt.offload.attachment import MARK_ADDED, MARK_ESTABLISHED
 from flowshunt.offload.batch import ADD, DEL, EST, Batch, Context
 from flowshunt.offload.calls import has, serve
 from flowshunt.offload.conformance.scenarios import scenario
 from flowshunt.offload.conformance.stage import Stage
 from flowshunt.offload.conformance.subject import BrokenContractError, Factory, NotApplicableError, expect
-from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED
 from flowshunt.offload.framework import Offload
 from flowshunt.offload.registry import Settings
 

@@ -15,7 +15,7 @@ from flowshunt.control.unixctl.commands import flushing
 from flowshunt.control.unixctl.commands.dpctl import in_slices, split, take_number, without_datapath
 from flowshunt.control.unixctl.node import Node
 from flowshunt.control.unixctl.registry import command
-from flowshunt.offload.dispatcher import MARK_ADDED, MARK_ESTABLISHED
+from flowshunt.offload.attachment import MARK_ADDED, MARK_ESTABLISHED
 from flowshunt.offload.framework import Offload
 
 _GROUPS = {6: "TCP", 17: "UDP", 136: "UDPLITE", 132: "SCTP", 1: "ICMP", 58: "ICMP", 33: "DCCP", 2: "IGMP"}

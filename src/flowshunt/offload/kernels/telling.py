@@ -1,0 +1,240 @@
+"""The tracker's events become operations, and providers' answers to those become states of their attachments.
+
+Rows of the records of one call differ. What is to be done about some of them comes out as lists of places, int64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flowshunt.conntrack.schema import (
+    EVENT,
+    EVENT_CREATED,
+    EVENT_DESTROYED,
+    EVENT_KINDS,
+    EVENT_LABEL,
+    EVENT_MARK,
+    EVENT_STATE,
+)
+from flowshunt.jit import by_reference, kernel
+from flowshunt.offload import attachment as A
+from flowshunt.offload import reasons as R
+from flowshunt.offload.batch import OPERATION
+from flowshunt.offload.kernels.book import example_rows
+from flowshunt.offload.kernels.schema import make_book, make_known, make_told
+
+N_KINDS = len(EVENT_KINDS)
+N_COUNTS = 4
+"""Of `take_added`: taken, refused, those whose EST is owed, late. Of `take_established`: agreed, not, 0, late."""
+
+
+def _example_events() -> np.ndarray:
+    events = np.zeros(0, EVENT)
+    events.flags.writeable = False  # as observers get them
+    return events
+
+
+def _example_records() -> np.ndarray:
+    return np.zeros(0, OPERATION)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@kernel(example=lambda: (make_book(1), _example_events(), example_rows()))
+def find_concerned(b: Any, events: Any, places: Any) -> Any:
+    """Note changes of marks and labels, and find the events that a path or a flow may end with. Returns how many."""
+    b = by_reference(b)
+    m = np.int64(0)
+    for i in range(len(events)):
+        kind, row = np.int64(events["kind"][i]), np.int64(events["row"][i])
+        is_change = kind == EVENT_MARK or kind == EVENT_LABEL
+        if is_change:
+            b.changed["turn"][row] = b.state["turn"][0]
+            b.changed["time_ms"][row] = events["time_ms"][i]
+        ends = is_change or kind == EVENT_STATE or kind == EVENT_DESTROYED
+        if ends and (b.owner[row] != 0 or b.flags[row] != 0):
+            places[m] = i
+            m += 1
+    return m
+
+
+@kernel(example=lambda: (_example_events(), example_rows()))
+def count_kinds(events: Any, counts: Any) -> Any:
+    """Write how many events there are of each kind, int64 (N_KINDS,). Returns whether one is of a creation that comes
+    behind an end.
+    """
+    for kind in range(N_KINDS):
+        counts[kind] = 0
+    found = False
+    for i in range(len(events)):
+        kind = np.int64(events["kind"][i])
+        counts[kind] += 1
+        found = found or (kind == EVENT_CREATED and counts[EVENT_DESTROYED] != 0)
+    return found
+
+
+@kernel(example=lambda: (_example_events(), 0, 0, _example_records()))
+def write_operations(events: Any, type_: Any, with_port: Any, records: Any) -> Any:
+    """Fill in OPERATION (n,), zeros, about the connections of EVENT (n,)."""
+    for i in range(len(events)):
+        records["type"][i] = type_
+        records["now_ms"][i] = events["time_ms"][i]
+        for half in range(2):
+            records["source"][i, half] = events["source"][i, half]
+            records["destination"][i, half] = events["destination"][i, half]
+        records["tuple"][i] = events["tuple"][i]
+        records["row"][i] = events["row"][i]
+        records["generation"][i] = events["generation"][i]
+        if with_port:
+            records["in_port"][i] = events["in_port"][i]
+
+
+# --- telling ---------------------------------------------------------------------------------------------------------
+
+
+@kernel(example=lambda: (make_known(1), _example_records()))
+def meet(k: Any, records: Any) -> Any:
+    """From now on events are about these connections."""
+    k = by_reference(k)
+    for i in range(len(records)):
+        row = np.int64(records["row"][i])
+        k.alive[row] = 1
+        k.generation[row] = records["generation"][i]
+
+
+@kernel(example=lambda: (make_known(1), _example_records(), example_rows()))
+def find_strangers(k: Any, records: Any, places: Any) -> Any:
+    """Find those that events were not about before. Returns how many."""
+    k = by_reference(k)
+    m = np.int64(0)
+    for i in range(len(records)):
+        row = np.int64(records["row"][i])
+        if k.alive[row] == 0 or k.generation[row] != records["generation"][i]:
+            places[m] = i
+            m += 1
+    return m
+
+
+@kernel(example=lambda: (make_told(1), _example_records(), 0))
+def offer(a: Any, records: Any, state: Any) -> Any:
+    """New connections are about to be told; `state`: what they are in meanwhile."""
+    a = by_reference(a)
+    for i in range(len(records)):
+        row = np.int64(records["row"][i])
+        a.state[row] = state
+        a.reason[row] = R.NONE
+        a.asks[row] = 0
+
+
+@kernel(example=lambda: (make_told(1), _example_records(), example_rows()))
+def note_replies(a: Any, records: Any, owed: Any) -> Any:
+    """Replies were seen of these: ANSWERED, where ADD waits for its answer; `owed`: ADD must come before EST.
+
+    Returns how many are owed. See `begin_establishing` for the others.
+    """
+    a = by_reference(a)
+    m = np.int64(0)
+    for i in range(len(records)):
+        row = np.int64(records["row"][i])
+        state, reason = np.int64(a.state[row]), np.int64(a.reason[row])
+        if state & A.ADDING:
+            a.state[row] = state | A.ANSWERED
+        is_owed = state == 0 and (reason == R.QUEUE_FULL or reason == R.NOT_TOLD or reason == R.NONE)
+        if state & A.ADDING or is_owed:
+            a.reply_port[row] = records["in_port"][i]
+        if is_owed:
+            owed[m] = i
+            m += 1
+    return m
+
+
+@kernel(example=lambda: (make_told(1), _example_records(), example_rows()))
+def begin_establishing(a: Any, records: Any, ready: Any) -> Any:
+    """Find those that the provider has and has not agreed to yet: ESTABLISHING from now on. Returns how many."""
+    a = by_reference(a)
+    m = np.int64(0)
+    for i in range(len(records)):
+        row = np.int64(records["row"][i])
+        state = np.int64(a.state[row])
+        if state & (A.TAKEN | A.ESTABLISHED | A.ESTABLISHING) == A.TAKEN:
+            a.state[row] = state | A.ESTABLISHING
+            ready[m] = i
+            m += 1
+    return m
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _is_current(k: Any, records: Any, i: Any) -> Any:
+    row = np.int64(records["row"][i])
+    return k.alive[row] != 0 and k.generation[row] == records["generation"][i]
+
+
+def _example_added() -> tuple[Any, ...]:
+    known, told, lists = make_known(1), make_told(1), [example_rows() for _ in range(4)]
+    return known, told, _example_records(), np.zeros(0, np.int32), *lists
+
+
+@kernel(example=_example_added)
+def take_added(k: Any, a: Any, records: Any, errors: Any, taken: Any, refused: Any, again: Any, counts: Any) -> Any:
+    """ADD was answered, errors int32 (n,). Lists rows that were `taken`, and places of those `refused` and of those
+    whose EST is owed, `again`. Answers about connections that have ended are late. `counts`: int64 (N_COUNTS,).
+    """
+    k = by_reference(k)
+    a = by_reference(a)
+    n_taken, n_refused, n_again, n_late = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    for i in range(len(records)):
+        row = np.int64(records["row"][i])
+        if not _is_current(k, records, i):
+            n_late += 1
+        elif errors[i]:
+            a.state[row] = 0
+            refused[n_refused] = i
+            n_refused += 1
+        else:
+            if a.state[row] & A.ANSWERED:
+                again[n_again] = i
+                n_again += 1
+            a.state[row] = A.TAKEN
+            taken[n_taken] = row
+            n_taken += 1
+    counts[0], counts[1], counts[2], counts[3] = n_taken, n_refused, n_again, n_late
+
+
+def _example_established() -> tuple[Any, ...]:
+    known, told, lists = make_known(1), make_told(1), [example_rows() for _ in range(3)]
+    return known, told, _example_records(), np.zeros(0, np.int32), 0, *lists
+
+
+@kernel(example=_example_established)
+def take_established(
+    k: Any, a: Any, records: Any, errors: Any, reason: Any, agreed: Any, later: Any, counts: Any
+) -> Any:
+    """EST was answered, errors int32 (n,). Lists rows that were `agreed` to, which get this reason, and places of the
+    others, `later`. Answers about connections that have ended are late. `counts`: int64 (N_COUNTS,).
+    """
+    k = by_reference(k)
+    a = by_reference(a)
+    n_agreed, n_later, n_late = np.int64(0), np.int64(0), np.int64(0)
+    for i in range(len(records)):
+        row = np.int64(records["row"][i])
+        if not _is_current(k, records, i):
+            n_late += 1
+            continue
+        state = np.int64(a.state[row]) & ~A.ESTABLISHING
+        if errors[i]:
+            later[n_later] = i
+            n_later += 1
+        else:
+            state |= A.ESTABLISHED
+            a.asks[row] = 0
+            a.reason[row] = reason
+            agreed[n_agreed] = row
+            n_agreed += 1
+        a.state[row] = state
+    counts[0], counts[1], counts[2], counts[3] = n_agreed, n_later, np.int64(0), n_late
