@@ -40,6 +40,7 @@ class Book:
         self.flags = self.arrays.flags
         self.entries = self.arrays.entries
         self.owner = self.arrays.owner
+        self._turn = self.arrays.state["turn"]
 
     @property
     def top(self) -> int:
@@ -53,7 +54,7 @@ class Book:
 
     def begin_turn(self) -> None:
         """What is told from now on comes behind the events and paths so far."""
-        self.arrays.state["turn"] += 1
+        self._turn[0] += 1
 
     def last_of_each(self, rows: np.ndarray) -> np.ndarray:
         """Which places of `rows`, int64 (n,), are the last of their row: bool (n,)."""
@@ -86,5 +87,5 @@ class Book:
     def members(self, leaders: np.ndarray) -> Members:
         """The connections on the ways of these."""
         columns = np.empty((4, N_ZONES * len(leaders)), np.int64)
-        m = kernels.list_members(self.arrays, leaders, *columns)
-        return Members(*(column[:m] for column in columns))
+        m = kernels.list_members(self.arrays, leaders, columns)
+        return Members(*columns[:, :m])

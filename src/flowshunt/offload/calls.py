@@ -66,10 +66,10 @@ def perform(provider: Provider, records: np.ndarray, devices: Devices | None, ep
 
 
 def _offer(provider: Provider, records: np.ndarray, devices: Devices | None, epoch: int) -> Outcome:
-    policy = copied(records)
-    policy["type"] = POLICY
-    answer = _ask(provider, policy, devices, epoch)
+    answer = _ask(provider, records, devices, epoch, POLICY)
     wanted = answer.error == 0
+    if wanted.all():
+        return _ask(provider, records, devices, epoch)
     error = answer.error.copy()
     reason = np.where(answer.reason == _PLAIN_REFUSAL, R.DECLINED, answer.reason).astype(np.uint16)
     if wanted.any():
@@ -79,8 +79,13 @@ def _offer(provider: Provider, records: np.ndarray, devices: Devices | None, epo
     return Outcome(records, error, np.zeros(len(records), np.int64), reason, epoch)
 
 
-def _ask(provider: Provider, records: np.ndarray, devices: Devices | None, epoch: int) -> Outcome:
+def _ask(
+    provider: Provider, records: np.ndarray, devices: Devices | None, epoch: int, type_: int | None = None
+) -> Outcome:
+    """`type_`: ask that instead of what the operations are."""
     batch = Batch(copied(records), devices)
+    if type_ is not None:
+        batch.records["type"] = type_
     failed = 0
     try:
         submit: Callable[[Batch], object] | None = getattr(provider, "batch_submit", None)

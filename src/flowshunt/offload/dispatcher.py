@@ -35,11 +35,6 @@ from flowshunt.offload.order import rounds, some
 from flowshunt.offload.runner import Inline, Worker
 from flowshunt.offload.table import Paths, Table
 
-_MARK_OF = np.full(256, A.MARK_NONE, np.int64)
-_MARK_OF[np.arange(256) & A.TAKEN != 0] = A.MARK_ADDED
-_MARK_OF[np.arange(256) & A.ESTABLISHED != 0] = A.MARK_ESTABLISHED
-"""By state of an attachment."""
-
 MAX_UNANSWERED = 10
 """How often a connection that is due is left alone because its provider's worker has not answered yet."""
 
@@ -141,9 +136,9 @@ class Dispatcher:
 
     def _once(self, events: np.ndarray) -> np.ndarray:
         """The last event of each row; within a round a row is one connection."""
-        rows, places = events["row"], np.arange(len(events), dtype=np.uint32)
-        self._known.scratch[rows] = places
-        return some(events, self._known.scratch[rows] == places)
+        last = np.empty(len(events), np.bool_)
+        n = telling.find_last(self._known, events, last)
+        return events if n == len(events) else some(events, last)
 
     def dispatch(self, batch: Batch, flush: Callable[[], None]) -> None:
         """Carry out operations that did not come from events, in order, and write each one's result into it.
@@ -420,9 +415,8 @@ class Dispatcher:
 
     def _added(self, attachment: Attachment, outcome: Outcome) -> None:
         records, lists = outcome.records, np.empty((3, len(outcome.records)), np.int64)
-        counts = np.zeros(telling.N_COUNTS, np.int64)
-        telling.take_added(self._known, attachment.told, records, outcome.error, *lists, counts)
-        n_taken, n_refused, n_again, n_late = counts.tolist()
+        found = telling.take_added(self._known, attachment.told, records, outcome.error, lists)
+        n_taken, n_refused, n_again, n_late = found
         attachment.counters["added"] += n_taken
         attachment.counters["late"] += n_late
         if n_refused:
@@ -444,10 +438,9 @@ class Dispatcher:
 
     def _established(self, attachment: Attachment, outcome: Outcome) -> None:
         records, lists = outcome.records, np.empty((2, len(outcome.records)), np.int64)
-        counts = np.zeros(telling.N_COUNTS, np.int64)
         reason = R.PATH_UNKNOWN if attachment.installs else R.NONE
-        telling.take_established(self._known, attachment.told, records, outcome.error, reason, *lists, counts)
-        n_agreed, n_later, _, n_late = counts.tolist()
+        found = telling.take_established(self._known, attachment.told, records, outcome.error, reason, lists)
+        n_agreed, n_later, n_late = found
         attachment.counters["established"] += n_agreed
         attachment.counters["late"] += n_late
         done = lists[0, :n_agreed]
@@ -483,7 +476,7 @@ class Dispatcher:
     # --- marks --------------------------------------------------------------------------------------------------------
 
     def _identity(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return rows.astype(np.int64), self._known.generation[rows].astype(np.int64)
+        return rows.astype(np.int64, copy=False), self._known.generation[rows].astype(np.int64)
 
     def _watch(self, rows: np.ndarray) -> None:
         if len(rows):
@@ -498,10 +491,9 @@ class Dispatcher:
         """Write the highest mark of each connection, and who forwards it, into the tracker's private slot."""
         if self.slot is None or len(rows) == 0:
             return
-        state = np.zeros(len(rows), np.uint8)
+        values = self.holder[rows].astype(np.int64) << 8
         for attachment in self._working():
-            state |= attachment.state[rows]
-        values = _MARK_OF[state] | self.holder[rows].astype(np.int64) << 8
+            telling.raise_marks(attachment.told, rows, values)
         self._table.set_slots(self.slot, rows, generations, values)
 
     def _publish(self, rows: np.ndarray) -> None:

@@ -80,6 +80,8 @@ def _installed(call: Call, value: object, error: int) -> tuple[np.ndarray, np.nd
     errors, reasons = flows["error"].copy(), flows["reason"].copy()
     if error:
         errors[:], reasons[:] = error, 0
+    if not errors.any():
+        return errors, np.zeros(len(errors), np.uint16)
     errors[(errors < 0) | (errors > MAX_ERRNO)] = errno.EPROTO
     plain = (reasons & R.CODE_MASK == 0) | (reasons & R.CODE_MASK >= len(R.REASONS))
     reasons[plain] = (R.PROVIDER_REFUSED | errors << R.PARAMETER_SHIFT).astype(np.uint16)[plain]

@@ -49,7 +49,8 @@ _REASON_OF_UNFIT = np.array([R.number_of(code) for code in UNFIT], np.uint16)
 class _Asked(NamedTuple):
     leaders: np.ndarray
     generations: np.ndarray
-    flows: np.ndarray
+    flows: np.ndarray | None
+    """For those who come after; None: there are none."""
 
 
 class _Leaving(NamedTuple):
@@ -168,8 +169,8 @@ class Installer:
     def _make_offers(self, leaders: np.ndarray) -> None:
         leaders = self._without_conflicts(leaders)
         limits = self._limits(leaders)
-        fit = limits > 0
-        if not fit.all():
+        if not limits.all():
+            fit = limits > 0
             self.book.stop_waiting(leaders[~fit])
             leaders, limits = leaders[fit], limits[fit]
         if len(leaders) == 0:
@@ -201,7 +202,7 @@ class Installer:
         """How long each flow may be silent; 0: some connection on its way is not established, or closing."""
         limits: np.ndarray = np.full(len(leaders), MAX_IDLE_MS, np.int64)
         members = self.book.members(leaders)
-        np.minimum.at(limits, members.which, self._table.idle_limits(members.rows, members.generations))
+        offering.lower(limits, members.which, self._table.idle_limits(members.rows, members.generations))
         return limits
 
     def _offer(self, leaders: np.ndarray, flows: np.ndarray, after: Attachment | None = None) -> None:
@@ -215,6 +216,9 @@ class Installer:
             state = attachment.state[leaders]
             needed = A.TAKEN | (A.ESTABLISHED if attachment.takes_established else 0)
             ready = state & needed == needed
+            if ready.all():
+                self._ask(attachment, leaders, flows)
+                return
             self._ask(attachment, leaders[ready], pick(flows, ready))
             leaders, flows = leaders[~ready], pick(flows, ~ready)
 
@@ -229,8 +233,9 @@ class Installer:
         if isinstance(attachment.runner, Worker):
             members = self.book.members(leaders)
             self._table.hold(members.rows, members.generations)
-        asked = _Asked(leaders, generations, flows)
-        if not self._call(attachment, F.INSTALL, (copied(flows),), keep=asked):
+        is_last = self._caller.forwarders()[-1] is attachment
+        asked = _Asked(leaders, generations, None if is_last else copied(flows))
+        if not self._call(attachment, F.INSTALL, (flows,), keep=asked):
             errors = np.ones(len(leaders), np.int32)
             attachment.counters["queue-full"] += len(leaders)
             self._installed(attachment, asked, errors, np.full(len(leaders), R.QUEUE_FULL, np.uint16))
@@ -264,7 +269,8 @@ class Installer:
         self._withdraw_each(leaders[held], why[held])
         free = leaders[~held]
         self._let_go(free, isinstance(attachment.runner, Worker))
-        self._offer(free, pick(pick(asked.flows, refused), ~held), after=attachment)
+        if asked.flows is not None:
+            self._offer(free, pick(pick(asked.flows, refused), ~held), after=attachment)
 
     def _let_go(self, leaders: np.ndarray, was_held: bool = True) -> None:
         """Nobody holds these flows any more. Rows that belong to others by now are left alone."""

@@ -6,13 +6,14 @@ whose row or tuple belonged to another that ends in the same round. So a round i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from flowshunt.base.picking import pick
 from flowshunt.conntrack.schema import EVENT_CREATED, EVENT_DESTROYED, EVENT_DUE, EVENT_REPLY
-from flowshunt.offload.kernels.telling import N_KINDS, count_kinds
+from flowshunt.offload.kernels.telling import count_kinds
 
 MAX_ROUNDS = 8
 """More are never made of one array. A connection that comes and goes within it, and would need them, is left out."""
@@ -36,28 +37,23 @@ def rounds(events: np.ndarray) -> tuple[list[Round], int]:
 
     Returns the rounds, and how many events were left out for being beyond MAX_ROUNDS.
     """
-    if len(events) == 0:
-        return [], 0
-    counts = np.empty(N_KINDS, np.int64)
-    begins_again = count_kinds(events, counts)
-    n_concern = int(counts[list(_KINDS)].sum())
-    if n_concern == 0:
+    *counts, n_others, begins_again = count_kinds(events)
+    if n_others == len(events):
         return [], 0
     if not begins_again:
         return [_round(events, counts)], 0
-    if n_concern < len(events):
+    if n_others:
         events = pick(events, _CONCERNS[events["kind"]])
     levels = _levels(events)
     found = []
     for level in range(int(levels.max()) + 1):
         part = some(events, levels == level)
-        count_kinds(part, counts)
-        found.append(_round(part, counts))
+        found.append(_round(part, count_kinds(part)[: len(_KINDS)]))
     return found, int((levels < 0).sum())
 
 
-def _round(events: np.ndarray, counts: np.ndarray) -> Round:
-    return Round(*(_of_kind(events, kind, int(counts[kind])) for kind in _KINDS))
+def _round(events: np.ndarray, counts: Sequence[int]) -> Round:
+    return Round(*(_of_kind(events, kind, n) for kind, n in zip(_KINDS, counts, strict=True)))
 
 
 def _of_kind(events: np.ndarray, kind: int, n: int) -> np.ndarray:

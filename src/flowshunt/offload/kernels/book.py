@@ -84,11 +84,11 @@ def forget(b: Any, leaders: Any) -> Any:
         b.flags[leaders[i]] = 0
 
 
-@kernel(example=lambda: (make_book(1), example_rows(), example_rows(), example_rows(), example_rows(), example_rows()))
-def list_members(b: Any, leaders: Any, which: Any, rows: Any, generations: Any, turned: Any) -> Any:
-    """Write the connections on the ways of leaders, int64 (n,), way by way; see `book.Members`. Returns how many.
+@kernel(example=lambda: (make_book(1), example_rows(), np.zeros((0, 0), np.int64)))
+def list_members(b: Any, leaders: Any, members: Any) -> Any:
+    """Write the connections on the ways of leaders, int64 (n,), way by way. Returns how many.
 
-    `which`, `rows`, `generations`, `turned`: int64 (N_ZONES * n,).
+    `members`: int64 (4, N_ZONES * n), the columns of `book.Members`.
     """
     b = by_reference(b)
     m = np.int64(0)
@@ -96,9 +96,9 @@ def list_members(b: Any, leaders: Any, which: Any, rows: Any, generations: Any, 
         leader = leaders[i]
         for zone in range(np.int64(b.entries["n_zones"][leader])):
             row, generation = member(b, leader, np.int64(zone))
-            which[m] = i
-            rows[m] = row
-            generations[m] = generation
-            turned[m] = np.int64(b.entries["turned"][leader, 0]) >> zone & 1
+            members[0, m] = i
+            members[1, m] = row
+            members[2, m] = generation
+            members[3, m] = np.int64(b.entries["turned"][leader, 0]) >> zone & 1
             m += 1
     return m

@@ -45,6 +45,13 @@ def find_clean(b: Any, leaders: Any, clean: Any) -> Any:
     return n_clean
 
 
+@kernel(example=lambda: (example_rows(), example_rows(), example_rows()))
+def lower(limits: Any, which: Any, own: Any) -> Any:
+    """Lower `limits`, int64 (n,), of flows to those that connections on their ways have, `own`, int64 (m,)."""
+    for i in range(len(which)):
+        limits[which[i]] = min(limits[which[i]], own[i])
+
+
 @kernel(inline=False)
 def _copy_path(flows: Any, i: Any, d: Any, pool: Any, place: Any) -> Any:
     flows["paths"][i, d] = pool[place]

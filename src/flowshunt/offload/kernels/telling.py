@@ -13,9 +13,10 @@ from flowshunt.conntrack.schema import (
     EVENT,
     EVENT_CREATED,
     EVENT_DESTROYED,
-    EVENT_KINDS,
+    EVENT_DUE,
     EVENT_LABEL,
     EVENT_MARK,
+    EVENT_REPLY,
     EVENT_STATE,
 )
 from flowshunt.jit import by_reference, kernel
@@ -24,10 +25,6 @@ from flowshunt.offload import reasons as R
 from flowshunt.offload.batch import OPERATION
 from flowshunt.offload.kernels.book import example_rows
 from flowshunt.offload.kernels.schema import make_book, make_known, make_told
-
-N_KINDS = len(EVENT_KINDS)
-N_COUNTS = 4
-"""Of `take_added`: taken, refused, those whose EST is owed, late. Of `take_established`: agreed, not, 0, late."""
 
 
 def _example_events() -> np.ndarray:
@@ -61,19 +58,33 @@ def find_concerned(b: Any, events: Any, places: Any) -> Any:
     return m
 
 
-@kernel(example=lambda: (_example_events(), example_rows()))
-def count_kinds(events: Any, counts: Any) -> Any:
-    """Write how many events there are of each kind, int64 (N_KINDS,). Returns whether one is of a creation that comes
-    behind an end.
-    """
-    for kind in range(N_KINDS):
-        counts[kind] = 0
-    found = False
+@kernel(example=lambda: (_example_events(),))
+def count_kinds(events: Any) -> Any:
+    """How many events are created, reply, due, destroyed, and others; whether a creation comes behind an end."""
+    n_created, n_replies, n_due, n_destroyed = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    begins_again = False
     for i in range(len(events)):
         kind = np.int64(events["kind"][i])
-        counts[kind] += 1
-        found = found or (kind == EVENT_CREATED and counts[EVENT_DESTROYED] != 0)
-    return found
+        n_created += np.int64(kind == EVENT_CREATED)
+        n_replies += np.int64(kind == EVENT_REPLY)
+        n_due += np.int64(kind == EVENT_DUE)
+        n_destroyed += np.int64(kind == EVENT_DESTROYED)
+        begins_again = begins_again or (kind == EVENT_CREATED and n_destroyed != 0)
+    n_others = len(events) - n_created - n_replies - n_due - n_destroyed
+    return n_created, n_replies, n_due, n_destroyed, n_others, np.int64(begins_again)
+
+
+@kernel(example=lambda: (make_known(1), _example_events(), np.zeros(0, np.bool_)))
+def find_last(k: Any, events: Any, last: Any) -> Any:
+    """Write which events, bool (n,), are the last of their row. Returns how many."""
+    k = by_reference(k)
+    for i in range(len(events)):
+        k.scratch[np.int64(events["row"][i])] = i
+    m = np.int64(0)
+    for i in range(len(events)):
+        last[i] = k.scratch[np.int64(events["row"][i])] == i
+        m += np.int64(last[i])
+    return m
 
 
 @kernel(example=lambda: (_example_events(), 0, 0, _example_records()))
@@ -175,48 +186,44 @@ def _is_current(k: Any, records: Any, i: Any) -> Any:
     return k.alive[row] != 0 and k.generation[row] == records["generation"][i]
 
 
-def _example_added() -> tuple[Any, ...]:
-    known, told, lists = make_known(1), make_told(1), [example_rows() for _ in range(4)]
-    return known, told, _example_records(), np.zeros(0, np.int32), *lists
+def _example_lists() -> np.ndarray:
+    return np.zeros((0, 0), np.int64)
 
 
-@kernel(example=_example_added)
-def take_added(k: Any, a: Any, records: Any, errors: Any, taken: Any, refused: Any, again: Any, counts: Any) -> Any:
-    """ADD was answered, errors int32 (n,). Lists rows that were `taken`, and places of those `refused` and of those
-    whose EST is owed, `again`. Answers about connections that have ended are late. `counts`: int64 (N_COUNTS,).
+@kernel(example=lambda: (make_known(1), make_told(1), _example_records(), np.zeros(0, np.int32), _example_lists()))
+def take_added(k: Any, a: Any, records: Any, errors: Any, lists: Any) -> Any:
+    """ADD was answered, errors int32 (n,). Answers about connections that have ended are late.
+
+    `lists`, int64 (3, n): rows that were taken, places of those refused, places of those whose EST is owed. Returns how
+    many of each, and how many are late.
     """
     k = by_reference(k)
     a = by_reference(a)
-    n_taken, n_refused, n_again, n_late = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    n_taken, n_refused, n_owed, n_late = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for i in range(len(records)):
         row = np.int64(records["row"][i])
         if not _is_current(k, records, i):
             n_late += 1
         elif errors[i]:
             a.state[row] = 0
-            refused[n_refused] = i
+            lists[1, n_refused] = i
             n_refused += 1
         else:
             if a.state[row] & A.ANSWERED:
-                again[n_again] = i
-                n_again += 1
+                lists[2, n_owed] = i
+                n_owed += 1
             a.state[row] = A.TAKEN
-            taken[n_taken] = row
+            lists[0, n_taken] = row
             n_taken += 1
-    counts[0], counts[1], counts[2], counts[3] = n_taken, n_refused, n_again, n_late
+    return n_taken, n_refused, n_owed, n_late
 
 
-def _example_established() -> tuple[Any, ...]:
-    known, told, lists = make_known(1), make_told(1), [example_rows() for _ in range(3)]
-    return known, told, _example_records(), np.zeros(0, np.int32), 0, *lists
+@kernel(example=lambda: (make_known(1), make_told(1), _example_records(), np.zeros(0, np.int32), 0, _example_lists()))
+def take_established(k: Any, a: Any, records: Any, errors: Any, reason: Any, lists: Any) -> Any:
+    """EST was answered, errors int32 (n,). Answers about connections that have ended are late.
 
-
-@kernel(example=_example_established)
-def take_established(
-    k: Any, a: Any, records: Any, errors: Any, reason: Any, agreed: Any, later: Any, counts: Any
-) -> Any:
-    """EST was answered, errors int32 (n,). Lists rows that were `agreed` to, which get this reason, and places of the
-    others, `later`. Answers about connections that have ended are late. `counts`: int64 (N_COUNTS,).
+    `lists`, int64 (2, n): rows that were agreed to, which get this reason, and places of the others. Returns how many
+    of each, and how many are late.
     """
     k = by_reference(k)
     a = by_reference(a)
@@ -228,13 +235,24 @@ def take_established(
             continue
         state = np.int64(a.state[row]) & ~A.ESTABLISHING
         if errors[i]:
-            later[n_later] = i
+            lists[1, n_later] = i
             n_later += 1
         else:
             state |= A.ESTABLISHED
             a.asks[row] = 0
             a.reason[row] = reason
-            agreed[n_agreed] = row
+            lists[0, n_agreed] = row
             n_agreed += 1
         a.state[row] = state
-    counts[0], counts[1], counts[2], counts[3] = n_agreed, n_later, np.int64(0), n_late
+    return n_agreed, n_later, n_late
+
+
+@kernel(example=lambda: (make_told(1), example_rows(), example_rows()))
+def raise_marks(a: Any, rows: Any, marks: Any) -> Any:
+    """Raise `marks`, int64 (n,), whose low 8 bits are MARK_*, to what a provider makes of connections, int64 (n,)."""
+    a = by_reference(a)
+    for i in range(len(rows)):
+        state = np.int64(a.state[rows[i]])
+        mark = A.MARK_ESTABLISHED if state & A.ESTABLISHED else A.MARK_ADDED if state & A.TAKEN else A.MARK_NONE
+        if mark > marks[i] & 0xFF:
+            marks[i] = marks[i] & ~0xFF | mark
