@@ -63,11 +63,11 @@ class Book:
         last: np.ndarray = scratch[rows] == places
         return last
 
-    def note(self, learned: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
+    def note(self, learned: np.ndarray, limits: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
         """Note paths; see `pairing.note`. Returns the leaders that have a new one, in the order of their rows."""
         leaders = np.empty(len(learned), np.int64)
         words = learned.view(np.int64).reshape(len(learned), LEARNED.itemsize // 8)
-        noted = leaders[: pairing.note(self.arrays, learned, words, verdicts, leaders)]
+        noted = leaders[: pairing.note(self.arrays, learned, words, limits, verdicts, leaders)]
         noted.sort()
         return noted
 

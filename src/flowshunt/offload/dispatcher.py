@@ -202,9 +202,7 @@ class Dispatcher:
         first_error = np.zeros(len(records), np.int32)
         for attachment in self._working():
             error = np.zeros(len(records), np.int32)
-            owed = np.empty(len(records), np.int64)
-            owed = owed[: telling.note_replies(attachment.told, records, owed)]
-            ready = self._begin_establishing(attachment, records)
+            owed, ready = self._note_replies(attachment, records)
             if len(owed):
                 add = records[owed]
                 add["type"] = ADD
@@ -226,12 +224,11 @@ class Dispatcher:
                 attachment.state[strangers["row"]] = 0
                 attachment.reason[strangers["row"]] = R.NOT_TOLD
 
-    def _begin_establishing(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
-        """Places, int64 (m,), of those for which EST is due at one provider."""
-        if not attachment.takes_established:
-            return np.zeros(0, np.int64)
-        ready = np.empty(len(records), np.int64)
-        return ready[: telling.begin_establishing(attachment.told, records, ready)]
+    def _note_replies(self, attachment: Attachment, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places, int64 (m,), of those for which ADD is owed to one provider, and of those for which EST is due."""
+        lists = np.empty((2, len(records)), np.int64)
+        n_owed, n_ready = telling.note_replies(attachment.told, records, int(attachment.takes_established), lists)
+        return lists[0, :n_owed], lists[1, :n_ready]
 
     def _establish(self, attachment: Attachment, records: np.ndarray) -> np.ndarray:
         """EST at one provider, for which it is due."""
@@ -432,7 +429,7 @@ class Dispatcher:
         records["type"] = EST
         records["in_port"] = attachment.reply_port[records["row"]]
         records["now_ms"] = np.maximum(records["now_ms"], self.now_ms)
-        ready = self._begin_establishing(attachment, records)
+        _, ready = self._note_replies(attachment, records)
         if len(ready):
             self._establish(attachment, _some(records, ready))
 

@@ -87,7 +87,7 @@ class Installer:
         if found & ~pairing.TAKEN:
             self._prepare(learned, verdicts, found)
         if found & pairing.TAKEN:
-            leaders = self.book.note(learned, verdicts)
+            leaders = self.book.note(learned, limits, verdicts)
             if self.journal is not None:
                 self._journal_paths(pick(learned, verdicts & pairing.NOTED != 0))
             if len(leaders):
@@ -168,7 +168,9 @@ class Installer:
 
     def _make_offers(self, leaders: np.ndarray) -> None:
         leaders = self._without_conflicts(leaders)
-        limits = self._limits(leaders)
+        limits = np.empty(len(leaders), np.int64)
+        if offering.own_limits(self.book.arrays, leaders, MAX_IDLE_MS, limits):
+            limits = self._limits(leaders)
         if not limits.all():
             fit = limits > 0
             self.book.stop_waiting(leaders[~fit])

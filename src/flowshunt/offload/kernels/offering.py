@@ -45,6 +45,20 @@ def find_clean(b: Any, leaders: Any, clean: Any) -> Any:
     return n_clean
 
 
+@kernel(example=lambda: (make_book(1), example_rows(), 0, example_rows()))
+def own_limits(b: Any, leaders: Any, most_ms: Any, limits: Any) -> Any:
+    """Write how long the connections of leaders, whose paths were told in this turn, may be silent, int64 (n,).
+
+    Returns how many of the flows have further connections on their ways.
+    """
+    b = by_reference(b)
+    m = np.int64(0)
+    for i in range(len(leaders)):
+        limits[i] = min(np.int64(b.entries["limit_ms"][leaders[i]]), most_ms)
+        m += np.int64(b.entries["n_zones"][leaders[i]] > 1)
+    return m
+
+
 @kernel(example=lambda: (example_rows(), example_rows(), example_rows()))
 def lower(limits: Any, which: Any, own: Any) -> Any:
     """Lower `limits`, int64 (n,), of flows to those that connections on their ways have, `own`, int64 (m,)."""

@@ -52,7 +52,7 @@ def _place_of_path() -> int:
 
 _BOTH_FIT = FIT[0] | FIT[1]
 _FIRST_WORD = _place_of_path() // 8
-_U16 = 0xFFFF
+_U16, _U32 = 0xFFFF, 0xFFFFFFFF
 
 
 @kernel
@@ -169,7 +169,7 @@ def _copy(target: Any, to: Any, source: Any, at: Any) -> Any:
 
 
 @kernel
-def _note(b: Any, learned: Any, words: Any, i: Any, d: Any, leader: Any) -> Any:
+def _note(b: Any, learned: Any, words: Any, limits: Any, i: Any, d: Any, leader: Any) -> Any:
     """A fit path of direction d. It waits unless it is what the holder has already."""
     entries = b.entries
     digest = _digest(b, words, i)
@@ -181,6 +181,7 @@ def _note(b: Any, learned: Any, words: Any, i: Any, d: Any, leader: Any) -> Any:
             flags |= waits_flag(d)
         _copy(b.pool, np.int64(entries["places"][leader, d]), learned["path"], i)
     b.flags[leader] = flags | fit_flag(d)
+    entries["limit_ms"][leader] = min(limits[i], _U32)
     entries["digests"][leader, d] = digest
     entries["epochs"][leader, d] = learned["epoch"][i]
     entries["turns"][leader, d] = b.state["turn"][0]
@@ -195,11 +196,11 @@ def _note(b: Any, learned: Any, words: Any, i: Any, d: Any, leader: Any) -> Any:
 
 def _example_note() -> tuple[Any, ...]:
     words = np.zeros((0, LEARNED.itemsize // 8), np.int64)
-    return make_book(1), _example_learned(), words, _example_verdicts(), example_rows()
+    return make_book(1), _example_learned(), words, example_rows(), _example_verdicts(), example_rows()
 
 
 @kernel
-def _note_one(b: Any, learned: Any, words: Any, i: Any, d: Any, leader: Any) -> Any:
+def _note_one(b: Any, learned: Any, words: Any, limits: Any, i: Any, d: Any, leader: Any) -> Any:
     """Note a path that is to be looked at; whether it may be taken."""
     if b.flags[leader] & LEAVING:
         return False
@@ -208,7 +209,7 @@ def _note_one(b: Any, learned: Any, words: Any, i: Any, d: Any, leader: Any) -> 
             return False
         _begin(b, learned, i, leader)
     if learned["unfit"][i] == 0:
-        _note(b, learned, words, i, d, leader)
+        _note(b, learned, words, limits, i, d, leader)
         return True
     if b.flags[leader] & BUSY == 0:
         give_place(b, leader, d)
@@ -217,11 +218,11 @@ def _note_one(b: Any, learned: Any, words: Any, i: Any, d: Any, leader: Any) -> 
 
 
 @kernel(example=_example_note)
-def note(b: Any, learned: Any, words: Any, verdicts: Any, leaders: Any) -> Any:
+def note(b: Any, learned: Any, words: Any, limits: Any, verdicts: Any, leaders: Any) -> Any:
     """Note paths that `judge` has looked at, the original direction first, after what had to be withdrawn was.
 
-    `words`: the same records as int64 (n, 8 bytes each). Returns how many `leaders`, int64 (n,), now have a path from
-    this turn, each once; its record is NOTED.
+    `words`: the same records as int64 (n, 8 bytes each). `limits`: as for `judge`. Returns how many `leaders`, int64
+    (n,), now have a path from this turn, each once; its record is NOTED.
     """
     b = by_reference(b)
     turn = b.state["turn"][0]
@@ -232,7 +233,7 @@ def note(b: Any, learned: Any, words: Any, verdicts: Any, leaders: Any) -> Any:
             if verdicts[i] & TAKEN == 0 or learned["turned"][i] & 1 != d:
                 continue
             is_new = d == 0 or b.entries["turns"][leader, 0] != turn
-            if _note_one(b, learned, words, np.int64(i), np.int64(d), leader):
+            if _note_one(b, learned, words, limits, np.int64(i), np.int64(d), leader):
                 verdicts[i] |= NOTED
                 b.state["top"][0] = max(b.state["top"][0], leader + 1)
                 if is_new:

@@ -38,6 +38,7 @@ ENTRY = np.dtype(
         ("ct_states", np.uint16, 2),
         ("turned", np.uint8, 2),
         ("n_zones", np.uint8),
+        ("limit_ms", np.uint32),  # how long the leader's connection could be silent when a path was told last
     ],
     align=True,
 )

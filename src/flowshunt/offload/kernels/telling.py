@@ -37,6 +37,10 @@ def _example_records() -> np.ndarray:
     return np.zeros(0, OPERATION)
 
 
+def _example_lists() -> np.ndarray:
+    return np.zeros((0, 0), np.int64)
+
+
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
@@ -140,41 +144,30 @@ def offer(a: Any, records: Any, state: Any) -> Any:
         a.asks[row] = 0
 
 
-@kernel(example=lambda: (make_told(1), _example_records(), example_rows()))
-def note_replies(a: Any, records: Any, owed: Any) -> Any:
-    """Replies were seen of these: ANSWERED, where ADD waits for its answer; `owed`: ADD must come before EST.
+@kernel(example=lambda: (make_told(1), _example_records(), 0, _example_lists()))
+def note_replies(a: Any, records: Any, establishes: Any, lists: Any) -> Any:
+    """Replies were seen of these: they are ANSWERED, where ADD waits for its answer.
 
-    Returns how many are owed. See `begin_establishing` for the others.
+    `lists`, int64 (2, n): places of those where ADD must come before EST, and, if the provider `establishes` at all, of
+    those that it has and has not agreed to yet, which are ESTABLISHING from now on. Returns how many of each.
     """
     a = by_reference(a)
-    m = np.int64(0)
+    n_owed, n_ready = np.int64(0), np.int64(0)
     for i in range(len(records)):
         row = np.int64(records["row"][i])
         state, reason = np.int64(a.state[row]), np.int64(a.reason[row])
         if state & A.ADDING:
             a.state[row] = state | A.ANSWERED
-        is_owed = state == 0 and (reason == R.QUEUE_FULL or reason == R.NOT_TOLD or reason == R.NONE)
-        if state & A.ADDING or is_owed:
             a.reply_port[row] = records["in_port"][i]
-        if is_owed:
-            owed[m] = i
-            m += 1
-    return m
-
-
-@kernel(example=lambda: (make_told(1), _example_records(), example_rows()))
-def begin_establishing(a: Any, records: Any, ready: Any) -> Any:
-    """Find those that the provider has and has not agreed to yet: ESTABLISHING from now on. Returns how many."""
-    a = by_reference(a)
-    m = np.int64(0)
-    for i in range(len(records)):
-        row = np.int64(records["row"][i])
-        state = np.int64(a.state[row])
-        if state & (A.TAKEN | A.ESTABLISHED | A.ESTABLISHING) == A.TAKEN:
+        elif state == 0 and (reason == R.QUEUE_FULL or reason == R.NOT_TOLD or reason == R.NONE):
+            a.reply_port[row] = records["in_port"][i]
+            lists[0, n_owed] = i
+            n_owed += 1
+        elif establishes and state & (A.TAKEN | A.ESTABLISHED | A.ESTABLISHING) == A.TAKEN:
             a.state[row] = state | A.ESTABLISHING
-            ready[m] = i
-            m += 1
-    return m
+            lists[1, n_ready] = i
+            n_ready += 1
+    return n_owed, n_ready
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -184,10 +177,6 @@ def begin_establishing(a: Any, records: Any, ready: Any) -> Any:
 def _is_current(k: Any, records: Any, i: Any) -> Any:
     row = np.int64(records["row"][i])
     return k.alive[row] != 0 and k.generation[row] == records["generation"][i]
-
-
-def _example_lists() -> np.ndarray:
-    return np.zeros((0, 0), np.int64)
 
 
 @kernel(example=lambda: (make_known(1), make_told(1), _example_records(), np.zeros(0, np.int32), _example_lists()))
