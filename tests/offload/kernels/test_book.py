@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from flowshunt.offload.kernels.telling import find_concerned
 from tests.offload.test_order import drained, event
 
 ROWS = 6
-LEADERS = 4
+LEADERS = 3
 NUMBER = 3
 
 Way = tuple[tuple[int, int], ...]
@@ -137,24 +137,28 @@ def learned_of(batch: list[Shown]) -> np.ndarray:
 
 
 leaders_and_others = st.integers(0, LEADERS - 1).flatmap(
-    lambda leader: st.sampled_from([(leader,), (leader, LEADERS), (leader, LEADERS + 1)])
+    lambda leader: st.sampled_from([(leader,), (leader,), (leader, LEADERS), (leader, LEADERS, LEADERS + 1)])
 )
 ways = st.builds(
-    lambda rows, generation: tuple((row, generation) for row in rows), leaders_and_others, st.integers(1, 2)
+    lambda rows, generation: tuple((row, generation) for row in rows), leaders_and_others, st.sampled_from([1, 1, 1, 2])
 )
 packets = st.builds(
     Shown,
     way=ways,
     d=st.integers(0, 1),
-    path=st.integers(1, 2),
-    epoch=st.sampled_from([1, 1, 1, 2]),
-    chain=st.sampled_from([1, 1, 2]),
+    path=st.sampled_from([1, 1, 1, 2]),
+    epoch=st.sampled_from([1] * 7 + [2]),
+    chain=st.sampled_from([1, 1, 1, 2]),
     unfit=st.sampled_from([False] * 7 + [True]),
-    limit=st.sampled_from([0, 100, 100, 100, 100]),
+    limit=st.sampled_from([0] + [100] * 9),
     time_ms=st.integers(1, 3),
 )
 changes = st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(1, 3)), max_size=1)
-steps = st.lists(st.tuples(changes, st.lists(packets, min_size=1, max_size=8), st.integers(0, 3)), max_size=12)
+exchanges = st.builds(
+    lambda shown, both: [shown, replace(shown, d=1 - shown.d)] if both else [shown], packets, st.booleans()
+)
+batches = st.lists(exchanges, min_size=1, max_size=5).map(lambda parts: [shown for part in parts for shown in part])
+steps = st.lists(st.tuples(changes, batches, st.integers(0, 8)), min_size=3, max_size=12)
 
 
 def forget(book: Book, plain: Plain, leaders: Iterable[int]) -> None:
@@ -222,7 +226,7 @@ def let_go(book: Book, plain: Plain, leaders: Iterable[int]) -> None:
 
 
 @given(steps)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_kernels_do_what_the_plain_book_does(history: list[Any]) -> None:
     book, plain, holder = Book(ROWS), Plain(), np.zeros(ROWS, np.uint8)
     for marked, batch, decision in history:
