@@ -225,6 +225,28 @@ def test_a_call_counts_as_rare(run_python, tmp_path):
     assert done.stdout.split() == ["True", "False"]
 
 
+RESERVING = """
+    from llvmlite import ir
+    from numba.core import cgutils
+    from flowshunt.jit.kernel import _as_kernels
+
+    def stores(zfill):
+        word = ir.IntType(64)
+        function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "f")
+        builder = ir.IRBuilder(function.append_basic_block())
+        cgutils.alloca_once(builder, word, zfill=zfill)
+        return str(function).count("store")
+
+    with _as_kernels():
+        print(stores(False), stores(True))
+    print(stores(False), stores(True))
+"""
+
+
+def test_memory_on_the_stack_is_cleared_by_who_wants_it(run_python):
+    assert run_python("-c", textwrap.dedent(RESERVING)).stdout == "0 1\n1 2\n"
+
+
 def test_the_switches_say_how_kernels_run(run_python):
     script = ("-c", "from flowshunt import jit; print(jit.JIT, jit.BOUNDSCHECK)")
     assert run_python(*script).stdout == "True False\n"

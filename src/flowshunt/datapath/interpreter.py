@@ -48,7 +48,6 @@ from flowshunt.datapath.program import (
     COUNT_WORDS,
     CT_COMMIT,
     CT_EXEC,
-    CT_FORCE,
     CT_NAT,
     CT_WORDS,
     NO_TABLE,
@@ -131,6 +130,7 @@ from flowshunt.packet.schema import (
 )
 
 _U32 = 0xFFFFFFFF
+_HELPER = 0xFF << HELPER_SHIFT
 _NONE = np.int64(-1)
 _PROTOCOL = 0xFF << 24
 _PORTS = np.int64(-1 << 32)
@@ -235,20 +235,35 @@ def _miss(w: Any, c: Any, table: Any) -> Any:
 
 
 @kernel
-def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
-    """Look the key up in a table, as if it came from `port` unless that is -1: the rule's program, or an empty one.
+def _find(w: Any, c: Any, table: Any) -> Any:
+    """The rule of a table that the key meets, or -1."""
+    rule = lookup(c, table, w.keys, 0)
+    if np.int64(c.tables["has_clauses"][table]) != 0:
+        rule = resolve(c, table, w.keys, np.int64(0), rule)
+    return rule
 
-    A fragment has no ports then, unless they are to be seen.
+
+@kernel(inline=False)
+def _find_otherwise(w: Any, c: Any, table: Any, port: Any) -> Any:
+    """`_find` as if the packet came from `port`, unless that is -1, and without ports if it is a fragment.
+
+    Those of a fragment are found where they are to be seen.
     """
     word, l4 = w.keys[0, W_PORT], w.keys[0, W_L4]
     if port >= 0:
         w.keys[0, W_PORT] = word & _U32 | port << 32
     if l4 & FRAG_ANY != 0 and c.state["frag_ports"][0] == 0:
         w.keys[0, W_L4] = l4 & ~_PORTS
-    rule = lookup(c, table, w.keys, 0)
-    if np.int64(c.tables["has_clauses"][table]) != 0:
-        rule = resolve(c, table, w.keys, np.int64(0), rule)
+    rule = _find(w, c, table)
     w.keys[0, W_PORT], w.keys[0, W_L4] = word, l4
+    return rule
+
+
+@kernel
+def _enter(w: Any, c: Any, table: Any, port: Any) -> Any:
+    """Look the key up in a table, as if it came from `port` unless that is -1: the rule's program, or an empty one."""
+    as_it_is = port < 0 and w.keys[0, W_L4] & FRAG_ANY == 0
+    rule = _find(w, c, table) if as_it_is else _find_otherwise(w, c, table, port)
     note_lookup(w, c, table, rule, port)
     c.tables["lookups"][table] += 1
     if rule < 0:
@@ -423,25 +438,19 @@ def _track(w: Any, c: Any, o: Any, t: Any, b: Any, i: Any, packet: Any, pc: Any)
     flags = (instruction >> 8) & 0xFF
     zone = read_zone(w, c, pc)
     mark = high = low = np.int64(0)
-    nat = np.int64(0)
     start = pc + CT_WORDS
     if flags & CT_NAT:
-        nat = np.int64(NAT)
         if flags & CT_COMMIT:
             for n in range(NAT_WORDS):
                 t.nat_spec[n] = c.pool[start + n]
         start += NAT_WORDS
     if flags & CT_EXEC:
         mark, high, low = _run_exec(w, c.pool, start, pc + CT_WORDS + (instruction >> 32))
-    how = (
-        (COMMIT if flags & CT_COMMIT else 0)
-        | (FORCE if flags & CT_FORCE else 0)
-        | (HASHED if w.machine["dirty"][0] == 0 else 0)
-        | nat
-        | ((instruction >> 24) & 0xFF) << HELPER_SHIFT
-    )
+    how = flags & (COMMIT | FORCE | NAT) | instruction & _HELPER
+    if w.machine["dirty"][0] == 0:
+        how |= HASHED
     row = track(t, b.data, b.packets, i, w.keys, 0, zone, np.int64(how), w.machine["now_ms"][0])
-    if nat and (w.keys[0, W_CT] >> 32) & NAT_BITS:
+    if flags & CT_NAT and (w.keys[0, W_CT] >> 32) & NAT_BITS:
         w.machine["dirty"][0] = 1
     if flags & CT_EXEC and flags & CT_COMMIT and row >= 0:
         _commit_fields(w, c, t, pc, row, mark, high, low)

@@ -83,12 +83,12 @@ def _has_room(w: Any, o: Any, t: Any, f: Any, hits: Any) -> Any:
 
 
 @kernel
-def _read(w: Any, t: Any, s: Any, data: Any, packets: Any, i: Any, shunts: Any) -> Any:
+def _read(w: Any, t: Any, s: Any, b: Any, i: Any, shunts: Any) -> Any:
     """Parse and hash packet i of a chunk, and ask for the bucket that it will be looked for in first."""
-    if i + _BYTES_AHEAD < len(packets):
-        prefetch(data, packets["data"][i + _BYTES_AHEAD], 0)
-    parse(data, packets, i, w.original, i)
-    hash_parsed(t, packets, i, w.original, i)
+    if i + _BYTES_AHEAD < len(b.packets):
+        prefetch(b.data, b.packets["data"][i + _BYTES_AHEAD], 0)
+    parse(b.data, b.packets, i, w.original, i)
+    hash_parsed(t, b.packets, i, w.original, i)
     if shunts:
         prefetch_place(s, t.hashes[i])
     else:
@@ -107,25 +107,25 @@ def _find(w: Any, t: Any, s: Any, i: Any, shunts: Any) -> Any:
 
 
 @kernel
-def _judge(w: Any, t: Any, s: Any, packets: Any, i: Any) -> Any:
+def _judge(w: Any, t: Any, s: Any, b: Any, i: Any) -> Any:
     """Judge packet i by its entry, which should be there; one that will not be shunted needs the tracker's memory."""
-    judge(s, t, packets, w.original, i)
+    judge(s, t, b.packets, w.original, i)
     t.candidates[i] = -1
     if s.why[i] != CAUSE_NONE and s.found[i] >= 0:
         prefetch_bucket(t, t.hashes[i])
 
 
 @kernel
-def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shunts: Any) -> Any:
+def _look_ahead(w: Any, t: Any, s: Any, b: Any, group: Any, shunts: Any) -> Any:
     """Take the groups behind `group` a stage further, the foremost first, and read that one.
 
     What a stage asks for has a whole turn to come. Groups before the first and past the last have no packets.
     """
-    n = len(packets)
+    n = len(b.packets)
     at = max(group - _JUDGE_AFTER, -1) * _GROUP
     if shunts:
         for i in range(max(at, 0), min(at + _GROUP, n)):
-            _judge(w, t, s, packets, i)
+            _judge(w, t, s, b, i)
     for i in range(max(at, 0), min(at + _GROUP, n)):
         if shunts:
             if s.why[i] == CAUSE_NONE:
@@ -136,7 +136,7 @@ def _look_ahead(w: Any, t: Any, s: Any, data: Any, packets: Any, group: Any, shu
     for i in range(max(at, 0), min(at + _GROUP, n)):
         _find(w, t, s, i, shunts)
     for i in range(group * _GROUP, min((group + 1) * _GROUP, n)):
-        _read(w, t, s, data, packets, i, shunts)
+        _read(w, t, s, b, i, shunts)
 
 
 @kernel
@@ -221,6 +221,7 @@ def run_batch(
     the caller sets it to PUNT_ANSWERED and calls again, and the packet goes on. And it stops when there might not be
     room for all that one more packet causes; the caller drains events or enlarges `tx` and `tx_data`, and calls again.
     """
+    original = w.original
     w = by_reference(w)
     c = by_reference(c)
     p = by_reference(p)
@@ -235,7 +236,7 @@ def run_batch(
     while first < n:
         end = min(first + min(batch_size, BATCH_MAX), n)
         chunk = packets[first:end]
-        b = by_reference(PacketArrays(data, chunk, w.original))
+        b = by_reference(PacketArrays(data, chunk, original))
         shunts = s.state["n_flows"][0] != 0  # changes between calls only
         for group in range(_RUN_AFTER - (first - end) // _GROUP):
             at = max(group - _RUN_AFTER, -1) * _GROUP
@@ -243,7 +244,7 @@ def run_batch(
             for_hits = _has_room(w, o, t, f, np.int64(_GROUP))
             for i in range(max(at, 0), stop):
                 if not for_hits and not _has_room(w, o, t, f, np.int64(0)):
-                    _count(p, o, s, chunk, counted, i, shunts)
+                    _count(p, o, s, b.packets, counted, i, shunts)
                     return first + i
                 resumes = w.machine["punt"][0] == PUNT_ANSWERED
                 o.counters[N_PACKETS] += 0 if resumes else 1  # what is held of it goes by its number
@@ -251,11 +252,11 @@ def run_batch(
                     continue
                 for_hits = False
                 if not _run(w, c, p, o, t, f, own, s, b, i, first + i, shunts, resumes):
-                    _count(p, o, s, chunk, counted, i + 1, shunts)
+                    _count(p, o, s, b.packets, counted, i + 1, shunts)
                     return first + i
-            _count(p, o, s, chunk, counted, stop, shunts)
+            _count(p, o, s, b.packets, counted, stop, shunts)
             counted = max(counted, stop)
-            _look_ahead(w, t, s, data, chunk, group, shunts)
+            _look_ahead(w, t, s, b, group, shunts)
         first = end
         counted = np.int64(0)
     return first

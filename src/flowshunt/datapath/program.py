@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from flowshunt.conntrack.kernels.step import COMMIT, FORCE, NAT
 from flowshunt.datapath.schema import ALL_TABLES
 
 OP_END = 0
@@ -75,11 +76,12 @@ BAND_RATE, BAND_MOST, BAND_TOKENS, BAND_PACKETS, BAND_BYTES = range(BAND_WORDS)
 BAND_WORDS per band: units per millisecond, the most that are saved up, those that are, counters of what was too much.
 """
 
-CT_COMMIT = 1
-CT_FORCE = 2
-CT_ZONE_FIELD = 4
-CT_EXEC = 8
-CT_NAT = 16
+# A ct action has the tracker's flags, those of `conntrack.kernels.step.track`, and its helper in the same place.
+CT_COMMIT = COMMIT
+CT_FORCE = FORCE
+CT_NAT = NAT
+CT_EXEC = 16
+CT_ZONE_FIELD = 32
 CT_ZONE_READ = 1 << 48
 """In a ct action with CT_ZONE_FIELD: a packet was there, and the zone that it had is known."""
 NO_TABLE = ALL_TABLES

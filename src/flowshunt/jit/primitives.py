@@ -16,6 +16,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from flowshunt.jit.kernel import BOUNDSCHECK, JIT, kernel
+from flowshunt.jit.reference import array_of, load_array
 
 _MASK64 = (1 << 64) - 1
 
@@ -120,9 +121,12 @@ def _store_be64_twin(data: Any, at: Any, value: Any) -> None:
         data[at + i] = (value >> (56 - 8 * i)) & 0xFF
 
 
-def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    struct = context.make_array(array_type)(context, builder, array)
-    return cgutils.get_item_pointer(context, builder, array_type, struct, [index], wraparound=False, boundscheck=False)
+def _element(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Where item `index` of an array, or of one that is referred to, lies: of more than one dimension, its first."""
+    array_type = array_of(kind)
+    indices = [index] + [context.get_constant(types.intp, 0)] * (array_type.ndim - 1)
+    struct = load_array(context, builder, kind, array)
+    return cgutils.get_item_pointer(context, builder, array_type, struct, indices, wraparound=False, boundscheck=False)
 
 
 def _big_endian(bits: int, store: bool) -> Any:
@@ -173,12 +177,7 @@ def _assume(typing_context: Any, condition: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def _match_words(typing_context: Any, array: Any, index: Any, shift: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array_type = signature.args[0]
-        struct = context.make_array(array_type)(context, builder, arguments[0])
-        indices = [arguments[1], context.get_constant(types.intp, 0)]
-        pointer = cgutils.get_item_pointer(
-            context, builder, array_type, struct, indices, wraparound=False, boundscheck=False
-        )
+        pointer = _element(context, builder, signature.args[0], arguments[0], arguments[1])
         eight = ir.VectorType(ir.IntType(64), 8)
         words = builder.load(builder.bitcast(pointer, eight.as_pointer()), align=8)
         shifts, values = (_splat(builder, eight, argument) for argument in arguments[2:])
@@ -209,12 +208,7 @@ def _copy_words(typing_context: Any, target: Any, row: Any, source: Any, other: 
         byte_pointer, word = ir.IntType(8).as_pointer(), ir.IntType(64)
         pointers = []
         for at in (0, 2):
-            array_type = signature.args[at]
-            struct = context.make_array(array_type)(context, builder, arguments[at])
-            indices = [arguments[at + 1], context.get_constant(types.intp, 0)]
-            pointer = cgutils.get_item_pointer(
-                context, builder, array_type, struct, indices, wraparound=False, boundscheck=False
-            )
+            pointer = _element(context, builder, signature.args[at], arguments[at], arguments[at + 1])
             pointers.append(builder.bitcast(pointer, byte_pointer))
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, byte_pointer, word, ir.IntType(1)])
         copy = cgutils.get_or_insert_function(builder.module, kind, "llvm.memmove.p0.p0.i64")
@@ -228,16 +222,7 @@ def _copy_words(typing_context: Any, target: Any, row: Any, source: Any, other: 
 def _prefetch(typing_context: Any, array: Any, index: Any, byte: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte_pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        array_type = signature.args[0]
-        if array_type.ndim == 1:
-            pointer = _element(context, builder, array_type, arguments[0], arguments[1])
-        else:
-            struct = context.make_array(array_type)(context, builder, arguments[0])
-            zero = context.get_constant(types.intp, 0)
-            indices = [arguments[1]] + [zero] * (array_type.ndim - 1)
-            pointer = cgutils.get_item_pointer(
-                context, builder, array_type, struct, indices, wraparound=False, boundscheck=False
-            )
+        pointer = _element(context, builder, signature.args[0], arguments[0], arguments[1])
         address = builder.gep(builder.bitcast(pointer, byte_pointer), [arguments[2]])
         signature_type = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
         function = cgutils.get_or_insert_function(builder.module, signature_type, "llvm.prefetch.p0")
@@ -249,25 +234,25 @@ def _prefetch(typing_context: Any, array: Any, index: Any, byte: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
-    size = array.dtype.bitwidth // 8
+    item = array_of(array).dtype
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _element(context, builder, signature.args[0], *arguments)
-        return builder.load_atomic(pointer, ordering="acquire", align=size)
+        return builder.load_atomic(pointer, ordering="acquire", align=item.bitwidth // 8)
 
-    return array.dtype(array, types.int64), codegen
+    return item(array, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    size = array.dtype.bitwidth // 8
+    item = array_of(array).dtype
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _element(context, builder, signature.args[0], arguments[0], arguments[1])
-        builder.store_atomic(arguments[2], pointer, ordering="release", align=size)
+        builder.store_atomic(arguments[2], pointer, ordering="release", align=item.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, array.dtype), codegen
+    return types.void(array, types.int64, item), codegen
 
 
 TWINS: dict[int, Any] = {}
