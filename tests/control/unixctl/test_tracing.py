@@ -66,6 +66,37 @@ bridge("br0")
 Final flow: recirc_id=0x1,eth,tcp,{HEAD}
 Megaflow: recirc_id=0x1,ct_state=+new+trk,eth,tcp,in_port=1,nw_frag=no
 Datapath actions: ct(commit),2"""
+SETS = """
+table=0,icmp actions=output:3,write_actions(dec_ttl,output:2),goto_table:4
+table=4,icmp actions=write_actions(output:1),goto_table:5
+table=5,icmp,icmp_code=1 actions=clear_actions
+"""
+SET_EXECUTED = """
+bridge("br0")
+-------------
+ 0. icmp, priority 32768
+    output:3
+    write_actions(dec_ttl,output:2)
+     -> action set is: dec_ttl,output:2
+    goto_table:4
+     4. icmp, priority 32768
+            write_actions(output:1)
+             -> action set is: dec_ttl,output:1
+            goto_table:5
+         5. No match.
+            drop
+--. Executing action set:
+    dec_ttl
+    output:1
+
+"""
+SET_CLEARED = """
+ 5. icmp,icmp_code=1, priority 32768
+    clear_actions
+     -> action set was: dec_ttl,output:1
+
+Final flow: unchanged
+"""
 ASKED = "in_port=1,tcp,nw_src=10.0.0.1,nw_dst=10.0.0.2,tcp_src=1,tcp_dst=80,nw_ttl=64"
 
 
@@ -261,5 +292,19 @@ def test_groups_tell_which_bucket(tmp_path: Path) -> None:
         assert ("    group:8\n    bucket 0\n            output:2\n    bucket 1\n") in every and every.endswith(
             "Datapath actions: 2,set(ipv4(src=1.1.1.1)),3,set(ipv4(src=0.0.0.0)),2\n"
         )
+
+    run(tmp_path, work)
+
+
+def test_a_trace_tells_what_becomes_of_the_action_set(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        bridge = await lab.add_bridge("br0", "p1", "p2", "p3")
+        await lab.node.call(lambda: bridge.switch.add_flows(SETS, now_ms=START_MS))
+        said = await lab.says("ofproto/trace", "br0", "in_port=2,icmp,nw_ttl=64")
+        assert SET_EXECUTED in said
+        assert said.endswith("Datapath actions: 3,set(ipv4(ttl=63)),1\n")
+        said = await lab.says("ofproto/trace", "br0", "in_port=2,icmp,nw_ttl=64,icmp_code=1")
+        assert SET_CLEARED in said
+        assert said.endswith("Datapath actions: 3\n")
 
     run(tmp_path, work)
