@@ -4,6 +4,8 @@
 used before. `update.kernel_1m`: a turn through the last uses of a million flows, in the slices in which the packet
 thread does it; `update.kernel_slice`: the longest of these. `read.kernel_1m`: counters and last uses of all of them,
 each of which had packets, told in slices of 4096; `read.kernel_slice`: the longest. `remove.kernel`: flows a second.
+`insert.kernel_events`: connections a second from the tracker's events and learned paths to the map, of 100,000 that
+begin in batches of 256 packets.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from benchmarks import traffic
+from benchmarks.pipeline import C1_RULES
+from flowshunt import Switch
 from flowshunt.cli.bench.figures import Record
 from flowshunt.datapath.paths.records import FLOW
 from flowshunt.jit import warm_up
@@ -23,10 +28,13 @@ from flowshunt.offload.providers.kernel.objects import missing_privileges
 from flowshunt.offload.providers.kernel.options import TIMEOUT_MS
 from flowshunt.offload.providers.kernel.ports import EveryPort
 from flowshunt.offload.providers.kernel.provider import Kernel
-from flowshunt.packet.schema import PROTO_UDP
+from flowshunt.offload.registry import Settings
+from flowshunt.packet.schema import PROTO_UDP, Batch
 
 N = 1_000_000
 _TOGETHER = 128
+_N_BEGUN = 100_000
+_BATCH = 256
 _SLICE = 4096
 _STEP_MS = 50
 _NOW_MS = 1_000_000_000
@@ -79,12 +87,50 @@ def _use(provider: Kernel) -> None:
     states["bytes"] += 100
 
 
+def _begin(rounds: int) -> list[float]:
+    """Seconds, by round, that connections from their first packets on take the offload framework and the provider."""
+    switch = Switch(max_connections=_N_BEGUN + 1024, seed=1)
+    for port in ("inside", "outside"):
+        switch.add_port(port)
+    switch.add_flows(C1_RULES)
+    dispatcher, seconds = switch.offload._dispatcher, [0.0]
+
+    def timed(take: Callable[[np.ndarray], None], records: np.ndarray) -> None:
+        began = time.thread_time()
+        take(records)
+        seconds[0] += time.thread_time() - began
+
+    switch._joined._observers.clear()
+    switch._joined.observe(partial(timed, dispatcher.on_learned))
+    dispatcher.on_events = partial(timed, dispatcher.on_events)  # type: ignore[method-assign]
+    provider = Kernel(EveryPort(), limit=_N_BEGUN)
+    switch.offload.register(provider)
+    switch.offload.configure(Settings(enabled=True, priority=("kernel",)))
+    clients, ports = traffic.flows(_N_BEGUN)
+    there = traffic.frames(PROTO_UDP, clients, ports, first=True)
+    back = traffic.frames(PROTO_UDP, clients, ports, reply=True, first=True)
+    found = []
+    for _ in range(rounds):
+        seconds[0] = 0.0
+        for first in range(0, _N_BEGUN, _BATCH):
+            for frames in (there, back, there):
+                switch.process(Batch(frames.data, frames.packets[first : first + _BATCH]))
+        found.append(seconds[0])
+        if provider.n_flows < 0.999 * _N_BEGUN:
+            raise AssertionError("not all connections were taken")
+        switch.tracker.flush()
+    switch.offload.close()
+    return found
+
+
 def measure(record: Record, rounds: int) -> None:
     """Add the figures."""
     if lacking := missing_privileges():
         print(f"without the provider kernel, which needs {', '.join(lacking)}", file=sys.stderr)
         return
     warm_up()
+    for seconds in _begin(rounds + 1)[1:]:  # the first one touches memory for the first time
+        record.add("insert.kernel_events", "connections/s", _N_BEGUN / seconds)
     flows = _flows(N)
     rows, generations = flows["rows"][:, 0].copy(), flows["generations"][:, 0].copy()
     provider = Kernel(EveryPort(), limit=N)

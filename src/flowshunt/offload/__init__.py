@@ -9,6 +9,7 @@ that nothing a provider raises, returns or writes gets further than an errno. Th
 - `framework.Offload`: the facade, one per tracker: register, configure, ask. `registry`: names, order, plug-ins.
 - `installing`: what is handed to a provider that forwards packets, as a contract. `installer` hands it out once packets
   have shown both directions' paths (`book`), `forwarding` makes the calls, `accounting` adds up what was forwarded.
+- `kernels`: what of all this is done for each connection of a batch, compiled.
 - `providers`: those that come with Flowshunt. `conformance`: the kit that checks any provider against the contract.
 
 A notification (add, established) and the installation of forwarding state are two things.
