@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+import flowshunt.offload.answers
+import flowshunt.offload.dispatcher  # noqa: F401  (both for their entry points: `Offload` and providers import them late)
 from flowshunt.base.errors import UsageError
 from flowshunt.config.changes import (
     Action,
