@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,13 @@ RING_ROWS = 4 * GROUP
 """Rows of the key array in use at a time: a power of two, enough for three groups, small enough for the L1 cache."""
 _RING = RING_ROWS - 1
 
-_PACKET_SIZE = PACKET.itemsize
 _WHEEL_MASK = C.WHEEL_SLOTS - 1
+
+
+class _Packets(NamedTuple):
+    data: np.ndarray
+    packets: np.ndarray
+    keys: np.ndarray
 
 
 def _example_keys() -> np.ndarray:
@@ -77,9 +82,9 @@ def track_packets(
     events must be drained first.
     """
     assume(first >= 0)
-    assume(packets.strides[0] == _PACKET_SIZE)
-    assume(keys.shape[1] == KEY_WORDS)
     t = by_reference(t)
+    b = by_reference(_Packets(data, packets, keys))
+    assume(b.keys.shape[1] == KEY_WORDS)
     zone = np.int64(zone)
     done = first
     while done < len(packets):
@@ -89,7 +94,7 @@ def track_packets(
             n = min(n, room)
             if n <= 0:
                 return done
-        _track_chunk(t, data, packets, keys, done, n, zone, flags, ct_state)
+        _track_chunk(t, b.data, b.packets, b.keys, done, n, zone, flags, ct_state)
         done += n
     return done
 
