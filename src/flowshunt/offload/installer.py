@@ -240,6 +240,8 @@ class Installer:
         if not self._call(attachment, F.INSTALL, (flows,), keep=asked):
             errors = np.ones(len(leaders), np.int32)
             attachment.counters["queue-full"] += len(leaders)
+            # An offer of before that waits for its answer is of paths that the flow does not have any more.
+            self.withdraw(leaders[self.book.entries["n_asked"][leaders] > 1], R.QUEUE_FULL, again=False)
             self._installed(attachment, asked, errors, np.full(len(leaders), R.QUEUE_FULL, np.uint16))
 
     def _installed(self, attachment: Attachment, asked: _Asked, errors: np.ndarray, reasons: np.ndarray) -> None:
