@@ -146,9 +146,13 @@ class Dispatcher:
         `error`, when providers answer at once (what waits for a worker counts as done): ADD, DEL: the first error of
         any provider. EST: likewise, of those that have the connection. UPD: ENODATA when nobody knows, else
         `last_used_ms` is the first that was told. POLICY: EPERM unless somebody says yes. Unknown types: EINVAL.
+
+        Raises UsageError, and does nothing, when an operation is about a row that the table does not have.
         """
         self.refuse_providers()
         records = batch.records
+        if records["row"].max(initial=0) >= self._table.capacity:  # kernels would not notice
+            raise UsageError(f"operations are about connections in rows below {self._table.capacity}")
         kinds = records["type"]
         cuts = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(records)]
         for first, last in pairwise(cuts):
