@@ -96,6 +96,20 @@ def test_a_worker_s_refusal_goes_to_the_next_forwarder() -> None:
     assert is_held(bench, way.row)
 
 
+def test_a_worker_s_refusal_goes_to_one_that_comes_after_it_by_then() -> None:
+    full, other = Forwarding("full", limit=0, queue_limit=1000), Forwarding("other", limit=0)
+    bench = PathBench(other, full)
+    (way,) = bench.established(1)
+    settled(bench)
+    full.gate.clear()
+    bench.show([way])
+    other.limit = 1
+    bench.offload.configure(Settings(enabled=True, priority=("full", "other")))
+    full.gate.set()
+    settled(bench)
+    assert bench.offload.holder(*way) == "other"
+
+
 def test_a_full_queue_refuses_and_the_flow_is_offered_again() -> None:
     forwarder, bench = with_worker(limit=40)
     ways = bench.established(*range(1, 11))
