@@ -417,7 +417,7 @@ class Dispatcher:
     def _added(self, attachment: Attachment, outcome: Outcome) -> None:
         records, lists = outcome.records, np.empty((3, len(outcome.records)), np.int64)
         found = telling.take_added(self._known, attachment.told, records, outcome.error, lists)
-        n_taken, n_refused, n_again, n_late = found
+        n_taken, n_refused, n_again, n_late = map(int, found)  # plain kernels count in numpy's
         attachment.counters["added"] += n_taken
         attachment.counters["late"] += n_late
         if n_refused:
@@ -441,7 +441,7 @@ class Dispatcher:
         records, lists = outcome.records, np.empty((2, len(outcome.records)), np.int64)
         reason = R.PATH_UNKNOWN if attachment.installs else R.NONE
         found = telling.take_established(self._known, attachment.told, records, outcome.error, reason, lists)
-        n_agreed, n_later, n_late = found
+        n_agreed, n_later, n_late = map(int, found)
         attachment.counters["established"] += n_agreed
         attachment.counters["late"] += n_late
         done = lists[0, :n_agreed]
