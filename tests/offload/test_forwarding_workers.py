@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from itertools import count
 
+import numpy as np
 import pytest
 
 from flowshunt.conntrack.states import WATCH_HELD
@@ -94,6 +96,20 @@ def test_a_worker_s_refusal_goes_to_the_next_forwarder() -> None:
     assert is_held(bench, way.row)
 
 
+def test_a_worker_s_refusal_goes_to_one_that_comes_after_it_by_then() -> None:
+    full, other = Forwarding("full", limit=0, queue_limit=1000), Forwarding("other", limit=0)
+    bench = PathBench(other, full)
+    (way,) = bench.established(1)
+    settled(bench)
+    full.gate.clear()
+    bench.show([way])
+    other.limit = 1
+    bench.offload.configure(Settings(enabled=True, priority=("full", "other")))
+    full.gate.set()
+    settled(bench)
+    assert bench.offload.holder(*way) == "other"
+
+
 def test_a_full_queue_refuses_and_the_flow_is_offered_again() -> None:
     forwarder, bench = with_worker(limit=40)
     ways = bench.established(*range(1, 11))
@@ -114,6 +130,58 @@ def test_a_full_queue_refuses_and_the_flow_is_offered_again() -> None:
         bench.show([way])
         settled(bench)
     assert {way for way in more if way in forwarder.flows} == set(more)
+
+
+class Fickle(Forwarding):
+    """Takes what it is offered first, and refuses what is to replace it."""
+
+    def install(self, flows: np.ndarray, /) -> None:
+        if "install" in self.calls:
+            self._begin("install")
+            flows["error"] = errno.EIO
+        else:
+            super().install(flows)
+
+
+def test_what_was_taken_is_withdrawn_when_a_later_offer_of_the_same_flow_is_refused() -> None:
+    fickle, other = Fickle("fickle", queue_limit=1000), Forwarding("other")
+    bench = PathBench(fickle, other)
+    (way,) = bench.established(1)
+    settled(bench)
+    fickle.gate.clear()
+    bench.show([way])
+    bench.show([way], new_eth_dst=77)
+    fickle.gate.set()
+    settled(bench)
+    assert fickle.n_calls_of("install") == 2
+    assert fickle.flows == {}
+    assert bench.offload.holder(*way) is None
+    assert not is_held(bench, way.row)
+    bench.show([way], new_eth_dst=77)
+    settled(bench)
+    assert bench.counters("fickle")["withdrawn"] == 1
+    assert bench.offload.holder(*way) == "other"
+
+
+def test_other_paths_that_find_the_queue_full_take_back_those_that_were_offered_before() -> None:
+    forwarder, bench = with_worker(limit=1)
+    (way,) = bench.established(1)
+    settled(bench)
+    forwarder.gate.clear()
+    bench.show([way])
+    bench.show([way], new_eth_dst=77)
+    assert bench.counters("forwarding")["queue-full"] == 1
+    forwarder.gate.set()
+    settled(bench)
+    assert forwarder.flows == {}
+    assert bench.reason("forwarding") == "queue-full"
+    assert not is_held(bench, way.row)
+    bench.paths.epoch += 1
+    bench.offload.follow()
+    settled(bench)
+    bench.show([way], new_eth_dst=77)
+    settled(bench)
+    assert forwarder.flows[way]["paths"]["new_eth_dst"].tolist() == [77, 77]
 
 
 def test_a_worker_that_hangs_keeps_no_connection_for_ever() -> None:

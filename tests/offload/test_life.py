@@ -446,6 +446,21 @@ def test_a_batch_has_an_errno_for_each_operation_and_the_first_error_wins() -> N
     assert [first.contains(ConnectionId(row, 0)) for row in (1, 2, 3)] == [True, False, True]
 
 
+def test_counters_are_numbers_of_python() -> None:
+    bench = Bench(Dummy())
+    bench.ask(1)
+    bench.answer(1)
+    assert {type(value) for value in bench.offload.statistics().values()} == {int}
+
+
+def test_operations_about_rows_that_are_not_there_are_refused_as_a_whole() -> None:
+    dummy = Dummy()
+    bench = Bench(dummy)
+    with pytest.raises(UsageError, match="below 4096"):
+        run(bench, (ADD, context(1)), (ADD, context(4096)))
+    assert dummy.names() == []
+
+
 def test_policy_is_yes_when_any_provider_says_yes() -> None:
     first, second = Unruly("first"), Unruly("second")
     first.answers["policy"] = False

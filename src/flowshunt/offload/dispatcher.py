@@ -146,9 +146,13 @@ class Dispatcher:
         `error`, when providers answer at once (what waits for a worker counts as done): ADD, DEL: the first error of
         any provider. EST: likewise, of those that have the connection. UPD: ENODATA when nobody knows, else
         `last_used_ms` is the first that was told. POLICY: EPERM unless somebody says yes. Unknown types: EINVAL.
+
+        Raises UsageError, and does nothing, when an operation is about a row that the table does not have.
         """
         self.refuse_providers()
         records = batch.records
+        if records["row"].max(initial=0) >= self._table.capacity:  # kernels would not notice
+            raise UsageError(f"operations are about connections in rows below {self._table.capacity}")
         kinds = records["type"]
         cuts = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(records)]
         for first, last in pairwise(cuts):
@@ -413,7 +417,7 @@ class Dispatcher:
     def _added(self, attachment: Attachment, outcome: Outcome) -> None:
         records, lists = outcome.records, np.empty((3, len(outcome.records)), np.int64)
         found = telling.take_added(self._known, attachment.told, records, outcome.error, lists)
-        n_taken, n_refused, n_again, n_late = found
+        n_taken, n_refused, n_again, n_late = map(int, found)  # plain kernels count in numpy's
         attachment.counters["added"] += n_taken
         attachment.counters["late"] += n_late
         if n_refused:
@@ -437,7 +441,7 @@ class Dispatcher:
         records, lists = outcome.records, np.empty((2, len(outcome.records)), np.int64)
         reason = R.PATH_UNKNOWN if attachment.installs else R.NONE
         found = telling.take_established(self._known, attachment.told, records, outcome.error, reason, lists)
-        n_agreed, n_later, n_late = found
+        n_agreed, n_later, n_late = map(int, found)
         attachment.counters["established"] += n_agreed
         attachment.counters["late"] += n_late
         done = lists[0, :n_agreed]

@@ -232,14 +232,17 @@ class Installer:
         attachment.counters["offered"] += len(leaders)
         self._tell("offered", leaders, generations, attachment.name)
         offering.ask(self.book.arrays, self._caller.holder, leaders, attachment.number)
-        if isinstance(attachment.runner, Worker):
+        is_later = isinstance(attachment.runner, Worker)
+        if is_later:
             members = self.book.members(leaders)
             self._table.hold(members.rows, members.generations)
-        is_last = self._caller.forwarders()[-1] is attachment
+        is_last = not is_later and self._caller.forwarders()[-1] is attachment  # until a worker answers others may come
         asked = _Asked(leaders, generations, None if is_last else copied(flows))
         if not self._call(attachment, F.INSTALL, (flows,), keep=asked):
             errors = np.ones(len(leaders), np.int32)
             attachment.counters["queue-full"] += len(leaders)
+            # An offer of before that waits for its answer is of paths that the flow does not have any more.
+            self.withdraw(leaders[self.book.entries["n_asked"][leaders] > 1], R.QUEUE_FULL, again=False)
             self._installed(attachment, asked, errors, np.full(len(leaders), R.QUEUE_FULL, np.uint16))
 
     def _installed(self, attachment: Attachment, asked: _Asked, errors: np.ndarray, reasons: np.ndarray) -> None:

@@ -118,8 +118,9 @@ def _example_answer() -> tuple[Any, ...]:
 def take_answer(b: Any, holder: Any, leaders: Any, generations: Any, errors: Any, number: Any, verdicts: Any) -> Any:
     """The attachment of this number has answered an offer, errors int32 (n,); `generations`: of leaders, as they were.
 
-    Writes whether flows are TAKEN or REFUSED now, uint8 (n,); 0: the answer does not count, since the flow has ended,
-    or was offered again. Returns all verdicts in one.
+    Writes whether flows are TAKEN or REFUSED now, uint8 (n,); 0: the answer decides nothing, since the flow has ended,
+    or was offered again. What was taken before the last answer is HELD all the same: should the last be a refusal, it
+    has to be withdrawn. Returns all verdicts in one.
     """
     b = by_reference(b)
     entries = b.entries
@@ -131,11 +132,12 @@ def take_answer(b: Any, holder: Any, leaders: Any, generations: Any, errors: Any
         is_current = np.int64(entries["generation"][leader]) == generations[i] and holder[leader] == number
         if flags & ASKED == 0 or not is_current:
             continue
+        if errors[i] == 0:
+            flags |= HELD
         entries["n_asked"][leader] -= 1
-        if entries["n_asked"][leader] != 0:
-            continue
-        flags &= ~ASKED
-        verdicts[i] = REFUSED if errors[i] else TAKEN
-        b.flags[leader] = flags if errors[i] else flags | HELD
-        found |= np.int64(verdicts[i])
+        if entries["n_asked"][leader] == 0:
+            flags &= ~ASKED
+            verdicts[i] = REFUSED if errors[i] else TAKEN
+            found |= np.int64(verdicts[i])
+        b.flags[leader] = flags
     return found
