@@ -196,8 +196,13 @@ class Attaching:
     def _begin(self, port: int, known: Attached, prepared: Ingress | None) -> Attached:
         """The programs take the place of those of the process before; flows of the same kind stay."""
         self.looking.overtake(known.ifindex)
-        begun = known._replace(ingress=self._ingress(known.ifindex, prepared))
-        begun = self._with(begun, self._look_at_port(begun, keep=True)())
+        ingress = self._ingress(known.ifindex, prepared)
+        begun = known._replace(ingress=ingress)
+        try:
+            begun = self._with(begun, self._look_at_port(begun, keep=True)())
+        except OSError:
+            ingress.close()
+            raise
         self._change(port, begun)
         return begun
 
