@@ -10,7 +10,7 @@ from flowshunt.datapath.paths.verdicts import Effects, effects_of
 from flowshunt.datapath.program import METER_WORDS, Assembler, Place
 from flowshunt.packet.schema import FIELDS, W_FLAGS, W_REG
 from tests.builders import Packet
-from tests.datapath.paths.conversation import Lab, Talk, through, verdict
+from tests.datapath.paths.conversation import SERVER_MAC, Lab, Talk, through, verdict
 
 EST = """table=1,priority=100,ct_state=+trk+est,in_port=1,actions=2
 table=1,priority=100,ct_state=+trk+est,in_port=2,actions=1"""
@@ -126,6 +126,12 @@ VARYING = {
         "nw_ttl",
         both("write_actions(dec_ttl,output:OUT),goto_table:2") + "\ntable=2,priority=9,ip,nw_ttl=2,actions=drop",
     ),
+    "a TTL that is left where an action set leads to": (
+        "nw_ttl",
+        both("write_actions(dec_ttl,resubmit(,2))")
+        + "\ntable=2,priority=9,ip,in_port=1,actions=2\ntable=2,priority=9,ip,in_port=2,actions=1"
+        + "\ntable=2,priority=10,ip,nw_ttl=1,actions=drop",
+    ),
     "TTL copied into a register": ("nw_ttl", both("move:NXM_NX_IP_TTL[]->NXM_NX_REG0[0..7],OUT")),
     "TTL beside clauses of a conjunction": (
         "nw_ttl",
@@ -177,6 +183,30 @@ def test_what_no_path_can_say(reason: str, rules: str) -> None:
     lab = Lab(through(rules))
     Talk(lab).run()
     assert lab.verdicts() == [reason] * 2
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        both("resubmit(,2),OUT,write_actions(normal)") + "\ntable=2,actions=clear_actions",
+        both("resubmit(,2),OUT,write_actions(normal)") + "\ntable=2,actions=write_actions(output:9)",
+        both("write_actions(normal),goto_table:2")
+        + "\ntable=2,in_port=1,actions=clone(resubmit(,3))\ntable=2,in_port=2,actions=clone(resubmit(,3))"
+        + "\ntable=3,in_port=1,actions=2,clear_actions\ntable=3,in_port=2,actions=1,clear_actions",
+        both("write_actions(normal),goto_table:2")
+        + "\ntable=2,ip,actions=ct(zone=1,table=3)"
+        + "\ntable=3,in_port=1,actions=2,clear_actions\ntable=3,in_port=2,actions=1,clear_actions",
+    ],
+    ids=["emptied before it was written", "written last, read first", "a clone's set emptied", "a tracked one's"],
+)
+def test_normal_of_an_action_set_that_sends_nothing_for_now(rules: str) -> None:
+    lab = Lab(through(rules))
+    talk = Talk(lab).begin()
+    lab.switch.datapath.ports.add_station(int(SERVER_MAC.replace(":", ""), 16), 0, 1)
+    talk.send(0)
+    assert lab.verdicts() == ["multiple-outputs"]
+    lab.switch.datapath.ports.del_station(int(SERVER_MAC.replace(":", ""), 16), 0)
+    assert [port for port, _ in talk.send(0)] == [2, 2]
 
 
 def test_an_ipv6_label_that_a_rule_looks_at() -> None:

@@ -73,6 +73,19 @@ def test_an_answer_that_is_of_no_use_any_more_is_asked_for_again() -> None:
     assert bench.known == {1: 10}
 
 
+def test_an_answer_that_was_overtaken_is_asked_for_again_and_not_taken() -> None:
+    bench = Bench()
+    bench.looking.overtake(1)
+    assert bench.waiting == []
+    bench.looking.ask(1)
+    bench.peers[1] = 11
+    bench.looking.overtake(1)
+    bench.waiting.pop()()
+    assert bench.known == {}
+    bench.answer_all(False)
+    assert bench.known == {1: 11}
+
+
 def test_a_failure_keeps_nobody_from_asking_again() -> None:
     bench = Bench()
     del bench.peers[2]

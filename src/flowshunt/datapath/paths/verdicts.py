@@ -19,7 +19,7 @@ import numpy as np
 
 from flowshunt.conntrack.schema import NAT_WORDS
 from flowshunt.datapath import program as P
-from flowshunt.datapath.freezing import rest_of
+from flowshunt.datapath.freezing import instructions, rest_of
 from flowshunt.datapath.paths.records import UNFIT
 from flowshunt.datapath.paths.schema import (
     CHAIN_TAGS,
@@ -173,16 +173,43 @@ def _writes_of(program: tuple[int, ...]) -> tuple[_Written | None, ...]:
     return tuple(found)
 
 
-def _effects_of_set(writes: Sequence[_Written | None]) -> Effects:
+def _leads_on(program: Sequence[int], op: int, pc: int) -> bool:
+    """Whether an instruction leads to a table."""
+    return op == P.OP_RESUBMIT or (op == P.OP_CT and (program[pc] >> 16) & 0xFF != P.NO_TABLE)
+
+
+@functools.lru_cache(maxsize=4096)
+def _strays(program: tuple[int, ...], *, has_set: bool) -> bool:
+    """Whether sets may be several, or be written to in another order than that in which tables are met.
+
+    So it is with copies, and where a list goes on behind the tables that it leads to. `has_set`: a packet that comes
+    here may have a set, which then is that of what comes from the tracker, too.
+    """
+    found = list(instructions(program, 0))
+    leading = [place for place, (op, pc) in enumerate(found) if _leads_on(program, op, pc)]
+    has_copies = any(op == P.OP_CLONE for op, _ in found) or (has_set and any(found[n][0] == P.OP_CT for n in leading))
+    return has_copies or any(found[place + 1][0] != P.OP_END for place in leading)
+
+
+def _set_leads_on(writes: Sequence[_Written | None]) -> bool:
+    """Whether the action set may lead to tables, which see packets as it has changed them."""
+    lasts = [parts[-1] for parts, _ in (each for each in writes if each is not None)]
+    return any(_leads_on(last, op, pc) for last in lasts for op, pc in _instructions(last, 0, len(last)))
+
+
+def _effects_of_set(writes: Sequence[_Written | None], *, strays: bool) -> Effects:
     """What the action set does to packets that were there for these writes, in order.
 
-    Decrements and `normal` are counted as if there were one set. Copies of a packet have others, so all that could be
-    carried out decides what is refused.
+    Decrements and `normal` are counted as if there were one set. Where there may be several, or the order of writes may
+    be another one (`strays`), all that could be carried out decides what is refused: a `normal` that sends nothing for
+    now would not be missed, and decrements show in what leaves.
     """
     written = [each for each in writes if each is not None]
     anything = effects_of(tuple(word for parts, _ in written for part in parts for word in part))
     if anything.unfit:
         return anything
+    if strays and anything.normals:
+        return anything._replace(unfit=UNFIT_OUTPUTS)
     cleared = max((place for place, each in enumerate(writes) if each is None), default=-1)
     left = [each for each in writes[cleared + 1 :] if each is not None]
     _, place = max(((rank, place) for place, (parts, rank) in enumerate(left) if parts[-1]), default=(-1, -1))
@@ -272,19 +299,26 @@ class Judge:
         verdict = Verdict()
         before: list[int] = []
         writes: list[_Written | None] = []
+        strays = False
         for table, number in entries:
             before.append(verdict.decrements)
             if number is not None:
-                verdict = _join(verdict, self._rules.rule(number))
-                writes += _writes_of(self._rules.rule(number).program)
+                rule = self._rules.rule(number)
+                verdict = _join(verdict, rule)
+                strays = strays or _strays(rule.program, has_set=bool(writes))
+                writes += _writes_of(rule.program)
             elif (at := int(self._rules.arrays.state["misses"][0, table])) > 0:
                 verdict = _add(verdict, effects_of(rest_of(self._rules.arrays.pool, at)))
             if verdict.unfit:
                 return verdict
+        from_set = 0
         if writes:
-            verdict = _add(verdict, _effects_of_set(writes))
+            leads_on = _set_leads_on(writes)
+            effects = _effects_of_set(writes, strays=strays or leads_on)
+            verdict = _add(verdict, effects)
             if verdict.unfit:
                 return verdict
+            from_set = effects.decrements if leads_on else 0
         words: list[int] = []
         for position, (table, number) in enumerate(entries):
             varying = self._varying_beside_clauses(table)
@@ -293,7 +327,7 @@ class Judge:
             rivals = self._rivals_of(table, number)
             if rivals is None:
                 return refusal(TOS_ALONE)
-            too_low = verdict.decrements - before[position]
+            too_low = verdict.decrements - before[position] - from_set
             for ttl, rival in rivals:
                 if ttl is not None and ttl <= too_low:
                     continue

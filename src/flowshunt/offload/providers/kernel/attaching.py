@@ -188,14 +188,21 @@ class Attaching:
         made = Attached(number, ifindex, mtu, ingress, up, wants_frames=wants_frames)
         self.ports.add(port, made)
         if prepared is None and self.options.is_hitless:  # a program of before is ours, or stays, all the time
+            self.looking.overtake(ifindex)
             self._take(self._look_at_port(made, keep=True)())
         else:
             self.look_again(ifindex)
 
     def _begin(self, port: int, known: Attached, prepared: Ingress | None) -> Attached:
         """The programs take the place of those of the process before; flows of the same kind stay."""
-        begun = known._replace(ingress=self._ingress(known.ifindex, prepared))
-        begun = self._with(begun, self._look_at_port(begun, keep=True)())
+        self.looking.overtake(known.ifindex)
+        ingress = self._ingress(known.ifindex, prepared)
+        begun = known._replace(ingress=ingress)
+        try:
+            begun = self._with(begun, self._look_at_port(begun, keep=True)())
+        except OSError:
+            ingress.close()
+            raise
         self._change(port, begun)
         return begun
 

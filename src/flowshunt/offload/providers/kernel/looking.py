@@ -95,6 +95,7 @@ class Looking:
         self._begin = begin
         self._take = take
         self._under_way: dict[int, bool] = {}  # devices, and whether to look again
+        self._overtaken: set[int] = set()
 
     def ask(self, ifindex: int) -> None:
         """Look at a device, again if that is under way."""
@@ -104,9 +105,19 @@ class Looking:
             self._under_way[ifindex] = False
             self.beside(partial(_found, look), partial(self._answered, ifindex))
 
+    def overtake(self, ifindex: int) -> None:
+        """A device is looked at otherwise now: what is under way is older, and is asked again instead of taken."""
+        if ifindex in self._under_way:
+            self._under_way[ifindex] = True
+            self._overtaken.add(ifindex)
+
     def _answered(self, ifindex: int, look: Look | None) -> None:
         is_old = self._under_way.pop(ifindex)
-        if look is not None and not self._take(look):
+        is_overtaken = ifindex in self._overtaken
+        self._overtaken.discard(ifindex)
+        if look is not None and is_overtaken:
+            look.close()
+        elif look is not None and not self._take(look):
             is_old = True
         if is_old:
             self.ask(ifindex)
