@@ -17,8 +17,8 @@ PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 
 # Tests that are about kernels run again as plain Python, and those whose kernels index tables with bounds checked;
 # tests/packet does the latter by itself.
-KERNEL_TESTS := $(wildcard tests/jit tests/packet tests/conntrack tests/datapath)
-CHECKED_TESTS := $(wildcard tests/conntrack tests/datapath)
+KERNEL_TESTS := $(wildcard tests/jit tests/packet tests/conntrack tests/datapath tests/offload/kernels)
+CHECKED_TESTS := $(wildcard tests/conntrack tests/datapath tests/offload/kernels)
 
 .PHONY: help install demo live-demo test test-long lint format bpf bench tour lock clean
 

@@ -96,9 +96,14 @@ class Process:
         self.kernel.forget_others()
         self.kernel.close(keep=True)
 
-    def take_over(self, now_ms: int = NOW_MS + 100, entries: list[snapshot.Entry] | None = None) -> Adoption:
+    def take_over(
+        self,
+        now_ms: int = NOW_MS + 100,
+        entries: list[snapshot.Entry] | None = None,
+        left: LeftBehind | None = None,
+    ) -> Adoption:
         tracker, offload = self.switch.tracker, self.switch.offload
-        adoption = Adoption(LeftBehind(self.pins), tracker, offload, self.kernel, now_ms)
+        adoption = Adoption(left or LeftBehind(self.pins), tracker, offload, self.kernel, now_ms)
         adoption.rebuild(announced=False)
         if entries is not None:
             assert snapshot.put_back(tracker, entries, now_ms) == []
@@ -223,6 +228,18 @@ def test_nonsense_is_left_out(field: str, value: int, pins: str) -> None:
     before.end()
     after = Process(ONE_ZONE, pins)
     assert after.take_over().n_rebuilt == 0
+    after.kernel.close()
+
+
+def test_a_flow_of_more_zones_than_there_can_be_is_left_out(pins: str) -> None:
+    before = Process(ONE_ZONE, pins)
+    before.talk()
+    before.end()
+    left = LeftBehind(pins)
+    left.notes["flow"]["n_zones"] = 200
+    after = Process(ONE_ZONE, pins)
+    assert after.take_over(left=left).n_rebuilt == 0
+    assert after.connections() == []
     after.kernel.close()
 
 

@@ -43,7 +43,7 @@ class Adoption:
         self._ahead_ms = now_ms - time.monotonic_ns() // _NS_PER_MS
         flows = left.notes["flow"]
         self._is_wanted = np.arange(N_ZONES) < flows["n_zones"][:, None]
-        self._is_wanted &= (flows["is_linux"] == self._holding.is_linux)[:, None]
+        self._is_wanted &= ((flows["is_linux"] == self._holding.is_linux) & (flows["n_zones"] <= N_ZONES))[:, None]
         for zone, kept in enumerate(left.kept):
             self._is_wanted[:, zone] &= _makes_sense(kept, self._holding.is_linux)
         self._is_wanted[:, len(left.kept) :] = False
