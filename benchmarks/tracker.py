@@ -161,7 +161,7 @@ def _memory(record: Record) -> None:
 
 
 def _sweep(record: Record, rounds: int) -> None:
-    """Worst slice of a sweep of N expired connections, in thread CPU time; the first round pays for fresh memory.
+    """Worst slice of a sweep of N expired connections, in thread CPU time.
 
     Some slices meet another process or a neighbour of the virtual machine, whose time counts as theirs: the slice
     that one in a thousand exceeds tells of the sweep alone.

@@ -247,6 +247,41 @@ def test_memory_on_the_stack_is_cleared_by_who_wants_it(run_python):
     assert run_python("-c", textwrap.dedent(RESERVING)).stdout == "0 1\n1 2\n"
 
 
+LOOKING = """
+    import sys
+    from typing import NamedTuple
+    import numpy as np
+    from flowshunt.jit import kernel
+
+    class Arrays(NamedTuple):
+        values: np.ndarray
+
+    def example():
+        return Arrays(np.zeros(4, np.int64)), 0
+
+    @kernel(example=example)
+    def first(a, n):
+        return a.values[n]
+
+    @kernel(example=example)
+    def second(a, n):
+        return a.values[n] + 1
+
+    module = sys.modules["flowshunt.jit.kernel"]
+    for entry in (first, second):
+        entry.prepare()
+    looks, typeof = [], module.typeof
+    module.typeof = lambda value: looks.append(value) or typeof(value)
+    arrays = Arrays(np.arange(4))
+    print(first(arrays, 1), second(arrays, 1), first(arrays, 2), len(looks))
+"""
+
+
+def test_a_tuple_is_looked_at_once_for_all_kernels(run_python, tmp_path):
+    done = run_python("-c", textwrap.dedent(LOOKING), FLOWSHUNT_CACHE_DIR=str(tmp_path))
+    assert done.stdout == "1 2 2 1\n"
+
+
 def test_the_switches_say_how_kernels_run(run_python):
     script = ("-c", "from flowshunt import jit; print(jit.JIT, jit.BOUNDSCHECK)")
     assert run_python(*script).stdout == "True False\n"

@@ -88,8 +88,8 @@ def _plain_index(context: Any, builder: Any, index_type: Any, index: Any, size: 
 class _KnownTuples:
     """Tuples of arrays that have a Numba type. Few are passed again and again, and they cannot change.
 
-    There are as many as there are tables or ports, and to look at one takes as long as hundreds of packets. Their
-    memory is not kept for that.
+    There are as many as there are tables or ports, and to look at one takes as long as a thousand packets. Their memory
+    is not kept for that.
     """
 
     def __init__(self, expected: Any) -> None:
@@ -106,6 +106,10 @@ class _KnownTuples:
             self._first.clear()
         self._first[id(value)] = weakref.ref(value[0])
         return True
+
+
+_known_tuples = functools.cache(_KnownTuples)
+"""Those of a type: what was found right for one kernel is so for all."""
 
 
 def _array_check(expected: Any) -> Callable[[Any], bool]:
@@ -134,7 +138,7 @@ def _condition(name: str, expected: Any, scope: dict[str, Any]) -> str:
     if expected == numba.types.int64:
         return f"(type({name}) is int or type({name}) is int64)"
     if isinstance(expected, numba.types.BaseTuple):
-        known = scope[f"is_{name}"] = _KnownTuples(expected)
+        known = scope[f"is_{name}"] = _known_tuples(expected)
         scope[f"first_{name}"] = known.first_of
         return f"((first := first_{name}(id({name}))) is not None and first() is {name}[0] or is_{name}({name}))"
     scope[f"is_{name}"] = _array_check(expected)
