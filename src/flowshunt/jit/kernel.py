@@ -71,7 +71,10 @@ def _begin_function(lower: Any) -> None:
 
 
 def _reserve(builder: Any, kind: Any, size: Any = None, name: str = "", zfill: bool = False) -> Any:
-    """`cgutils.alloca_once`, which clears memory where it is made as well as, with `zfill`, where it is used."""
+    """`cgutils.alloca_once` without what that does unasked: clear the memory in the function's first block.
+
+    `zfill`: it is cleared where it is used.
+    """
     if isinstance(size, int):
         size = ir.Constant(cgutils.intp_t, size)
     with builder.goto_entry_block():
